@@ -1,0 +1,1 @@
+"""Connectors and formats: everything that speaks to the outside."""

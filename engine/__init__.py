@@ -1,0 +1,1 @@
+"""From a physical plan to a running dataflow: batches, operators, state, runtime, serving."""

@@ -1,0 +1,104 @@
+"""The small file layer that everything durable writes through, and the clock: the seams that a simulator can own.
+
+A *kill point* is a named place where durability changes hands. In production `kill_point` costs one attribute test; tests
+install a hook that raises, or kills the process, at a chosen point. Every fsync, rename and commit passes one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+KILL_POINTS: set[str] = set()
+"""Every name that `kill_point` may be called with; a test proves that each is reached."""
+
+_hook: Callable[[str], None] | None = None
+
+
+def declare(*names: str) -> None:
+    """Make kill points known, at import of the module that has them."""
+    KILL_POINTS.update(names)
+
+
+def set_kill_hook(hook: Callable[[str], None] | None) -> None:
+    """Call `hook(name)` at every kill point; None removes it."""
+    global _hook
+    _hook = hook
+
+
+def kill_point(name: str) -> None:
+    """A place where a crash must be survived."""
+    if _hook is not None:
+        _hook(name)
+
+
+class Files:
+    """The real file system. The simulator's twin loses what was not synced."""
+
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        """Create a file with this content, synced. Its name is durable after `sync_dir` only."""
+        with open(path, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+
+    def append(self, path: Path, data: bytes | memoryview, sync: bool) -> int:
+        """Append to a file (made if absent); return its new size. Durable once synced."""
+        with open(path, "ab") as f:
+            f.write(data)
+            f.flush()
+            if sync:
+                os.fsync(f.fileno())
+            return f.tell()
+
+    def sync(self, path: Path) -> None:
+        """Make earlier appends durable."""
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over the target atomically, and make the name durable."""
+        os.replace(source, target)
+        self.sync_dir(target.parent)
+
+    def sync_dir(self, path: Path) -> None:
+        self.sync(path)
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a torn tail."""
+        with open(path, "r+b") as f:
+            f.truncate(size)
+            os.fsync(f.fileno())
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def list(self, path: Path) -> list[str]:
+        """Names in a directory, sorted; empty when there is none."""
+        return sorted(os.listdir(path)) if path.is_dir() else []
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+
+class Clock:
+    """The real clock."""
+
+    def now(self) -> int:
+        """Wall-clock time in µs since 1970."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds, never going back."""
+        return time.monotonic()

@@ -1,0 +1,59 @@
+"""The operator contract: one synchronous step per epoch, from input deltas to output deltas.
+
+An operator is one running node of the dataflow. In every epoch it is called once, in topological order, with all changes
+of that epoch on each input, and returns all its changes. It never blocks, reads no clock and starts no thread: time comes
+in the `Turn`, so a run is a pure function of its inputs and can be replayed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from forebay.engine.batch import Batch
+from forebay.engine.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an operator is told about the epoch that it processes."""
+
+    epoch: int
+    """Number of the epoch, from 1, ascending; resets when a process starts."""
+    now: int
+    """Processing time of the epoch in µs since 1970: one value for the whole epoch."""
+    watermarks: tuple[int | None, ...]
+    """Per input: µs since 1970 that event times have passed once this epoch's rows are seen; None before the first.
+    `MAX_WATERMARK` after the end of a bounded input."""
+    initial: bool = False
+    """True in the first step of an operator that is attached to inputs with a past: the inputs hold their full contents
+    as one delta, and a shared arrangement's older rows count as new, not as old."""
+
+
+MAX_WATERMARK = 2**63 - 1
+
+
+class Operator(ABC):
+    """One running node. Subclasses are built from a frozen spec by the physical planner."""
+
+    schema: pa.Schema
+    """Schema of the output rows."""
+
+    @abstractmethod
+    def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        """Take one epoch's changes of each input; return the output's changes (an empty list for none).
+
+        Batches of an input may be in any order and are not consolidated; empty lists are common. An exception leaves
+        the states to the caller, which rolls them back.
+        """
+
+    def states(self) -> Mapping[str, State]:
+        """Every piece of state that this operator owns, by a name that is stable across versions."""
+        return {}
+
+    def watermark(self, inputs: tuple[int | None, ...]) -> int | None:
+        """The output's watermark for the inputs' watermarks (the least one, unless the operator holds rows back)."""
+        return None if any(w is None for w in inputs) else min(w for w in inputs if w is not None) if inputs else None

@@ -1,0 +1,1 @@
+"""Forebay: a real-time warehouse in one Python process."""

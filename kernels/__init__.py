@@ -1,0 +1,1 @@
+"""Numba kernels: pure functions over arrays. They import numpy and numba, and each other, only."""

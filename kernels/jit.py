@@ -1,0 +1,58 @@
+"""The JIT policy, in one place: flags, the cache directory, and how a kernel is declared.
+
+Kernels have explicit signatures, compile at import and load from an on-disk cache afterwards. Numba does not notice an
+edited helper in another module, so the cache directory is named by a hash of every kernel source, numba and the CPU.
+`NUMBA_DISABLE_JIT=1` runs every kernel as plain Python except those built on raw addresses (`kernels.memory`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+from numba import njit
+
+__all__ = ["CACHE_DIR", "inline", "kernel"]
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + source.read_bytes())
+    digest.update(f"{numba.__version__} {platform.python_version()} {llvm.get_host_cpu_name()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _cache_dir() -> Path:
+    root = os.environ.get("FOREBAY_CACHE_DIR")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "forebay"
+    path = base / f"kernels-{_fingerprint()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="forebay-kernels-"))
+    return Path(tempfile.mkdtemp(prefix="forebay-kernels-"))
+
+
+CACHE_DIR = _cache_dir()
+numba.config.CACHE_DIR = str(CACHE_DIR)
+
+
+def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile with the given signature(s): GIL released, cached, unchecked, numpy division."""
+    declared = list(signatures) if len(signatures) > 1 else signatures[0]
+    return njit(declared, nogil=True, cache=True, boundscheck=False, error_model="numpy")
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A small function inlined into the kernels that call it."""
+    return njit(function, inline="always", nogil=True, error_model="numpy")
