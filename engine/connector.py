@@ -201,6 +201,10 @@ class Sink(ABC):
     rows after that id again from its spool, under the same ids.
     """
 
+    remembers: bool = False
+    """True if commits outlive the process that made them, so that `recover` returning None on a sink that has
+    committed before means that the memory was lost, and rows must not be sent again blindly."""
+
     @abstractmethod
     def recover(self) -> int | None:
         """Make the sink ready; fence a zombie; return the last id known to be committed, or None when it knows none."""

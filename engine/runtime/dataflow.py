@@ -1,0 +1,443 @@
+"""The one dataflow of a warehouse: nodes in topological order, run once per epoch, shared between jobs.
+
+Vocabulary: a *node* runs an operator or a scan; it belongs to every job that uses it and is *shared* when they are several
+(or when it is a relation of the warehouse); the other nodes of a job are *private*. An exception in a node fails all jobs
+that use it: their private nodes go back to the epoch's start and are *parked*, everything else completes. A parked job's
+*backlog* keeps what its inputs gave since, so that a resumed job replays exactly what it missed.
+
+Invariant: between epochs every node's state reflects exactly the same prefix of every scan, except parked nodes, whose
+backlogs hold the difference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Fetched
+from forebay.engine.errors import StateError
+from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.runtime.outbox import Outlet
+from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
+from forebay.engine.runtime.scan import Scan
+from forebay.engine.state import State
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One running node. Exactly one of `operator`, `scan`, `outlet` is set."""
+
+    id: str
+    label: str
+    inputs: list[Node]
+    jobs: set[str]
+    key: str | None = None
+    operator: Operator | None = None
+    scan: Scan | None = None
+    outlet: Outlet | None = None
+    relation: str | None = None
+    """Name of the embedded table or materialized view that this node holds; such nodes outlive jobs."""
+    catching_up: Node | None = None
+    """The shared scan that this private scan will give way to."""
+    output: list[Batch] = field(default_factory=list)
+    watermark: int | None = None
+    seen: tuple[int | None, ...] | None = None
+    """Input watermarks at the last step."""
+    carried: list[Batch] = field(default_factory=list)
+    """Changes that a resumed materialized view still owes to its readers; part of the next epoch's output."""
+    seconds: float = 0.0
+    rows_out: int = 0
+
+    def states(self) -> Mapping[str, State]:
+        return self.operator.states() if self.operator is not None else {}
+
+    def contents(self) -> Iterator[Batch] | None:
+        """All rows that the node's past deltas add up to, or None when nothing holds them."""
+        read = getattr(self.operator, "contents", None)
+        return None if read is None else read()
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What crossed the border into a parked job in one epoch."""
+
+    epoch: int
+    now: int
+    inputs: Mapping[str, tuple[list[Batch], int | None]]
+    """Per border node id: its delta and its watermark."""
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """The nodes of failed jobs and what they have missed."""
+
+    jobs: set[str]
+    nodes: list[Node]
+    border: list[Node]
+    error: Exception
+    backlog: list[Missed] = field(default_factory=list)
+    nbytes: int = 0
+    lost: bool = False
+    """The backlog outgrew its limit and was dropped: the job cannot be resumed, only started anew."""
+
+
+@dataclass(slots=True)
+class _Attachment:
+    """A job on its way in."""
+
+    job: str
+    now: int
+    placement: Mapping[str, str]
+    positions: Mapping[str, Mapping[str, Any]]
+    nodes: dict[str, Node] = field(default_factory=dict)
+    fresh: list[Node] = field(default_factory=list)
+
+
+class Dataflow:
+    """Nodes, jobs and the epoch step. Not thread-safe: the driver's lock guards it."""
+
+    def __init__(self, retain_bytes: int = 256 << 20) -> None:
+        self.epoch = 0
+        self.nodes: dict[str, Node] = {}
+        self.order: list[Node] = []
+        self.parked: dict[str, Parked] = {}
+        self.retain_bytes = retain_bytes
+        self._shared: dict[str, Node] = {}
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def add_relation(self, name: str, operator: Operator) -> Node:
+        """Make an embedded table's node: fed by DML, never detached by a job."""
+        node = Node(f"relation/{name}", f"Table({name})", [], set(), operator=operator, relation=name)
+        self._insert(node)
+        return node
+
+    def attach(
+        self,
+        job: str,
+        plan: JobPlan,
+        now: int,
+        *,
+        placement: Mapping[str, str] | None = None,
+        positions: Mapping[str, Mapping[str, Any]] | None = None,
+        initial: bool = True,
+    ) -> dict[str, str]:
+        """Add a job's nodes at the current epoch boundary and bring them up to date.
+
+        A step whose key a running node has joins it if that node can show its past; else a new node is made.
+        `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
+        where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
+        (their states are about to be loaded). Returns the placement. On an exception nothing is attached.
+        """
+        placed = _Attachment(job, now, placement or {}, positions or {})
+        try:
+            for output in plan.outputs:
+                self._place(output, placed)
+            if initial:
+                self._initial_step(placed.fresh, now)
+        except BaseException:
+            self._discard(job)
+            raise
+        return {path: node.id for path, node in placed.nodes.items()}
+
+    def _place(self, step: Step, into: _Attachment) -> Node:
+        """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
+        if step.path in into.nodes:
+            return into.nodes[step.path]
+        if isinstance(step, RelationStep):
+            node = self.relation(step.relation)
+        else:
+            found = self._find(step, into)
+            if found is not None:
+                node = found
+                self._adopt(node, into.job)
+                if node.scan is not None and isinstance(step, ScanStep):
+                    node.scan.widen(step.scan.columns)
+            else:
+                inputs = [self._place(s, into) for s in step.inputs]
+                node = self._make(step, inputs, into)
+        into.nodes[step.path] = node
+        return node
+
+    def _find(self, step: Step, into: _Attachment) -> Node | None:
+        """A node that already does what the step asks and can show a newcomer its past."""
+        wanted = into.placement.get(step.path)
+        if wanted is not None:
+            return self.nodes.get(wanted)
+        known = self._shared.get(step.key) if step.key is not None else None
+        if known is None:
+            return None
+        unread = known.scan is not None and known.scan.metrics.records == 0
+        return known if known in into.fresh or unread or known.contents() is not None else None
+
+    def _adopt(self, node: Node, job: str) -> None:
+        """Make a job use a running node and all that it stands on."""
+        if node.relation is None and job not in node.jobs:
+            node.jobs.add(job)
+            for source in node.inputs:
+                self._adopt(source, job)
+
+    def _make(self, step: Step, inputs: list[Node], into: _Attachment) -> Node:
+        wanted = into.placement.get(step.path)
+        taken = step.key is not None and step.key in self._shared
+        shareable = step.key is not None and not taken and all(i.key or i.relation for i in inputs)
+        identity = wanted or (f"shared/{step.key}" if shareable else f"{into.job}/{step.path}")
+        node = Node(identity, step.label, inputs, {into.job}, key=step.key if shareable else None)
+        if isinstance(step, ScanStep):
+            saved = into.positions.get(identity)
+            node.scan = Scan(step.scan, into.now, saved)
+            if taken and step.key is not None:
+                node.catching_up = self._shared[step.key]
+        elif isinstance(step, OperatorStep):
+            node.operator = step.make([i.operator for i in inputs])
+            if step.relation is not None:
+                node.id, node.relation, node.key = f"relation/{step.relation}", step.relation, None
+        elif isinstance(step, OutputStep):
+            node.outlet = step.outlet()
+        if node.key is not None:
+            self._shared[node.key] = node
+        self._insert(node)
+        into.fresh.append(node)
+        return node
+
+    def _insert(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self.order.append(node)
+
+    def _initial_step(self, fresh: list[Node], now: int) -> None:
+        """One step of the new nodes alone, over the full contents of inputs that have a past."""
+        for node in fresh:
+            if node.scan is not None:
+                continue
+            inputs = [i.output if i in fresh else list(i.contents() or ()) for i in node.inputs]
+            watermarks = tuple(i.watermark for i in node.inputs)
+            if node.outlet is not None:
+                node.outlet.take(inputs[0], watermarks[0], self.epoch)
+            elif node.operator is not None:
+                node.output = node.operator.process(inputs, Turn(self.epoch, now, watermarks, initial=True))
+                node.watermark = node.operator.watermark(watermarks)
+        for node in fresh:
+            self._commit(node)
+            node.output = []
+
+    def relation(self, name: str) -> Node:
+        """The node of an embedded table or materialized view."""
+        return self.nodes[f"relation/{name}"]
+
+    # -- removal ------------------------------------------------------------------------------------------------
+
+    def detach(self, job: str) -> None:
+        """Remove a job; nodes that no other job uses go with it."""
+        self.parked.pop(job, None)
+        self._discard(job)
+
+    def drop_relation(self, name: str) -> None:
+        """Remove an embedded table's node."""
+        node = self.nodes.pop(f"relation/{name}")
+        self.order.remove(node)
+
+    def _discard(self, job: str) -> None:
+        for node in [n for n in self.order if job in n.jobs]:
+            node.jobs.discard(job)
+            if not node.jobs:
+                self._remove(node)
+
+    def _remove(self, node: Node) -> None:
+        self.order.remove(node)
+        self.nodes.pop(node.id, None)
+        if node.key is not None and self._shared.get(node.key) is node:
+            del self._shared[node.key]
+        if node.scan is not None:
+            node.scan.close()
+        if node.outlet is not None:
+            node.outlet.close()
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def scans(self) -> list[Node]:
+        """Scan nodes that want polling: all but those of parked jobs only."""
+        return [n for n in self.order if n.scan is not None and not n.jobs <= self.parked.keys()]
+
+    def run_epoch(
+        self, fetched: Mapping[str, Fetched | None], fed: Mapping[str, list[Batch]], now: int
+    ) -> dict[str, Exception]:
+        """Run one epoch: what each polled scan fetched, and the changes fed to relations (DML), by node id.
+
+        Returns the jobs that failed in it, with their errors; they are parked.
+        """
+        self.epoch += 1
+        failed: dict[str, Exception] = {}
+        parked = self._parked_nodes()
+        for node in self.order:
+            node.output = []
+            if id(node) in parked or (node.jobs and node.jobs <= failed.keys() and node.scan is None):
+                continue
+            started = time.perf_counter()
+            try:
+                self._step(node, fetched, fed, now)
+            except Exception as error:  # noqa: BLE001 - whatever a job's node raises stays with its jobs
+                if not node.jobs:
+                    raise
+                failed.update(dict.fromkeys(node.jobs, error))
+            node.seconds += time.perf_counter() - started
+            node.rows_out += sum(b.num_rows for b in node.output)
+        for unit in self._units():
+            self._retain(unit, now)
+        self._park(failed, now)
+        parked = self._parked_nodes()
+        for node in self.order:
+            if id(node) not in parked:
+                self._commit(node)
+                node.output = []
+        return failed
+
+    def _parked_nodes(self) -> set[int]:
+        return {id(n) for unit in self._units() for n in unit.nodes}
+
+    def _units(self) -> list[Parked]:
+        return list({id(unit): unit for unit in self.parked.values()}.values())
+
+    def _step(
+        self, node: Node, fetched: Mapping[str, Fetched | None], fed: Mapping[str, list[Batch]], now: int
+    ) -> None:
+        if node.scan is not None:
+            node.output = node.scan.take(fetched[node.id], now) if node.id in fetched else []
+            node.watermark = node.scan.watermark(now)
+            return
+        inputs = [i.output for i in node.inputs]
+        if node.relation is not None:
+            inputs = inputs or [fed.get(node.id, [])]
+        watermarks = tuple(i.watermark for i in node.inputs)
+        if not any(inputs) and watermarks == node.seen and not node.carried:
+            return
+        node.seen = watermarks
+        if node.outlet is not None:
+            node.outlet.take(inputs[0], watermarks[0], self.epoch)
+            return
+        assert node.operator is not None
+        node.output = [*node.carried, *node.operator.process(inputs, Turn(self.epoch, now, watermarks))]
+        node.carried = []
+        node.watermark = node.operator.watermark(watermarks)
+
+    def _commit(self, node: Node) -> None:
+        for state in node.states().values():
+            state.commit()
+        if node.outlet is not None:
+            node.outlet.commit()
+
+    # -- failure ------------------------------------------------------------------------------------------------
+
+    def fail(self, jobs: Iterable[str], error: Exception, now: int) -> None:
+        """Park jobs between epochs: a source that cannot be read."""
+        self._park(dict.fromkeys(jobs, error), now)
+
+    def _park(self, failed: Mapping[str, Exception], now: int) -> None:
+        """Take the private nodes of failed jobs back to the epoch's start and out of the run.
+
+        Jobs that share a private node go as one unit: their replay must run that node once.
+        """
+        nodes = [n for n in self.order if n.jobs and n.jobs <= failed.keys() and n.scan is None]
+        waiting = set(failed)
+        while waiting:
+            jobs = {waiting.pop()}
+            while True:
+                wider = jobs.union(*(n.jobs for n in nodes if n.jobs & jobs))
+                if wider == jobs:
+                    break
+                jobs = wider
+            waiting -= jobs
+            mine = [n for n in nodes if n.jobs & jobs]
+            inside = {id(n) for n in mine}
+            border = {id(i): i for n in mine for i in n.inputs if id(i) not in inside}
+            unit = Parked(jobs, mine, list(border.values()), failed[min(jobs)])
+            self._roll_back(mine)
+            self._retain(unit, now)
+            self.parked.update(dict.fromkeys(jobs, unit))
+
+    def _roll_back(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            for state in node.states().values():
+                state.rollback()
+            if node.outlet is not None:
+                node.outlet.rollback()
+            node.seen = None
+            node.output = []
+
+    def _retain(self, parked: Parked, now: int) -> None:
+        if parked.lost:
+            return
+        inputs = {n.id: (list(n.output), n.watermark) for n in parked.border}
+        if not any(batches for batches, _ in inputs.values()) and parked.backlog:
+            return
+        parked.backlog.append(Missed(self.epoch, now, inputs))
+        parked.nbytes += sum(b.rows.nbytes for batches, _ in inputs.values() for b in batches)
+        if parked.nbytes > self.retain_bytes:
+            parked.backlog.clear()
+            parked.lost = True
+
+    def resume(self, job: str) -> Exception | None:
+        """Replay a parked job's backlog; the job runs on if that succeeds, else stays parked with the rest.
+
+        Raises:
+            StateError: the backlog was dropped because it outgrew `state.retain.max`.
+        """
+        parked = self.parked[job]
+        if parked.lost:
+            raise StateError(
+                f"job '{job}' was away for more than state.retain.max of changes",
+                hint="drop the job and create it again to rebuild its state, or raise state.retain.max",
+            )
+        while parked.backlog:
+            try:
+                self._replay(parked, parked.backlog[0])
+            except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+                self._roll_back(parked.nodes)
+                parked.error = error
+                return error
+            parked.backlog.pop(0)
+        for name in parked.jobs:
+            del self.parked[name]
+        return None
+
+    def _replay(self, parked: Parked, missed: Missed) -> None:
+        for node in parked.nodes:
+            pairs = [missed.inputs.get(i.id, (i.output, i.watermark)) for i in node.inputs]
+            inputs, watermarks = [p[0] for p in pairs], tuple(p[1] for p in pairs)
+            if node.outlet is not None:
+                node.outlet.take(inputs[0], watermarks[0], missed.epoch)
+            elif node.operator is not None:
+                node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
+                node.watermark = node.operator.watermark(watermarks)
+        for node in parked.nodes:
+            self._commit(node)
+            if node.relation is not None:
+                node.carried.extend(node.output)
+            node.output = []
+
+    # -- catching up --------------------------------------------------------------------------------------------
+
+    def limit_catch_ups(self) -> None:
+        """Let private scans read up to where the shared ones stand; replace those that have arrived."""
+        for node in [n for n in self.order if n.catching_up is not None]:
+            shared = node.catching_up
+            assert node.scan is not None and shared is not None and shared.scan is not None
+            if node.scan.positions == shared.scan.positions and shared.scan.metrics.records > 0:
+                self._merge(node, shared)
+            else:
+                node.scan.reader.limit(shared.scan.positions)
+
+    def _merge(self, private: Node, shared: Node) -> None:
+        assert shared.scan is not None and private.scan is not None
+        shared.scan.widen(private.scan.columns)
+        for node in self.order:
+            node.inputs = [shared if i is private else i for i in node.inputs]
+        shared.jobs |= private.jobs
+        private.jobs.clear()
+        self._remove(private)
+
+    def nodes_of(self, job: str) -> list[Node]:
+        """A job's nodes in topological order."""
+        return [n for n in self.order if job in n.jobs]

@@ -1,0 +1,553 @@
+"""The driver: polls scans, runs epochs, takes checkpoints, retries what failed.
+
+`step` is one synchronous turn; a thread calls it in a loop, a simulator calls it by its own schedule. Everything that changes
+the dataflow happens under `lock`, at an epoch boundary: the driver holds it for an epoch, a caller (attach, DML, snapshot)
+for its own work. Polling happens outside, so that waiting for input never makes a caller wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from forebay.engine.batch import Batch, concat
+from forebay.engine.connector import DeadLetter, Fetched, SchemaChange
+from forebay.engine.errors import ConnectorError, ForebayError
+from forebay.engine.files import Clock
+from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
+from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dmllog import DmlLog
+from forebay.engine.runtime.job import Job, Status
+from forebay.engine.runtime.outbox import Outbox, SinkRunner
+from forebay.engine.runtime.plan import JobPlan
+
+log = logging.getLogger("forebay")
+
+
+@dataclass(frozen=True, slots=True)
+class DriverOptions:
+    """Tuned defaults. Times in seconds."""
+
+    latency: float = 0.05
+    """Rows may wait this long to be coalesced with later ones."""
+    small: int = 1024
+    """Below this many rows an epoch waits for more, up to `latency`."""
+    batch: int = 8192
+    """Rows per poll in live traffic: an L2-sized batch."""
+    backlog: int = 65536
+    """Rows per poll while catching up: fewer, larger epochs. Larger still costs cache misses in probes."""
+    idle_wait: float = 0.01
+    checkpoint_interval: float = 5.0
+    restarts: int = 3
+    """Failures at one place before a job stays FAILED."""
+    backoff: float = 1.0
+    """First wait before a retry; doubles each time."""
+    dead_letters: int = 10_000
+    """Dead letters kept for SHOW DEAD LETTERS; older ones go."""
+
+
+@dataclass(slots=True)
+class Notes:
+    """What the sources reported besides rows."""
+
+    dead: list[tuple[str, DeadLetter]] = field(default_factory=list)
+    schema_changes: list[tuple[str, SchemaChange]] = field(default_factory=list)
+    unknown_fields: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+class Driver:
+    """Runs one dataflow."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        options: DriverOptions,
+        store: CheckpointStore | None = None,
+        dml: DmlLog | None = None,
+        now_cell: Callable[[int], None] = lambda now: None,
+    ) -> None:
+        self.flow = Dataflow()
+        self.clock = clock
+        self.options = options
+        self.store = store
+        self.dml = dml
+        self.jobs: dict[str, Job] = {}
+        self.notes = Notes()
+        self.checkpoint_id = 0
+        self.checkpointed_at: int | None = None
+        self.checkpoint_pause = 0.0
+        """Longest time in seconds that a checkpoint held the driver."""
+        self.fatal: Exception | None = None
+        self._set_now = now_cell
+        self._lock = threading.RLock()
+        self._callers = 0
+        self._changed = threading.Condition(self._lock)
+        self._awake = threading.Event()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._pending: dict[str, list[Batch]] = {}
+        self._in_flight: Capture | None = None
+        self._writer: Callable[[Callable[[], None]], None] = lambda work: work()
+        self._next_checkpoint = clock.monotonic() + options.checkpoint_interval
+        self._batch = options.batch
+        self._poll_failures: dict[str, int] = {}
+        self._poll_after: dict[str, float] = {}
+
+    # -- callers ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def boundary(self) -> Iterator[Dataflow]:
+        """Hold the dataflow at an epoch boundary. The driver lets callers go first."""
+        self._callers += 1
+        try:
+            self._lock.acquire()
+        finally:
+            self._callers -= 1
+        try:
+            yield self.flow
+        finally:
+            self._changed.notify_all()
+            self._lock.release()
+            self._awake.set()
+
+    def attach(
+        self,
+        name: str,
+        plan: JobPlan,
+        *,
+        placement: Mapping[str, str] | None = None,
+        positions: Mapping[str, Mapping[str, Any]] | None = None,
+        initial: bool = True,
+    ) -> Job:
+        """Add a job at an epoch boundary and start its sinks."""
+        with self.boundary() as flow:
+            now = self._tick()
+            job = Job(name, started=now)
+            job.placement = flow.attach(name, plan, now, placement=placement, positions=positions, initial=initial)
+            for node in flow.nodes_of(name):
+                if isinstance(node.outlet, Outbox):
+                    node.outlet.wake = self._awake.set
+                    job.outboxes.append(node.outlet)
+                    job.runners.append(SinkRunner(node.outlet))
+            self.jobs[name] = job
+            self._run_pending()
+            if self._threads:
+                self._start_runners(job)
+            return job
+
+    def detach(self, name: str) -> None:
+        """Remove a job. Call `checkpoint` before if its sinks shall show everything."""
+        with self.boundary() as flow:
+            flow.detach(name)
+            job = self.jobs.pop(name, None)
+            if job is not None:
+                job.status = Status.STOPPED
+
+    def feed(self, relation: str, batch: Batch, *, log_it: bool = True) -> dict[str, Exception]:
+        """Apply a change to an embedded table: durable, then applied and shown in one epoch.
+
+        Returns the jobs that failed on it.
+        """
+        with self.boundary() as flow:
+            if log_it and self.dml is not None:
+                self.dml.append(relation, batch)
+            failed = flow.run_epoch({}, {f"relation/{relation}": [batch]}, self._tick())
+            self._note_failures(failed)
+            self._run_pending()
+            return failed
+
+    def queue(self, relation: str, batches: list[Batch]) -> None:
+        """Changes that a job makes to an embedded table; applied in the next epoch."""
+        self._pending.setdefault(f"relation/{relation}", []).extend(batches)
+
+    def _run_pending(self) -> None:
+        while self._pending:
+            fed, self._pending = self._pending, {}
+            self._note_failures(self.flow.run_epoch({}, fed, self._tick()))
+
+    def wait(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Block until `done()` at an epoch boundary; False after `timeout` seconds.
+
+        Raises:
+            Exception: what stopped the driver.
+        """
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
+        with self._changed:
+            while not done():
+                if self.fatal is not None:
+                    raise self.fatal
+                left = None if deadline is None else deadline - self.clock.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(0.1 if left is None else min(left, 0.1))
+            return True
+
+    # -- one turn -----------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Poll, run an epoch if there is anything to do, checkpoint if it is time. False when idle."""
+        with self._lock:
+            self.flow.limit_catch_ups()
+            scans = [n for n in self.flow.scans() if n.scan is not None and not _ended(n)]
+        fetched = self._poll(scans)
+        with self._lock:
+            worked = self._epoch(fetched)
+            self._retry_failed()
+            self._finish_jobs()
+            if self.clock.monotonic() >= self._next_checkpoint:
+                self.checkpoint()
+            if worked:
+                self._changed.notify_all()
+        return worked
+
+    def _poll(self, scans: list[Node]) -> dict[str, Fetched | None]:
+        """Poll every scan at least once; wait for more rows while there are few."""
+        fetched: dict[str, list[Fetched]] = {}
+        polled: set[str] = set()
+        deadline = self.clock.monotonic() + self.options.latency
+        while True:
+            rows = 0
+            for node in scans:
+                if len(fetched.get(node.id, ())) >= 64 or self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                    continue
+                got = self._poll_one(node)
+                polled.add(node.id)
+                if got is not None:
+                    fetched.setdefault(node.id, []).append(got)
+            rows = sum(f.batch.num_rows for parts in fetched.values() for f in parts)
+            if not fetched or rows >= self.options.small or self._callers or self._stopping:
+                break
+            if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
+                break
+            time.sleep(0.002)
+        full = any(f.batch.num_rows >= self._batch for parts in fetched.values() for f in parts)
+        self._batch = self.options.backlog if full else self.options.batch
+        return {i: _merge(fetched.get(i, [])) for i in polled}
+
+    def _poll_one(self, node: Node) -> Fetched | None:
+        assert node.scan is not None
+        try:
+            got = node.scan.poll(self._batch, 0.0)
+            self._poll_failures.pop(node.id, None)
+            return got
+        except Exception as error:  # noqa: BLE001 - a source's failure is its jobs' failure
+            self._poll_failed(node, error)
+            return None
+
+    def _poll_failed(self, node: Node, error: Exception) -> None:
+        failures = self._poll_failures[node.id] = self._poll_failures.get(node.id, 0) + 1
+        mendable = isinstance(error, ConnectorError) and error.retryable
+        log.warning("source %s cannot be read: %s", node.label, error)
+        self._poll_after[node.id] = self.clock.monotonic() + self.options.backoff * 2 ** min(failures, 6)
+        if not mendable or failures > self.options.restarts:
+            with self._lock:
+                self.flow.fail(node.jobs, error, self._tick())
+                for name in node.jobs:
+                    self._give_up(self.jobs[name], error)
+
+    def _epoch(self, fetched: Mapping[str, Fetched | None]) -> bool:
+        live = {i: f for i, f in fetched.items() if i in self.flow.nodes}
+        something = any(f is not None for f in live.values()) or self._pending or self._ending(live)
+        if not something and not self._watermark_moves():
+            return False
+        for node_id, part in live.items():
+            if part is not None:
+                self._note(node_id, part)
+        fed, self._pending = self._pending, {}
+        failed = self.flow.run_epoch(live, fed, self._tick())
+        self._note_failures(failed)
+        return True
+
+    def _ending(self, fetched: Mapping[str, Fetched | None]) -> bool:
+        """A bounded scan has just come to its end: its last watermark must flow."""
+        nodes = [self.flow.nodes[i] for i in fetched]
+        return any(
+            n.scan is not None and n.scan.bounded and n.scan.reader.finished() and not n.scan.finished for n in nodes
+        )
+
+    def _watermark_moves(self) -> bool:
+        """An idle split lets the watermark go on although no row came."""
+        now = self.clock.now()
+        return any(
+            n.scan is not None and n.scan.tracker is not None and n.scan.watermark(now) != n.watermark
+            for n in self.flow.scans()
+        )
+
+    def _tick(self) -> int:
+        now = self.clock.now()
+        self._set_now(now)
+        return now
+
+    def _note(self, node_id: str, fetched: Fetched) -> None:
+        scan = self.flow.nodes[node_id].scan
+        assert scan is not None
+        table = scan.spec.table
+        notes = self.notes
+        notes.dead.extend((table, d) for d in fetched.dead)
+        del notes.dead[: -self.options.dead_letters]
+        notes.schema_changes.extend((table, c) for c in fetched.schema_changes)
+        del notes.schema_changes[: -self.options.dead_letters]
+        for name, count in fetched.unknown_fields.items():
+            notes.unknown_fields[table, name] = notes.unknown_fields.get((table, name), 0) + count
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    def _note_failures(self, failed: Mapping[str, Exception]) -> None:
+        for name, error in failed.items():
+            job = self.jobs.get(name)
+            if job is None:
+                continue
+            job.error = error
+            job.failures_here += 1
+            log.error("job %s failed: %s", name, error)
+            if job.failures_here > self.options.restarts:
+                self._give_up(job, error)
+            else:
+                job.status = Status.RESTARTING
+                job.retry_at = self.clock.monotonic() + self.options.backoff * 2 ** (job.failures_here - 1)
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        job.status = Status.FAILED
+        job.error = error
+        log.error("job %s stays failed: %s", job.name, error)
+
+    def _retry_failed(self) -> None:
+        for job in list(self.jobs.values()):
+            if job.status is Status.RESTARTING and self.clock.monotonic() >= job.retry_at:
+                self.resume(job.name)
+
+    def resume(self, name: str) -> None:
+        """Try a failed job again from where it stood.
+
+        Raises:
+            StateError: what it missed is no longer kept.
+        """
+        with self.boundary() as flow:
+            job = self.jobs[name]
+            job.restarts += 1
+            if name in flow.parked:
+                error = flow.resume(name)
+                if error is not None:
+                    self._note_failures(dict.fromkeys(flow.parked[name].jobs, error))
+                    return
+                self._note_failures(flow.run_epoch({}, {}, self._tick()))
+            if name not in flow.parked:
+                job.status = Status.RUNNING
+                job.error = None
+                job.failures_here = 0
+
+    def _finish_jobs(self) -> None:
+        for job in self.jobs.values():
+            if job.status is Status.RUNNING and self._inputs_ended(job.name):
+                if job.outboxes and self._unconfirmed(job):
+                    if self._in_flight is None:
+                        self.checkpoint()
+                    continue
+                job.status = Status.FINISHED
+                self._changed.notify_all()
+
+    def _inputs_ended(self, name: str) -> bool:
+        scans = [n for n in self.flow.nodes_of(name) if n.scan is not None]
+        return bool(scans) and all(_ended(n) for n in scans)
+
+    def _unconfirmed(self, job: Job) -> bool:
+        return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Cut at this boundary and make it durable in the background; skipped while one is under way."""
+        self._next_checkpoint = self.clock.monotonic() + self.options.checkpoint_interval
+        if self._in_flight is not None:
+            return
+        with self.boundary():
+            started = time.perf_counter()
+            self._run_pending()
+            self.checkpoint_id += 1
+            capture = self._capture(self.checkpoint_id)
+            self.checkpoint_pause = max(self.checkpoint_pause, time.perf_counter() - started)
+        self._in_flight = capture
+        self._writer(lambda: self._write(capture))
+
+    def _capture(self, checkpoint: int) -> Capture:
+        outboxes = self._outboxes()
+        for outbox in outboxes:
+            outbox.seal(checkpoint)
+        meta = {
+            "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
+            "placements": {j.name: j.placement for j in self.jobs.values()},
+            "statuses": {j.name: j.status.value for j in self.jobs.values()},
+            "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
+            "time": self.clock.now(),
+        }
+        if self.dml is not None:
+            self.dml.roll(checkpoint)
+        if self.store is None:
+            return Capture(checkpoint, meta)
+        return self.store.capture(checkpoint, self.states(), meta)
+
+    def states(self) -> dict[str, Any]:
+        """Every state of the dataflow by its key in the manifest."""
+        return {f"{n.id}#{name}": state for n in self.flow.order for name, state in n.states().items()}
+
+    def _outboxes(self) -> list[Outbox]:
+        return [n.outlet for n in self.flow.order if isinstance(n.outlet, Outbox)]
+
+    def _write(self, capture: Capture) -> None:
+        with self._lock:
+            outboxes = self._outboxes()
+        if self.store is not None:
+            for outbox in outboxes:
+                outbox.sync(capture.id)
+            self.store.write(capture)
+        with self._lock:
+            for outbox in outboxes:
+                outbox.durable(capture.id)
+            for node in self.flow.scans():
+                if node.scan is not None and node.id in capture.meta["scans"]:
+                    node.scan.reader.committed(capture.meta["scans"][node.id]["positions"])
+            self.checkpointed_at = self.clock.now()
+            self._in_flight = None
+            self._changed.notify_all()
+        if self.dml is not None:
+            self.dml.prune(capture.id - 1)
+
+    def checkpoint_now(self, timeout: float | None = None) -> bool:
+        """Take a checkpoint and wait until it is durable and every sink has committed it."""
+        with self.boundary():
+            target = self.checkpoint_id + 1
+        while self.checkpoint_id < target:
+            if self._in_flight is None:
+                self.checkpoint()
+            else:
+                self.wait(lambda: self._in_flight is None, timeout)
+        return self.wait(
+            lambda: self._in_flight is None and not any(o.unconfirmed() for o in self._outboxes()), timeout
+        )
+
+    # -- threads ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run in threads: the driver, one background writer, one per sink."""
+        work: list[Callable[[], None]] = []
+        ready = threading.Condition()
+
+        def submit(task: Callable[[], None]) -> None:
+            with ready:
+                work.append(task)
+                ready.notify()
+
+        def write_loop() -> None:
+            while True:
+                with ready:
+                    while not work and not self._stopping:
+                        ready.wait(0.1)
+                    if not work:
+                        return
+                    task = work.pop(0)
+                self._guard(task)
+
+        self._writer = submit
+        self._thread("forebay-writer", write_loop)
+        self._thread("forebay-driver", self._loop)
+        for job in self.jobs.values():
+            self._start_runners(job)
+
+    def _thread(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guard(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the driver's own death is told to every caller
+            log.exception("the driver stops")
+            with self._changed:
+                self.fatal = error
+                self._changed.notify_all()
+
+    def _loop(self) -> None:
+        def run() -> None:
+            while not self._stopping:
+                if not self.step():
+                    self._awake.wait(self.options.idle_wait)
+                    self._awake.clear()
+                while self._callers:
+                    time.sleep(0.0001)
+
+        self._guard(run)
+
+    def _start_runners(self, job: Job) -> None:
+        for runner in job.runners:
+            self._thread(f"forebay-sink-{job.name}", lambda r=runner: self._drain(job, r))  # type: ignore[misc]
+
+    def _drain(self, job: Job, runner: SinkRunner) -> None:
+        wake = threading.Event()
+        runner.outbox.wake = wake.set
+        while not (self._stopping or runner.outbox.closed):
+            try:
+                if runner.step():
+                    with self._changed:
+                        self._changed.notify_all()
+                    continue
+            except Exception as error:  # noqa: BLE001 - a sink's failure is its job's failure
+                with self.boundary():
+                    self._give_up(job, error)
+                break
+            wake.wait(0.05)
+            wake.clear()
+        runner.close()
+
+    def stop(self, *, final_checkpoint: bool = True, timeout: float = 30.0) -> None:
+        """End the threads, after a last checkpoint that the sinks have committed."""
+        if self._threads and final_checkpoint and self.fatal is None:
+            self.checkpoint_now(timeout)
+        self._stopping = True
+        self._awake.set()
+        for thread in self._threads:
+            thread.join(timeout)
+        self._threads = []
+        with self.boundary() as flow:
+            for node in flow.order:
+                if node.scan is not None:
+                    node.scan.close()
+
+
+def _ended(node: Node) -> bool:
+    return node.scan is not None and node.scan.bounded and node.scan.finished
+
+
+def _merge(parts: list[Fetched]) -> Fetched | None:
+    """What several polls of one reader brought, as one."""
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    unknown: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.unknown_fields.items():
+            unknown[name] = unknown.get(name, 0) + count
+    splits = None
+    if any(p.split is not None for p in parts):
+        splits = np.concatenate([np.zeros(p.batch.num_rows, np.int32) if p.split is None else p.split for p in parts])
+    return Fetched(
+        concat([p.batch for p in parts]),
+        splits,
+        tuple(d for p in parts for d in p.dead),
+        tuple(c for p in parts for c in p.schema_changes),
+        unknown,
+        sum(p.nbytes for p in parts),
+        sum(p.records for p in parts),
+    )
+
+
+def describe_error(error: Exception) -> str:
+    """An error as SHOW JOBS shows it: its first line."""
+    text = str(error) if isinstance(error, ForebayError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0] if text else type(error).__name__

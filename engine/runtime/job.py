@@ -1,0 +1,43 @@
+"""A job as the runtime sees it: its place in the dataflow, its outboxes, its health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from forebay.engine.runtime.outbox import Outbox, SinkRunner
+
+
+class Status(Enum):
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    """Failed, and waiting to be tried again."""
+    FAILED = "FAILED"
+    """Failed too often, or in a way that trying again cannot mend; its state is kept."""
+    FINISHED = "FINISHED"
+    """All inputs were bounded, and all results are shown and committed."""
+    STOPPED = "STOPPED"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One INSERT, STATEMENT SET or materialized view at run time."""
+
+    name: str
+    placement: dict[str, str] = field(default_factory=dict)
+    """Path of each step in the job's plan → node id."""
+    status: Status = Status.RUNNING
+    error: Exception | None = None
+    restarts: int = 0
+    failures_here: int = 0
+    """Failures since the job last made progress."""
+    retry_at: float = 0.0
+    outboxes: list[Outbox] = field(default_factory=list)
+    runners: list[SinkRunner] = field(default_factory=list)
+    started: int = 0
+    """µs since 1970."""
+
+    @property
+    def alive(self) -> bool:
+        """Still to be driven."""
+        return self.status in (Status.RUNNING, Status.RESTARTING)

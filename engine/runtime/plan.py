@@ -1,0 +1,81 @@
+"""The physical plan: what the dataflow is asked to run. Made by the planner, resolved by `Dataflow.attach`.
+
+A step with a `key` is shareable: two steps of one key over the same inputs are one node, whoever asks. A `path` names a step
+within its job, stable across restarts, so that its state is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from forebay.engine.operators.base import Operator
+from forebay.engine.runtime.scan import ScanSpec
+
+if TYPE_CHECKING:
+    from forebay.engine.runtime.outbox import Outlet
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node to be; `path` like '0.1.0' from the job's root."""
+
+    schema: pa.Schema
+    path: str
+    label: str
+    key: str | None
+    """Fingerprint of the subtree, or None if it may not be shared (volatile functions, a start of its own)."""
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanStep(Step):
+    """Read a connector's table."""
+
+    scan: ScanSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RelationStep(Step):
+    """Follow an embedded table or a materialized view of the warehouse, by name."""
+
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorStep(Step):
+    """Run an operator. `make` gets the operators of the input nodes (a join takes their arrangements)."""
+
+    sources: tuple[Step, ...]
+    make: Callable[[Sequence[Operator | None]], Operator]
+    relation: str | None = None
+    """Set on the last step of a materialized view: its name."""
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return self.sources
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStep(Step):
+    """The job's end: hand each epoch's net changes to an outlet (a sink's outbox, a stream, an embedded table)."""
+
+    source: Step
+    outlet: Callable[[], Outlet]
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """A job's outputs; steps that are one object in several outputs run once."""
+
+    outputs: tuple[Step, ...] = field(default=())

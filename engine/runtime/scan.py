@@ -1,0 +1,102 @@
+"""A running scan: one open reader, its positions, its watermark, and what it could not read.
+
+A scan may be *catching up*: it belongs to a job that came late and reads from that job's own start up to where a shared
+scan of the same table stands, never beyond; once both stand at the same positions the shared one takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Fetched, Position, Reader, Source
+from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.runtime.watermark import WatermarkSpec, WatermarkTracker
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSpec:
+    """What to read. `open` makes the source for the columns that are needed (None: all)."""
+
+    table: str
+    open: Callable[[frozenset[str] | None], Source]
+    schema: pa.Schema
+    """The source's schema; columns that nobody reads are NULL."""
+    columns: frozenset[str] | None
+    watermark: WatermarkSpec | None = None
+
+
+@dataclass(slots=True)
+class ScanMetrics:
+    records: int = 0
+    rows: int = 0
+    nbytes: int = 0
+    dead: int = 0
+
+
+class Scan:
+    """An open scan, polled by the driver."""
+
+    def __init__(self, spec: ScanSpec, now: int, saved: Mapping[str, Any] | None = None) -> None:
+        """Open where the table's startup options say, or where a checkpoint's `save` left off."""
+        self.spec = spec
+        self.columns = spec.columns
+        self.source = spec.open(spec.columns)
+        self.reader: Reader = self.source.reader(None if saved is None else saved["positions"])
+        self.metrics = ScanMetrics()
+        self.tracker = WatermarkTracker(spec.watermark) if spec.watermark else None
+        if self.tracker is not None and saved is not None:
+            self.tracker.load(saved["watermark"], now)
+        self.positions: dict[str, Position] = self.reader.positions()
+        self.finished = False
+
+    @property
+    def bounded(self) -> bool:
+        return self.source.bounded
+
+    def poll(self, max_rows: int, timeout: float) -> Fetched | None:
+        """Read from outside; changes nothing that a checkpoint sees until `take`."""
+        return self.reader.poll(max_rows, timeout)
+
+    def take(self, fetched: Fetched | None, now: int) -> list[Batch]:
+        """Account for what `poll` brought; returns the epoch's delta of the scan."""
+        self.positions = self.reader.positions()
+        self.finished = self.reader.finished()
+        if fetched is None:
+            return []
+        self.metrics.records += fetched.records
+        self.metrics.nbytes += fetched.nbytes
+        self.metrics.dead += len(fetched.dead)
+        self.metrics.rows += fetched.batch.num_rows
+        if fetched.batch.num_rows == 0:
+            return []
+        if self.tracker is not None:
+            self.tracker.observe(fetched.batch.rows, fetched.split, len(self.reader.splits()), now)
+        return [fetched.batch]
+
+    def watermark(self, now: int) -> int | None:
+        """The scan's watermark after `take`."""
+        ended = self.finished and self.bounded
+        if self.tracker is None:
+            return MAX_WATERMARK if ended else None
+        return self.tracker.current(len(self.reader.splits()), ended, now)
+
+    def widen(self, columns: frozenset[str] | None) -> None:
+        """Read more columns from here on: a new reader continues at this one's positions."""
+        if self.columns is None or (columns is not None and columns <= self.columns):
+            return
+        self.columns = None if columns is None else self.columns | columns
+        self.reader.close()
+        self.source = self.spec.open(self.columns)
+        self.reader = self.source.reader(self.positions)
+
+    def save(self) -> dict[str, Any]:
+        """Positions and watermark as a JSON value."""
+        return {"positions": self.positions, "watermark": self.tracker.save() if self.tracker else None}
+
+    def close(self) -> None:
+        self.reader.close()
