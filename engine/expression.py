@@ -89,7 +89,7 @@ class _LivePlan:
         self._batches = [pa.RecordBatch.from_arrays(rows.columns, schema=self._schema)]
         try:
             parts = [part.to_pyarrow() for part in self._context.execute(self._plan, 0)]
-        except Exception as error:  # noqa: BLE001 - DataFusion raises bare Exception; the cause is in its text
+        except Exception as error:
             raise DataError("an expression failed", detail=_cause(str(error))) from error
         finally:
             self._batches = []
@@ -117,7 +117,7 @@ class _LiveDataset(pads.Dataset):  # type: ignore[misc]
         return self._live_schema
 
     def scanner(self, columns: list[str] | None = None, filter: Any = None, **_: Any) -> _LiveScanner:
-        return _LiveScanner(self._live_schema, lambda: [], columns)
+        return _LiveScanner(self._live_schema, list, columns)
 
     def get_fragments(self, filter: Any = None) -> list[_LiveFragment]:
         return [_LiveFragment(self)]

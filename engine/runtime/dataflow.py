@@ -278,7 +278,7 @@ class Dataflow:
             started = time.perf_counter()
             try:
                 self._step(node, fetched, fed, now)
-            except Exception as error:  # noqa: BLE001 - whatever a job's node raises stays with its jobs
+            except Exception as error:
                 if not node.jobs:
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))

@@ -468,7 +468,7 @@ class Driver:
     def _guard(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - the driver's own death is told to every caller
+        except Exception as error:
             log.exception("the driver stops")
             with self._changed:
                 self.fatal = error

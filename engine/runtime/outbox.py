@@ -271,8 +271,8 @@ class Outbox(Outlet):
 
 def _frame(batch: Batch) -> bytes:
     rows = batch.rows.append_column(WEIGHT, pa.array(batch.weight_array()))
-    payload = rows.serialize()
-    return len(payload).to_bytes(8, "little") + payload.to_pybytes()
+    payload: bytes = rows.serialize().to_pybytes()
+    return len(payload).to_bytes(8, "little") + payload
 
 
 def _unframe(data: bytes, schema: pa.Schema) -> Iterator[Batch]:

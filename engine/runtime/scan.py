@@ -6,6 +6,7 @@ scan of the same table stands, never beyond; once both stand at the same positio
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,10 @@ class Scan:
             self.tracker.load(saved["watermark"], now)
         self.positions: dict[str, Position] = self.reader.positions()
         self.finished = False
+        self._reading = threading.Lock()
+        self._stale = False
+        """The reader was replaced after the last poll: what that poll brought will be read again."""
+        self._closed = False
 
     @property
     def bounded(self) -> bool:
@@ -60,10 +65,14 @@ class Scan:
 
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
         """Read from outside; changes nothing that a checkpoint sees until `take`."""
-        return self.reader.poll(max_rows, timeout)
+        with self._reading:
+            self._stale = False
+            return None if self._closed else self.reader.poll(max_rows, timeout)
 
     def take(self, fetched: Fetched | None, now: int) -> list[Batch]:
         """Account for what `poll` brought; returns the epoch's delta of the scan."""
+        if self._stale or self._closed:
+            return []
         self.positions = self.reader.positions()
         self.finished = self.reader.finished()
         if fetched is None:
@@ -90,13 +99,17 @@ class Scan:
         if self.columns is None or (columns is not None and columns <= self.columns):
             return
         self.columns = None if columns is None else self.columns | columns
-        self.reader.close()
-        self.source = self.spec.open(self.columns)
-        self.reader = self.source.reader(self.positions)
+        with self._reading:
+            self.reader.close()
+            self.source = self.spec.open(self.columns)
+            self.reader = self.source.reader(self.positions)
+            self._stale = True
 
     def save(self) -> dict[str, Any]:
         """Positions and watermark as a JSON value."""
         return {"positions": self.positions, "watermark": self.tracker.save() if self.tracker else None}
 
     def close(self) -> None:
-        self.reader.close()
+        with self._reading:
+            self._closed = True
+            self.reader.close()
