@@ -50,6 +50,8 @@ class Node:
     """Changes that a resumed materialized view still owes to its readers; part of the next epoch's output."""
     seconds: float = 0.0
     rows_out: int = 0
+    version: int = 0
+    """Epoch of the last change of the output."""
 
     def states(self) -> Mapping[str, State]:
         return self.operator.states() if self.operator is not None else {}
@@ -283,7 +285,9 @@ class Dataflow:
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))
             node.seconds += time.perf_counter() - started
-            node.rows_out += sum(b.num_rows for b in node.output)
+            if node.output:
+                node.rows_out += sum(b.num_rows for b in node.output)
+                node.version = self.epoch
         for unit in self._units():
             self._retain(unit, now)
         self._park(failed, now)
@@ -413,6 +417,7 @@ class Dataflow:
                 node.watermark = node.operator.watermark(watermarks)
         for node in parked.nodes:
             self._commit(node)
+            node.version = self.epoch
             if node.relation is not None:
                 node.carried.extend(node.output)
             node.output = []

@@ -105,7 +105,7 @@ class SumState(State):
     def changes(self, full: bool) -> list[pa.RecordBatch]:
         keys = sorted(self.sums if full else self.dirty)
         self.dirty = set()
-        return [pa.RecordBatch.from_arrays([pa.array(keys, pa.int64()), pa.array([self.sums[k] for k in keys], pa.int64())], schema=SCHEMA)]
+        return [_batch([(k, self.sums[k], 1) for k in keys]).rows]
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
         for batch in batches:
@@ -224,4 +224,4 @@ def expected_sums(count: int) -> dict[tuple[int, int], int]:
     sums: dict[int, int] = {}
     for v in range(2 * count):
         sums[v % 7] = sums.get(v % 7, 0) + v
-    return {(k, v): 1 for k, v in sums.items()}
+    return dict.fromkeys(sums.items(), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 
 from forebay.engine.files import Clock
 from forebay.engine.runtime.driver import Driver, DriverOptions
@@ -123,9 +124,7 @@ def test_an_attachment_that_fails_leaves_nothing() -> None:
     d = driver()
     broken_plan = JobPlan((output(total(scan(Numbers(5)), key=None), Collected()),))
     object.__setattr__(broken_plan.outputs[0], "outlet", lambda: pa.nothing_here())
-    try:
+    with pytest.raises(AttributeError):
         d.attach("a", broken_plan)
-    except AttributeError:
-        pass
     assert d.flow.order == []
     assert d.jobs == {}

@@ -1,0 +1,51 @@
+"""Snapshot queries: DataFusion over the contents of relations, all pinned at one epoch.
+
+Contents are gathered once per change of a relation and kept until it changes again, so that a dashboard's repeated query
+costs the query alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from forebay.engine.batch import Batch
+from forebay.engine.errors import InternalError
+from forebay.engine.runtime.dataflow import Dataflow
+
+
+@dataclass(slots=True)
+class Snapshots:
+    """Materialised contents per relation, valid for the version they were taken at. Used under the driver's lock."""
+
+    _kept: dict[str, tuple[int, pa.Table]] = field(default_factory=dict)
+
+    def pin(self, flow: Dataflow, names: Iterable[str]) -> Mapping[str, pa.Table]:
+        """The rows of each relation at the current epoch boundary."""
+        return {name: self._table(flow, name) for name in names}
+
+    def _table(self, flow: Dataflow, name: str) -> pa.Table:
+        node = flow.relation(name)
+        kept = self._kept.get(name)
+        if kept is not None and kept[0] == node.version:
+            return kept[1]
+        contents = node.contents()
+        if contents is None or node.operator is None:
+            raise InternalError(f"relation '{name}' does not hold its rows")
+        table = pa.Table.from_batches([expand(b) for b in contents], schema=node.operator.schema)
+        self._kept[name] = (node.version, table)
+        return table
+
+    def forget(self, name: str) -> None:
+        """The relation is gone, or is another one of the same name."""
+        self._kept.pop(name, None)
+
+
+def expand(batch: Batch) -> pa.RecordBatch:
+    """Rows repeated by their (positive) weights."""
+    if batch.weights is None or bool((batch.weights == 1).all()):
+        return batch.rows
+    return batch.rows.take(pa.array(np.repeat(np.arange(batch.num_rows), batch.weights)))
