@@ -127,7 +127,9 @@ class SumOperator(Operator):
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         before = dict(self.state.sums)
         for batch in inputs[0]:
-            for k, v, w in zip(batch.rows.column(0).to_pylist(), batch.rows.column(1).to_pylist(), batch.weight_array()):
+            for k, v, w in zip(
+                batch.rows.column(0).to_pylist(), batch.rows.column(1).to_pylist(), batch.weight_array()
+            ):
                 self.state.add(k, v * int(w))
                 if v in self.broken:
                     raise ValueError(f"cannot take {v}")
@@ -204,7 +206,9 @@ class SinkWorld:
 
 
 def scan(numbers: Numbers, key: str | None = "numbers") -> ScanStep:
-    return ScanStep(SCHEMA, "scan", "Scan", key, ScanSpec("numbers", lambda columns: NumbersSource(numbers), SCHEMA, None))
+    return ScanStep(
+        SCHEMA, "scan", "Scan", key, ScanSpec("numbers", lambda columns: NumbersSource(numbers), SCHEMA, None)
+    )
 
 
 def total(source: Step, key: str | None = "sum", broken: set[int] | None = None, holds: bool = True) -> OperatorStep:
