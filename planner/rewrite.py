@@ -1,0 +1,193 @@
+"""From Flink's query tree to one that DataFusion plans: tables become leaves, views are expanded, names made explicit.
+
+A leaf is an empty relation under a generated name, aliased to the name that the query uses, so error messages speak the
+user's words. Views are spliced in as subqueries, each at most once on a path (a view over itself is an error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+from sqlglot import exp
+
+from forebay.engine.errors import CatalogError, SqlError, UnsupportedError, nearest
+from forebay.planner.functions import empty_relation
+from forebay.planner.nodes import Node, Scan
+from forebay.planner.walk import Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What binding needs to know of a table, an embedded table, a materialized view or a view."""
+
+    name: str
+    schema: pa.Schema
+    primary_key: tuple[str, ...] = ()
+    updating: bool = False
+    """Its changelog may retract or replace rows."""
+    time_columns: tuple[str, ...] = ()
+    """Columns that carry a watermark."""
+    bounded: bool = False
+    view: exp.Expression | None = None
+    """The query of a (not materialized) view; its columns are renamed to the names of `schema` if that is not empty."""
+
+
+class CatalogView(Protocol):
+    """The catalog as binding sees it."""
+
+    def relation(self, name: str) -> Relation | None:
+        """The relation of that name (dotted if qualified), or None."""
+        ...
+
+    def relation_names(self) -> Iterable[str]:
+        """Every name, for suggestions."""
+        ...
+
+
+@dataclass(slots=True)
+class Rewritten:
+    """A query for DataFusion and what its tables stand for."""
+
+    query: exp.Expression
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+
+
+class Rewriter:
+    """Rewrites one statement's query. `sql` is the statement's text, for positions in errors."""
+
+    def __init__(self, catalog: CatalogView, sql: str | None = None) -> None:
+        self._catalog = catalog
+        self._sql = sql
+        self._views: list[str] = []
+        self.leaves: dict[str, Leaf] = {}
+
+    def rewrite(self, query: exp.Expression) -> Rewritten:
+        """The query over leaves.
+
+        Raises:
+            CatalogError: a relation is unknown.
+            UnsupportedError: a construct that has no plan, by name.
+        """
+        return Rewritten(self._query(query.copy()), self.leaves)
+
+    def _query(self, query: exp.Expression) -> exp.Expression:
+        holder = exp.Subquery(this=query)
+        for with_ in list(holder.find_all(exp.With)):
+            if with_.args.get("recursive"):
+                raise self._unsupported(with_, "WITH RECURSIVE is not supported in a continuous query")
+        for table in list(holder.find_all(exp.Table)):
+            if isinstance(table.this, exp.Identifier) and not _is_cte(table):
+                table.replace(self._relation(table))
+        for select in list(holder.find_all(exp.Select)):
+            name_items(select)
+        return holder.this
+
+    def _relation(self, table: exp.Table) -> exp.Expression:
+        name = ".".join(part.name for part in table.parts)
+        relation = self._catalog.relation(name)
+        if relation is None:
+            known = nearest(name, self._catalog.relation_names())
+            line, column = position(table.this, self._sql)
+            hint = f"did you mean {known}?" if known else "SHOW TABLES lists what exists"
+            raise CatalogError(f"table {name} does not exist", sql=self._sql, line=line, column=column, hint=hint)
+        alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(table.name, quoted=True))
+        if relation.view is not None:
+            return self._view(relation, alias)
+        leaf = self._leaf(relation, hint_options(table))
+        return exp.Table(this=exp.to_identifier(leaf, quoted=True), alias=alias, joins=table.args.get("joins"))
+
+    def _leaf(self, relation: Relation, options: tuple[tuple[str, str], ...]) -> str:
+        """Registers the relation once per set of options; equal scans share their leaf."""
+        name = empty_relation(relation.schema, f"{relation.name} {options}")
+
+        def scan(columns: tuple[str, ...], schema: pa.Schema) -> Node:
+            return Scan(schema, relation.name, columns, options)
+
+        self.leaves[name] = Leaf(scan)
+        return name
+
+    def _view(self, relation: Relation, alias: exp.TableAlias) -> exp.Expression:
+        if relation.name in self._views:
+            path = " -> ".join([*self._views, relation.name])
+            raise SqlError(f"view {relation.name} reads itself", detail=path, sql=self._sql)
+        self._views.append(relation.name)
+        outer, self._sql = self._sql, None
+        query = self._query(relation.view.copy()) if relation.view is not None else exp.Select()
+        self._sql = outer
+        self._views.pop()
+        if not alias.columns and len(relation.schema):
+            alias = alias.copy()
+            alias.set("columns", [exp.to_identifier(n, quoted=True) for n in relation.schema.names])
+        return exp.Subquery(this=query, alias=alias)
+
+    def _unsupported(self, at: exp.Expression, message: str, hint: str | None = None) -> UnsupportedError:
+        line, column = position(at, self._sql)
+        return UnsupportedError(message, sql=self._sql, line=line, column=column, hint=hint)
+
+
+def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | None]:
+    """Line and column, from 1, of the first token under `at` that remembers where it stood."""
+    starts = [n.meta["start"] for n in at.walk() if "start" in n.meta]
+    if sql is None or not starts or min(starts) >= len(sql):
+        return None, None
+    before = sql[: min(starts)]
+    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+
+def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
+    """The pairs of an OPTIONS hint behind a table, sorted."""
+    pairs = {}
+    for hint in table.args.get("hints") or ():
+        for item in hint.expressions:
+            if isinstance(item, exp.EQ):
+                pairs[item.this.name] = item.expression.name
+    return tuple(sorted(pairs.items()))
+
+
+def _is_cte(table: exp.Table) -> bool:
+    """Whether the name is a WITH query of an enclosing query, which is not itself that query."""
+    if table.args.get("db"):
+        return False
+    node, child = table.parent, table
+    while node is not None:
+        with_ = node.args.get("with_")
+        if isinstance(with_, exp.With) and any(
+            cte.alias == table.name and cte is not child for cte in with_.expressions
+        ):
+            return True
+        if isinstance(node, exp.With):
+            earlier = node.expressions[: next(i for i, c in enumerate(node.expressions) if c is child)]
+            return any(cte.alias == table.name for cte in earlier) or _is_cte_above(node.parent, table.name)
+        node, child = node.parent, node
+    return False
+
+
+def _is_cte_above(query: exp.Expression | None, name: str) -> bool:
+    node = query.parent if query is not None else None
+    while node is not None:
+        with_ = node.args.get("with_")
+        if isinstance(with_, exp.With) and any(cte.alias == name for cte in with_.expressions):
+            return True
+        node = node.parent
+    return False
+
+
+def name_items(select: exp.Select) -> None:
+    """Gives every item of the select list an alias of its own: `a`, then `a0`; EXPR$n for what has no name."""
+    taken: set[str] = set()
+    items: list[exp.Expression] = []
+    for i, item in enumerate(select.expressions):
+        if item.is_star:
+            items.append(item)
+            continue
+        base = item.alias or (item.name if isinstance(item, exp.Column | exp.Dot) else "") or f"EXPR${i}"
+        name, n = base, 0
+        while name in taken:
+            name, n = f"{base}{n}", n + 1
+        taken.add(name)
+        plain = item.this if isinstance(item, exp.Alias) else item
+        items.append(exp.alias_(plain, name, quoted=True))
+    select.set("expressions", items)

@@ -1,0 +1,173 @@
+"""Queries become typed plans: names are positions, keys are columns, wrong names are told with their place."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import sqlglot
+
+from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
+from forebay.planner.binder import Binder, Relation
+from forebay.planner.expr import Binary, Column, Literal
+from forebay.planner.nodes import Aggregate, Filter, Join, JoinKind, Project, Scan, Union, Values
+from tests.planner.relations import CATALOG, SCHEMA, TinyCatalog, bind
+
+
+def test_scan_reads_only_the_columns_in_use() -> None:
+    plan = bind("SELECT d, b FROM t WHERE a = 1")
+    assert isinstance(plan, Project)
+    assert isinstance(plan.input, Filter)
+    assert plan.input.predicate == Binary("=", Column(0), Literal(1, pa.int64()))
+    assert isinstance(plan.input.input, Scan)
+    assert plan.input.input.columns == ("a", "b", "d")
+    assert plan.schema == pa.schema([SCHEMA.field("d"), SCHEMA.field("b")])
+
+
+def test_integer_constants_are_int() -> None:
+    assert bind("SELECT b + 1 AS x, 1 AS y, 3000000000 AS z, 1e0 AS w FROM t").schema.types == [
+        pa.int32(),
+        pa.int32(),
+        pa.int64(),
+        pa.float64(),
+    ]
+
+
+def test_unnamed_and_equal_names_are_made_unique() -> None:
+    assert bind("SELECT a + 1, a, a, b AS a FROM t").schema.names == ["EXPR$0", "a", "a0", "a1"]
+
+
+def test_aggregate_arguments_become_columns() -> None:
+    plan = bind(
+        "SELECT b % 2 AS k, SUM(d * 2) AS x, COUNT(*) AS n, COUNT(DISTINCT s) FILTER (WHERE b > 0) AS c FROM t GROUP BY 1"
+    )
+    assert isinstance(plan, Aggregate)
+    assert plan.keys == (0,)
+    total, rows, distinct = plan.calls
+    assert (total.name, total.args) == ("sum", (1,))
+    assert (rows.name, rows.args) == ("count", ())
+    assert (distinct.args, distinct.distinct, distinct.filter) == ((2,), True, 3)
+    assert isinstance(plan.input, Project)
+    assert len(plan.input.exprs) == 4
+    assert plan.schema.names == ["k", "x", "n", "c"]
+
+
+def test_computed_join_keys_are_added_and_dropped() -> None:
+    plan = bind("SELECT t.a, u.s FROM t LEFT JOIN u ON t.a = u.a + 1 AND t.b < u.b")
+    assert isinstance(plan, Project)
+    join = plan.input
+    assert isinstance(join, Join)
+    assert join.kind is JoinKind.LEFT
+    assert join.schema.field(join.left_keys[0]).name == "a"
+    assert join.right.schema.field(join.right_keys[0]).name.startswith("$key")
+    assert join.residual is not None
+    assert plan.schema.names == ["a", "s"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "null_aware"),
+    [
+        ("SELECT a FROM t WHERE b IN (SELECT b FROM u)", JoinKind.LEFT_SEMI, False),
+        ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a)", JoinKind.LEFT_ANTI, False),
+        ("SELECT a FROM t WHERE b NOT IN (SELECT b FROM u)", JoinKind.LEFT_ANTI, True),
+        ("SELECT a FROM t WHERE flag OR b IN (SELECT b FROM u)", JoinKind.LEFT_MARK, False),
+        ("SELECT a FROM t JOIN u USING (a)", JoinKind.INNER, False),
+        ("SELECT t.a FROM t FULL JOIN u ON t.a = u.a", JoinKind.FULL, False),
+        ("SELECT a, (SELECT MAX(b) FROM u WHERE u.a = t.a) AS m FROM t", JoinKind.LEFT, False),
+    ],
+)
+def test_subqueries_become_joins(sql: str, kind: JoinKind, null_aware: bool) -> None:
+    node = bind(sql)
+    while not isinstance(node, Join):
+        node = node.inputs[0]
+    assert (node.kind, node.null_aware) == (kind, null_aware)
+
+
+def test_set_operations() -> None:
+    plan = bind("SELECT a FROM t UNION ALL SELECT b FROM u UNION ALL SELECT a FROM u")
+    assert isinstance(plan, Union)
+    assert len(plan.parts) == 3
+    distinct = bind("SELECT a FROM t UNION SELECT a FROM u")
+    assert isinstance(distinct, Aggregate)
+    assert distinct.calls == ()
+
+
+def test_grouping_sets_become_a_union() -> None:
+    plan = bind("SELECT a, b, SUM(d) AS x FROM t GROUP BY ROLLUP (a, b)")
+    assert isinstance(plan, Project)
+    assert isinstance(plan.input, Union)
+    assert len(plan.input.parts) == 3
+
+
+def test_constant_rows() -> None:
+    plan = bind("SELECT * FROM (VALUES (1, 'x'), (2, NULL)) AS q (n, s)")
+    assert isinstance(plan, Values)
+    assert len(plan.rows) == 2
+    assert plan.schema.names == ["n", "s"]
+    assert bind("SELECT 1 AS one") == Values(
+        pa.schema([pa.field("one", pa.int32(), False)]), ((Literal(1, pa.int32()),),)
+    )
+
+
+def test_views_are_expanded_under_their_names() -> None:
+    plan = bind("SELECT v.c, w.c AS d FROM v JOIN v AS w ON v.a = w.a")
+    tables = {node.table for node in nodes(plan) if isinstance(node, Scan)}
+    assert tables == {"t"}
+    assert plan.schema.names == ["c", "d"]
+
+
+def test_common_table_expressions_hide_tables() -> None:
+    plan = bind("WITH t AS (SELECT a FROM u), w AS (SELECT a FROM t) SELECT * FROM w")
+    assert {node.table for node in nodes(plan) if isinstance(node, Scan)} == {"u"}
+
+
+def test_a_view_over_itself_is_refused() -> None:
+    catalog = TinyCatalog(
+        Relation("p", pa.schema([]), view=sqlglot.parse_one("SELECT * FROM q")),
+        Relation("q", pa.schema([]), view=sqlglot.parse_one("SELECT * FROM p")),
+    )
+    with pytest.raises(SqlError, match="view p reads itself"):
+        Binder(catalog).bind(sqlglot.parse_one("SELECT * FROM p"))
+
+
+def test_equal_scans_share_nothing_but_their_table() -> None:
+    plan = bind("SELECT t.a FROM t, t AS t2 WHERE t.a = t2.b")
+    assert [node.table for node in nodes(plan) if isinstance(node, Scan)] == ["t", "t"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message", "line", "column"),
+    [
+        ("SELECT a,\n  nosuch FROM t", "no field named nosuch", 2, 3),
+        ("SELECT a FROM t\nWHERE foo(a) = 1", "invalid function 'foo'", 2, 7),
+        ("SELECT t.a FROM t, u WHERE b = 1", "ambiguous reference to unqualified field b", 1, 28),
+    ],
+)
+def test_errors_point_at_the_name(sql: str, message: str, line: int, column: int) -> None:
+    with pytest.raises(SqlError) as caught:
+        bind(sql)
+    assert message in caught.value.message
+    assert (caught.value.line, caught.value.column) == (line, column)
+    assert "^" in str(caught.value)
+
+
+def test_an_unknown_table_is_told_with_the_nearest() -> None:
+    catalog = TinyCatalog(Relation("orders", SCHEMA))
+    sql = "SELECT *\nFROM order"
+    with pytest.raises(CatalogError) as caught:
+        Binder(catalog).bind(sqlglot.parse_one("SELECT *\nFROM ordres"), "SELECT *\nFROM ordres")
+    assert caught.value.hint == "did you mean orders?"
+    assert (caught.value.line, caught.value.column) == (2, 6), sql
+
+
+def test_recursion_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="RECURSIVE"):
+        bind("WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT * FROM x")
+
+
+def nodes(plan: object) -> list[object]:
+    """The plan's nodes, outermost first."""
+    return [plan, *(n for part in plan.inputs for n in nodes(part))]  # type: ignore[attr-defined]
+
+
+def test_catalog_is_reusable() -> None:
+    assert Binder(CATALOG).bind(sqlglot.parse_one("SELECT a FROM t")) == bind("SELECT a FROM t")
