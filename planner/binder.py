@@ -13,11 +13,13 @@ from sqlglot import exp
 from sqlglot.tokens import Tokenizer
 
 from forebay.engine.errors import InternalError, SqlError, UnsupportedError
+from forebay.planner import rules
 from forebay.planner.build import project
 from forebay.planner.expr import Column
 from forebay.planner.functions import is_volatile_function, session_context
 from forebay.planner.nodes import Node
 from forebay.planner.rewrite import CatalogView, Relation, Rewriter
+from forebay.planner.rules.refuse_pending import refuse_pending
 from forebay.planner.sqltext import to_text
 from forebay.planner.walk import Walker
 
@@ -41,11 +43,20 @@ class Binder:
         context = session_context()
         plan, schema = optimized(context, to_text(rewritten.query), sql)
         try:
-            node = Walker(context, rewritten.leaves, is_volatile_function).node(plan)
+            node = rules.apply(named(Walker(context, rewritten.leaves, is_volatile_function).node(plan), schema))
+            refuse_pending(node)
         except UnsupportedError as error:
-            error.sql = error.sql or sql
-            raise
-        return named(node, schema)
+            raise placed(error, sql) from error
+        return node
+
+
+def placed(error: UnsupportedError, sql: str | None) -> UnsupportedError:
+    """The error with the place of the construct that it names, where it has none yet."""
+    if error.line is None and sql is not None:
+        words = (word for word in re.findall(r"[A-Z_]{4,}", error.message))
+        error.line, error.column = next((at for at in (find_token(sql, w) for w in words) if at[0]), (None, None))
+        error.sql = sql
+    return error
 
 
 def named(node: Node, schema: pa.Schema) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from forebay.planner.expr import Binary, Call, Case, Cast, Column, Expr, InList, Like, Literal, Unary
+from forebay.planner.expr import Binary, Call, Case, Cast, Column, Expr, InList, Like, Unary
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -34,32 +34,32 @@ def walk(expr: Expr) -> Iterator[Expr]:
         yield from walk(child)
 
 
-def transform(expr: Expr, leaf: Callable[[Expr], Expr]) -> Expr:
-    """The expression with `leaf` applied to every Column and Literal."""
-
-    def deep(e: Expr) -> Expr:
-        return transform(e, leaf)
-
+def with_children(expr: Expr, parts: Sequence[Expr]) -> Expr:
+    """The expression over other parts, in the order of `children`."""
     match expr:
-        case Column() | Literal():
-            return leaf(expr)
-        case Binary(_, left, right):
-            return replace(expr, left=deep(left), right=deep(right))
-        case Unary(_, arg) | Cast(arg, _, _):
-            return replace(expr, arg=deep(arg))
+        case Binary():
+            return replace(expr, left=parts[0], right=parts[1])
+        case Unary() | Cast():
+            return replace(expr, arg=parts[0])
         case Case(operand, branches, otherwise):
-            return Case(
-                deep(operand) if operand is not None else None,
-                tuple((deep(when), deep(then)) for when, then in branches),
-                deep(otherwise) if otherwise is not None else None,
-            )
-        case InList(arg, items, _):
-            return replace(expr, arg=deep(arg), items=tuple(map(deep, items)))
-        case Like(_, arg, pattern, _, _):
-            return replace(expr, arg=deep(arg), pattern=deep(pattern))
-        case Call(_, args, _):
-            return replace(expr, args=tuple(map(deep, args)))
-    return leaf(expr)
+            first = 0 if operand is None else 1
+            pairs = tuple((parts[i], parts[i + 1]) for i in range(first, first + 2 * len(branches), 2))
+            return Case(parts[0] if first else None, pairs, None if otherwise is None else parts[-1])
+        case InList():
+            return replace(expr, arg=parts[0], items=tuple(parts[1:]))
+        case Like():
+            return replace(expr, arg=parts[0], pattern=parts[1])
+        case Call():
+            return replace(expr, args=tuple(parts))
+    return expr
+
+
+def rewritten(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
+    """The expression with every part that `rule` has a replacement for replaced, from the outside in."""
+    found = rule(expr)
+    if found is not None:
+        return found
+    return with_children(expr, [rewritten(c, rule) for c in children(expr)])
 
 
 def columns_of(expr: Expr) -> list[int]:
@@ -69,12 +69,12 @@ def columns_of(expr: Expr) -> list[int]:
 
 def substitute(expr: Expr, columns: Sequence[Expr]) -> Expr:
     """The expression with each column replaced by the expression at its position."""
-    return transform(expr, lambda e: columns[e.index] if isinstance(e, Column) else e)
+    return rewritten(expr, lambda e: columns[e.index] if isinstance(e, Column) else None)
 
 
 def moved(expr: Expr, to: Callable[[int], int]) -> Expr:
     """The expression with each column's position mapped."""
-    return transform(expr, lambda e: Column(to(e.index)) if isinstance(e, Column) else e)
+    return rewritten(expr, lambda e: Column(to(e.index)) if isinstance(e, Column) else None)
 
 
 def is_volatile(expr: Expr) -> bool:

@@ -18,6 +18,9 @@ from forebay.planner.functions import empty_relation
 from forebay.planner.nodes import Node, Scan
 from forebay.planner.walk import Leaf
 
+_RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
+"""DataFusion numbers rows in UInt64; in Flink the numbers are BIGINT."""
+
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -81,6 +84,9 @@ class Rewriter:
         for table in list(holder.find_all(exp.Table)):
             if isinstance(table.this, exp.Identifier) and not _is_cte(table):
                 table.replace(self._relation(table))
+        for window in list(holder.find_all(exp.Window)):
+            if window.this.sql_name() in _RANKINGS:
+                window.replace(exp.Cast(this=window.copy(), to=exp.DataType.build("BIGINT")))
         for select in list(holder.find_all(exp.Select)):
             name_items(select)
         return holder.this
