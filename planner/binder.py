@@ -6,6 +6,7 @@ The one place where DataFusion's errors and panics become ours, with the line an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,11 @@ from sqlglot.tokens import Tokenizer
 
 from forebay.engine.errors import InternalError, SqlError, UnsupportedError
 from forebay.planner import rules
+from forebay.planner.assign import assigned
 from forebay.planner.build import project
 from forebay.planner.expr import Column
 from forebay.planner.functions import is_volatile_function, session_context
-from forebay.planner.nodes import Node
+from forebay.planner.nodes import Node, Sink
 from forebay.planner.rewrite import CatalogView, Relation, Rewriter
 from forebay.planner.rules.refuse_pending import refuse_pending
 from forebay.planner.sqltext import to_text
@@ -48,6 +50,23 @@ class Binder:
         except UnsupportedError as error:
             raise placed(error, sql) from error
         return node
+
+    def bind_insert(
+        self,
+        query: exp.Expression,
+        table: str,
+        target: pa.Schema,
+        columns: Sequence[str] | None = None,
+        sql: str | None = None,
+        options: tuple[tuple[str, str], ...] = (),
+    ) -> Sink:
+        """The plan of INSERT INTO `table` [(`columns`)] `query`; `target` holds the table's writable columns.
+
+        Raises:
+            SqlError: as `bind`; or a column's type does not fit, and the message names the column.
+        """
+        rows = assigned(self.bind(query, sql), table, target, columns, sql)
+        return Sink(rows.schema, rows, table, options)
 
 
 def placed(error: UnsupportedError, sql: str | None) -> UnsupportedError:

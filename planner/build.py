@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.planner.decode import AggregateExpr, GroupingSets, Order, WindowExpr
-from forebay.planner.expr import Column, Expr, Literal
-from forebay.planner.exprs import columns_of, is_volatile, moved, substitute
+from forebay.planner.expr import Cast, Column, Expr, Literal
+from forebay.planner.exprs import columns_of, is_volatile, moved, rewritten, substitute
 from forebay.planner.infer import types_of
 from forebay.planner.nodes import (
     Aggregate,
@@ -58,6 +58,7 @@ def unique_schema(fields: Iterable[pa.Field]) -> pa.Schema:
 
 def project(source: Node, exprs: tuple[Expr, ...], schema: pa.Schema) -> Node:
     """A Project that is left out where it changes nothing, and merged with one underneath where that is safe."""
+    exprs = tuple(without_idle_casts(e, source.schema) for e in exprs)
     plain = [e.index for e in exprs if isinstance(e, Column)]
     identity = len(plain) == len(exprs) and plain == list(range(len(source.schema)))
     if identity and schema.equals(source.schema):
@@ -69,6 +70,16 @@ def project(source: Node, exprs: tuple[Expr, ...], schema: pa.Schema) -> Node:
     if isinstance(source, Values) and source.rows == ((),) and not any(map(is_volatile, exprs)):
         return Values(schema, (exprs,))
     return Project(schema, source, exprs)
+
+
+def without_idle_casts(expr: Expr, schema: pa.Schema) -> Expr:
+    """The expression without casts of a column to the type that it has."""
+
+    def idle(e: Expr) -> Expr | None:
+        is_idle = isinstance(e, Cast) and isinstance(e.arg, Column) and schema.field(e.arg.index).type.equals(e.type)
+        return e.arg if is_idle and isinstance(e, Cast) else None
+
+    return rewritten(expr, idle)
 
 
 def _may_merge(exprs: tuple[Expr, ...], inner: Project) -> bool:

@@ -22,8 +22,8 @@ _SETTINGS = {
     "datafusion.execution.target_partitions": "1",
     "datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery": "false",
 }
-_REMOVED_RULES = (
-    "single_distinct_aggregation_to_group_by",  # DISTINCT states are shared between calls instead
+_REMOVED_RULES = (  # of planning; evaluation and snapshot queries keep all of DataFusion's
+    "common_sub_expression_eliminate",  # the evaluator does it again, and a plan with whole expressions reads better
     "extract_leaf_expressions",  # they rename columns to serve scans that can read parts of a row; ours cannot
     "push_down_leaf_projections",
 )
@@ -32,17 +32,20 @@ _numbers = itertools.count()
 
 
 def new_session_context() -> Any:
-    """A session with Forebay's settings and functions, apart from the shared one."""
+    """A session with Forebay's settings and functions, for evaluation and snapshot queries."""
     context = SessionContext(SessionConfig(_SETTINGS))
-    for rule in _REMOVED_RULES:
-        context.remove_optimizer_rule(rule)
+    # It turns one DISTINCT call into two groupings and widens decimal sums; our DISTINCT states are shared instead.
+    context.remove_optimizer_rule("single_distinct_aggregation_to_group_by")
     return context
 
 
 @cache
 def session_context() -> Any:
-    """The process's shared session: planning only registers empty relations in it."""
-    return new_session_context()
+    """The process's session for planning: it holds empty relations only."""
+    context = new_session_context()
+    for rule in _REMOVED_RULES:
+        context.remove_optimizer_rule(rule)
+    return context
 
 
 def empty_relation(schema: pa.Schema, key: str = "") -> str:

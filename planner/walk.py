@@ -7,6 +7,7 @@ joins are mirrored. Where a join, group, sort or window key is an expression, a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,7 +77,7 @@ class Walker:
 
     def _schema(self, plan: Any) -> pa.Schema:
         fields: Sequence[pa.Field] = self._context.create_dataframe_from_logical_plan(plan).schema()
-        return unique_schema(fields)
+        return unique_schema(f.with_name(plain_name(f.name)) for f in fields)
 
     def _decoder(self, *plans: Any) -> Decoder:
         names = [name for plan in plans for name in plan.to_variant().schema().field_names()]
@@ -218,6 +219,23 @@ class Walker:
 
 
 _PLAIN_NAMES = {"RecursiveQuery": "a recursive query (WITH RECURSIVE)", "DmlStatement": "a DML statement here"}
+
+
+_EXPRESSION_NAME = re.compile(r"(\w*)[^\w$@#-]")
+
+
+def plain_name(name: str) -> str:
+    """A column name for DataFusion's name of an expression: `sum(t.a)` is `sum`. The query's own names come back on top."""
+    found = _EXPRESSION_NAME.search(name)
+    if found is None:
+        return name
+    return (
+        found.group(1).lower() or "expr"
+        if name[found.end() - 1] == "("
+        else name.rsplit(".", 1)[-1]
+        if "." in name
+        else name
+    )
 
 
 def to_bytes(expression: Any) -> bytes:

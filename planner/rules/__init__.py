@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from forebay.planner.nodes import Join, Node, Union
 from forebay.planner.rules.drop_unused_rank import drop_unused_rank
+from forebay.planner.rules.merge_projects import merge_projects
 from forebay.planner.rules.push_filter_below_window import push_filter_below_window
 from forebay.planner.rules.rank_from_over import rank_from_over
 from forebay.planner.rules.rank_from_sort import rank_from_sort
@@ -16,6 +17,7 @@ Rule = Callable[[Node], Node | None]
 """A node whose inputs are rewritten already; None when the shape does not fit."""
 
 _RULES: tuple[Rule, ...] = (
+    merge_projects,
     rank_from_over,
     rank_from_sort,
     drop_unused_rank,

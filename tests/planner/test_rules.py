@@ -1,0 +1,129 @@
+"""Streaming shapes are recognised through what lies between their parts, and what has no shape is refused by name."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from forebay.engine.errors import UnsupportedError
+from forebay.planner.nodes import Filter, Node, Project, Rank, RankKind
+from tests.planner.relations import bind
+
+
+def find(node: Node, kind: type[Node]) -> Node | None:
+    if isinstance(node, kind):
+        return node
+    return next((found for part in node.inputs if (found := find(part, kind)) is not None), None)
+
+
+def ranked(condition: str, function: str = "ROW_NUMBER()", items: str = "a, d") -> Rank:
+    plan = bind(
+        f"SELECT {items} FROM (SELECT a, d, b * 2 AS b2, {function} OVER (PARTITION BY a, b + 1 ORDER BY d DESC, ts) AS n FROM t)"
+        f" AS q WHERE {condition}"
+    )
+    rank = find(plan, Rank)
+    assert isinstance(rank, Rank)
+    return rank
+
+
+@pytest.mark.parametrize(
+    ("condition", "start", "end"),
+    [
+        ("n = 1", 1, 1),
+        ("n <= 3", 1, 3),
+        ("n < 3", 1, 2),
+        ("5 > n", 1, 4),
+        ("n BETWEEN 2 AND 4", 2, 4),
+        ("n > 1 AND n <= 2 + 1", 2, 3),
+        ("n <= 3 AND n = 2", 2, 2),
+    ],
+)
+def test_bounds_of_the_rank(condition: str, start: int, end: int) -> None:
+    rank = ranked(condition)
+    assert (rank.start, rank.end) == (start, end)
+
+
+def test_keys_of_the_rank_are_columns() -> None:
+    rank = ranked("n <= 3", "DENSE_RANK()")
+    assert rank.kind is RankKind.DENSE_RANK
+    names = rank.input.schema.names
+    assert names[rank.partition[0]] == "a"
+    assert isinstance(rank.input, Project)
+    assert [(names[k.column], k.ascending, k.nulls_first) for k in rank.order] == [
+        ("d", False, False),
+        ("ts", True, True),
+    ]
+
+
+def test_number_is_computed_only_if_read() -> None:
+    assert not ranked("n <= 3").with_rank
+    assert ranked("n <= 3", items="a, n").with_rank
+    assert ranked("n <= 3", items="a, n + 1 AS m").with_rank
+
+
+def test_rank_is_bigint() -> None:
+    assert bind("SELECT n FROM (SELECT RANK() OVER (ORDER BY d) AS n FROM t) AS q WHERE n < 9").schema.types == [
+        pa.int64()
+    ]
+
+
+def test_other_conditions_stay_above_the_rank() -> None:
+    plan = bind(
+        "SELECT a FROM (SELECT a, d, ROW_NUMBER() OVER (PARTITION BY b ORDER BY ts) AS n FROM t) AS q WHERE n = 1 AND d > 5"
+    )
+    above = find(plan, Filter)
+    assert isinstance(above, Filter)
+    assert isinstance(above.input, Rank)
+
+
+def test_order_by_limit_offset_is_a_rank_of_all() -> None:
+    rank = find(bind("SELECT a FROM t ORDER BY d DESC, a LIMIT 10 OFFSET 5"), Rank)
+    assert isinstance(rank, Rank)
+    assert (rank.partition, rank.start, rank.end, rank.with_rank) == ((), 6, 15, False)
+
+
+def test_limit_alone_keeps_any_rows() -> None:
+    rank = find(bind("SELECT a FROM t LIMIT 2"), Rank)
+    assert isinstance(rank, Rank)
+    assert rank.order == ()
+
+
+def test_order_without_limit_is_dropped() -> None:
+    assert bind("SELECT a, b FROM t ORDER BY b") == bind("SELECT a, b FROM t")
+
+
+@pytest.mark.parametrize(
+    ("sql", "message", "hint", "line", "column"),
+    [
+        (
+            "SELECT a,\n SUM(b) OVER (PARTITION BY a ORDER BY ts) AS x FROM t",
+            "SUM(...) OVER is not supported",
+            "GROUP BY",
+            2,
+            9,
+        ),
+        (
+            "SELECT a, ROW_NUMBER() OVER (ORDER BY ts) AS n FROM t",
+            "needs an upper bound",
+            "WHERE n <= 10",
+            1,
+            11,
+        ),
+        (
+            "SELECT * FROM (SELECT a, ROW_NUMBER() OVER (PARTITION BY b) AS n FROM t) AS q WHERE n = 1",
+            "needs an ORDER BY",
+            "which rows come first",
+            1,
+            26,
+        ),
+        ("SELECT a FROM t OFFSET 3", "OFFSET without LIMIT", "LIMIT", 1, 17),
+    ],
+)
+def test_what_streaming_cannot_run_is_refused_by_name(
+    sql: str, message: str, hint: str, line: int, column: int
+) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        bind(sql)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert (caught.value.line, caught.value.column) == (line, column)

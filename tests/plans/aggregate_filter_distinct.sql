@@ -1,0 +1,2 @@
+SELECT s, COUNT(*) AS n, COUNT(DISTINCT b) FILTER (WHERE d > 0) AS kinds, MAX(d) AS top, AVG(f) AS mean
+FROM t WHERE day >= DATE '2020-06-01' GROUP BY s HAVING COUNT(*) > 1

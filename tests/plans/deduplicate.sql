@@ -1,0 +1,1 @@
+SELECT a, s, d FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY a ORDER BY ts DESC) AS n FROM orders_log) AS q WHERE n = 1

@@ -1,0 +1,1 @@
+SELECT a FROM t WHERE flag OR b IN (SELECT b FROM u)

@@ -1,0 +1,1 @@
+SELECT s, flag, SUM(d) AS total FROM u GROUP BY ROLLUP (s, flag)

@@ -1,0 +1,1 @@
+SELECT a, s FROM t UNION SELECT a, s FROM u

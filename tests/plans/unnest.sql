@@ -1,0 +1,1 @@
+SELECT a, UNNEST(arr) AS item FROM u
