@@ -19,7 +19,7 @@ import llvmlite.binding as llvm
 import numba
 from numba import njit
 
-__all__ = ["CACHE_DIR", "inline", "kernel"]
+__all__ = ["CACHE_DIR", "inline", "kernel", "routine"]
 
 
 def _fingerprint() -> str:
@@ -56,3 +56,11 @@ def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
 def inline(function: Callable[..., Any]) -> Any:
     """A small function inlined into the kernels that call it."""
     return njit(function, inline="always", nogil=True, error_model="numpy")
+
+
+def routine(function: Callable[..., Any]) -> Any:
+    """A function that kernels call, typed by its callers; whether to inline it is left to LLVM.
+
+    For bodies of more than a few lines: numba's own inlining of nested ones costs seconds of compile time.
+    """
+    return njit(function, nogil=True, error_model="numpy")

@@ -1,0 +1,90 @@
+"""Consolidation: sum the weights of equal rows, drop the zeros.
+
+Two rows are equal if all their columns are: NULL equals NULL, NaN equals NaN, -0.0 equals 0.0, in nested values too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.batch import Batch, concat
+from forebay.engine.state.arrays import hash_rows
+from forebay.engine.state.slots import column_of
+from forebay.kernels.consolidate import group_hashes, sum_by_group
+
+Mask = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.int64]
+
+
+def consolidate(batches: Sequence[Batch]) -> Batch | None:
+    """One batch with each distinct row once and no zero weights; None if nothing is left. Rows keep their first place."""
+    batches = [b for b in batches if b.num_rows]
+    if not batches:
+        return None
+    merged = concat(batches)
+    group, first = group_rows(merged.rows)
+    weights = np.zeros(first.shape[0], np.int64)
+    sum_by_group(group, merged.weight_array(), weights)
+    kept = np.flatnonzero(weights)
+    if not kept.shape[0]:
+        return None
+    if kept.shape[0] == merged.num_rows:
+        return merged
+    return Batch(merged.rows.take(pa.array(first[kept])), weights[kept])
+
+
+def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
+    """(group, first): equal rows have equal numbers, from 0 in order of appearance; the row where each appeared first."""
+    n = rows.num_rows
+    hashes = hash_rows(rows, range(rows.num_columns))
+    group, first = np.empty(n, np.int64), np.empty(n, np.int64)
+    table = np.zeros(1 << (2 * n).bit_length(), np.int64)
+    first = first[: group_hashes(hashes, table, group, first)]
+    if first.shape[0] == n:
+        return group, first
+    again = np.flatnonzero(first[group] != np.arange(n))
+    same = same_rows(rows.take(pa.array(again)), rows.take(pa.array(first[group[again]])))
+    if same.all():
+        return group, first
+    return _split_collisions(rows, group, first, again[~same])
+
+
+def _split_collisions(rows: pa.RecordBatch, group: Ids, first: Ids, strange: Ids) -> tuple[Ids, Ids]:
+    """Give rows that differ from the first of equal hash groups of their own."""
+    sub_group, sub_first = group_rows_slowly(rows.take(pa.array(strange)))
+    group[strange] = sub_group + first.shape[0]
+    return group, np.concatenate([first, strange[sub_first]])
+
+
+def group_rows_slowly(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
+    """`group_rows` by comparing each row with every group: for rows whose hashes say nothing."""
+    group, first = np.zeros(rows.num_rows, np.int64), [0]
+    for i in range(1, rows.num_rows):
+        one = rows.take(pa.array([i] * len(first)))
+        hits = np.flatnonzero(same_rows(rows.take(pa.array(first)), one))
+        group[i] = hits[0] if hits.shape[0] else len(first)
+        if not hits.shape[0]:
+            first.append(i)
+    return group, np.array(first)
+
+
+def same_rows(left: pa.RecordBatch, right: pa.RecordBatch) -> Mask:
+    """Which rows of two batches of one schema and length are equal."""
+    same = np.ones(left.num_rows, bool)
+    for a, b in zip(left.columns, right.columns):
+        same &= same_values(a, b)
+    return same
+
+
+def same_values(left: pa.Array, right: pa.Array) -> Mask:
+    """Which values of two columns of one type and length are equal, NULL to NULL and NaN to NaN."""
+    column = column_of(left.type)
+    ids = np.arange(len(left))
+    column.put(ids, left)
+    equal = np.ones(len(left), np.uint8)
+    column.keep_equal(ids, right, equal)
+    return equal.astype(bool)

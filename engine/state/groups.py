@@ -1,0 +1,165 @@
+"""Keyed state: a key table whose every id owns a row of int64 words, transactional by epoch and saved by what changed.
+
+A *group* is a live id. Before its words change in an epoch it is *opened*, which keeps the old words: they are the undo log,
+the old side of the output, and what the next checkpoint has to write. Words of an id that is not live are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.state.keys import KeyTable, RowTable
+from forebay.kernels import group as kernels
+
+Ids = npt.NDArray[np.int64]
+Words = npt.NDArray[np.int64]
+
+_ROWS = {b"part": b"rows"}
+_DEAD = {b"part": b"dead"}
+_ID = pa.field("__id", pa.int64(), False)
+
+
+class Opened(NamedTuple):
+    """Groups opened by one call: their ids, where in the call each appeared first, and their words before."""
+
+    ids: Ids
+    first: Ids
+    words: Words
+
+
+class GroupTable:
+    """Words by id: `words[id]` is int64[width]; `keys` says which ids live and what is stored with them."""
+
+    def __init__(self, keys: RowTable, width: int) -> None:
+        self.keys = keys
+        self.width = width
+        self.words: Words = np.zeros((0, width), np.int64)
+        self._stamp: Ids = np.zeros(0, np.int64)
+        self._now = 1
+        self._opened: list[Opened] = []
+        self._dying: list[Ids] = []
+        self._dirty: list[Ids] = []
+
+    def intern(self, rows: pa.RecordBatch) -> Ids:
+        """The id of each row's key; keys not seen before become groups with zero words."""
+        assert isinstance(self.keys, KeyTable)
+        ids = self.keys.intern(rows)
+        self.reserve(self.keys.capacity)
+        return ids
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for words of ids below `capacity`."""
+        have = self.words.shape[0]
+        if capacity <= have:
+            return
+        size = max(capacity, have + have // 2, 1024)
+        words = np.zeros((size, self.width), np.int64)
+        words[:have] = self.words
+        stamp = np.zeros(size, np.int64)
+        stamp[:have] = self._stamp
+        self.words, self._stamp = words, stamp
+
+    def open(self, ids: Ids) -> Opened:
+        """Open the distinct ids that this epoch has not opened yet, in order of appearance."""
+        fresh = np.empty(ids.shape[0], np.int64)
+        first = np.empty(ids.shape[0], np.int64)
+        n = kernels.touch(ids, self._stamp, self._now, fresh, first)
+        opened = Opened(fresh[:n], first[:n], self.read(fresh[:n]))
+        if n:
+            self._opened.append(opened)
+            self._dirty.append(opened.ids)
+        return opened
+
+    def read(self, ids: Ids) -> Words:
+        """A copy of the words of each id: int64[n, width]."""
+        out = np.empty((ids.shape[0], self.width), np.int64)
+        kernels.gather(self.words, ids, out)
+        return out
+
+    def write(self, ids: Ids, words: Words) -> None:
+        """Set the words of opened ids."""
+        kernels.scatter(words, ids, self.words)
+
+    def free(self, ids: Ids) -> None:
+        """Let opened groups die at commit; until then they can be read, and are still found by their key."""
+        if ids.shape[0]:
+            self._dying.append(ids)
+
+    def all_ids(self) -> Ids:
+        """Every live id, ascending."""
+        return self.keys.all_ids()
+
+    def rows(self) -> int:
+        return self.keys.count
+
+    def nbytes(self) -> int:
+        return self.keys.nbytes() + self.words.nbytes + self._stamp.nbytes
+
+    def commit(self) -> None:
+        if self._dying:
+            dead = np.concatenate(self._dying)
+            self.words[dead] = 0
+            self.keys.release(dead)
+        self.keys.commit()
+        self._next()
+
+    def rollback(self) -> None:
+        for opened in reversed(self._opened):
+            self.write(opened.ids, opened.words)
+        self.keys.rollback()
+        self._next()
+
+    def _next(self) -> None:
+        self._opened.clear()
+        self._dying.clear()
+        self._now += 1
+
+    def changes(self, full: bool) -> list[pa.RecordBatch]:
+        dirty = [] if full else self._dirty
+        self._dirty = []
+        ids = self.keys.all_ids() if full else np.unique(np.concatenate(dirty)) if dirty else np.zeros(0, np.int64)
+        live = self.keys.live(ids)
+        batches = []
+        if not live.all():
+            schema = pa.schema([_ID], _DEAD)
+            batches.append(pa.RecordBatch.from_arrays([pa.array(ids[~live])], schema=schema))
+        if live.any():
+            batches.append(self._saved(ids[live]))
+        return batches
+
+    def _saved(self, ids: Ids) -> pa.RecordBatch:
+        words = self.read(ids)
+        stored = self.keys.gather(ids)
+        columns = [pa.array(ids), *(pa.array(np.ascontiguousarray(words[:, j])) for j in range(self.width)), *stored.columns]
+        fields = [_ID, *(pa.field(f"__w{j}", pa.int64(), False) for j in range(self.width))]
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*fields, *stored.schema], _ROWS))
+
+    def load(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """The last batch that names an id says what it is."""
+        saved = [b for b in batches if b.num_rows]
+        if not saved:
+            return
+        ids = np.concatenate([b.column(0).to_numpy() for b in saved])
+        _, last = np.unique(ids[::-1], return_index=True)
+        newest = np.zeros(ids.shape[0], bool)
+        newest[ids.shape[0] - 1 - last] = True
+        start = 0
+        for batch in saved:
+            keep = newest[start : start + batch.num_rows]
+            start += batch.num_rows
+            if batch.schema.metadata[b"part"] == b"rows" and keep.any():
+                self._restore(batch.filter(pa.array(keep)))
+        self.keys.loaded()
+
+    def _restore(self, batch: pa.RecordBatch) -> None:
+        ids = batch.column(0).to_numpy()
+        columns = batch.columns[1 + self.width :]
+        self.keys.restore(ids, pa.RecordBatch.from_arrays(columns, schema=self.keys.schema))
+        self.reserve(self.keys.capacity)
+        words = [batch.column(1 + j).to_numpy() for j in range(self.width)]
+        self.write(ids, np.column_stack(words) if words else np.zeros((ids.shape[0], 0), np.int64))
