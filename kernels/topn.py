@@ -190,7 +190,9 @@ def offer(words, child, roots, sizes, limit, groups, offered, free, accepted, ev
 
 
 @kernel(
-    int64(matrix, matrix, i64_in, i64_in, matrix_in, int64, int64, int64, int64, boolean, boolean, i64_in, u8_in, matrix)
+    int64(
+        matrix, matrix, i64_in, i64_in, matrix_in, int64, int64, int64, int64, boolean, boolean, i64_in, u8_in, matrix
+    )
 )
 def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, beyond, plan, heap, out):
     """The nodes of each group whose rank lies in [start, end], in order; returns how many, even past the room in `out`.

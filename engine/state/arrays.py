@@ -145,7 +145,9 @@ def integer_array(values: Int64s, null: Mask | None, kind: pa.DataType) -> pa.Ar
     return fixed_array(values.astype(_DTYPES[kind.bit_width // 8]), null, kind)
 
 
-def text_array(offsets: npt.NDArray[np.int32], data: npt.NDArray[np.uint8], null: Mask | None, kind: pa.DataType) -> pa.Array:
+def text_array(
+    offsets: npt.NDArray[np.int32], data: npt.NDArray[np.uint8], null: Mask | None, kind: pa.DataType
+) -> pa.Array:
     """The text column with these offsets and bytes."""
     validity, nulls = None, 0
     if null is not None and null.any():

@@ -135,7 +135,11 @@ class GroupTable:
     def _saved(self, ids: Ids) -> pa.RecordBatch:
         words = self.read(ids)
         stored = self.keys.gather(ids)
-        columns = [pa.array(ids), *(pa.array(np.ascontiguousarray(words[:, j])) for j in range(self.width)), *stored.columns]
+        columns = [
+            pa.array(ids),
+            *(pa.array(np.ascontiguousarray(words[:, j])) for j in range(self.width)),
+            *stored.columns,
+        ]
         fields = [_ID, *(pa.field(f"__w{j}", pa.int64(), False) for j in range(self.width))]
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*fields, *stored.schema], _ROWS))
 

@@ -92,7 +92,9 @@ class _Encoder:
         self.order_width = len(self.plan)
         if self._ties:
             self.plan.append(topn.WORD)
-        self.text_columns = [j for j, step in enumerate(self.plan) if step != topn.WORD and self.plan[j - 1] == topn.WORD]
+        self.text_columns = [
+            j for j, step in enumerate(self.plan) if step != topn.WORD and self.plan[j - 1] == topn.WORD
+        ]
 
     def encode(self, rows: pa.RecordBatch) -> Words:
         out = np.empty((rows.num_rows, len(self.plan)), np.int64)
@@ -236,7 +238,18 @@ class OrderIndex:
         accepted = np.empty(groups.shape[0], np.int64)
         evicted = np.empty(groups.shape[0], np.int64)
         topn.offer(
-            self.words, self.child, self.roots, sizes, limit, groups, words, free, accepted, evicted, self.plan, self.heap
+            self.words,
+            self.child,
+            self.roots,
+            sizes,
+            limit,
+            groups,
+            words,
+            free,
+            accepted,
+            evicted,
+            self.plan,
+            self.heap,
         )
         row = np.flatnonzero(accepted >= 0)
         self._position[accepted[row]] = row + 1

@@ -36,7 +36,9 @@ def grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
     have = array.shape[0]
     if size <= have:
         return array
-    larger = np.full((max(size, 2 * have if have < 1 << 20 else have + have // 2, 64), *array.shape[1:]), fill, array.dtype)
+    larger = np.full(
+        (max(size, 2 * have if have < 1 << 20 else have + have // 2, 64), *array.shape[1:]), fill, array.dtype
+    )
     larger[:have] = array
     return larger
 

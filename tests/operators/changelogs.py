@@ -44,7 +44,9 @@ def rows_of(schema: pa.Schema) -> st.SearchStrategy[Row]:
 
 
 @st.composite
-def histories(draw: st.DrawFn, schema: pa.Schema, append_only: bool = False, epochs: int = 5, most: int = 12) -> list[Epoch]:
+def histories(
+    draw: st.DrawFn, schema: pa.Schema, append_only: bool = False, epochs: int = 5, most: int = 12
+) -> list[Epoch]:
     """Up to `epochs` epochs of up to `most` changes each."""
     live: Counter[Any] = Counter()
     known: dict[Any, Row] = {}
