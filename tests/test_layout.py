@@ -39,7 +39,18 @@ def test_imports_run_one_way(path: Path) -> None:
             assert parts[0] in {"numpy", "numba", "llvmlite", "__future__"} or parts[0] in STDLIB_OF_KERNELS, name
 
 
-STDLIB_OF_KERNELS = {"hashlib", "os", "platform", "tempfile", "collections", "pathlib", "typing", "importlib", "sys", "math"}
+STDLIB_OF_KERNELS = {
+    "hashlib",
+    "os",
+    "platform",
+    "tempfile",
+    "collections",
+    "pathlib",
+    "typing",
+    "importlib",
+    "sys",
+    "math",
+}
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))
