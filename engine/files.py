@@ -72,6 +72,16 @@ class Files:
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
 
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer at the end of the file."""
+        with open(path, "rb", buffering=0) as f:
+            f.seek(offset)
+            return f.read(size)
+
+    def size(self, path: Path) -> int:
+        """The size of a file in bytes."""
+        return path.stat().st_size
+
     def truncate(self, path: Path, size: int) -> None:
         """Cut a torn tail."""
         with open(path, "r+b") as f:

@@ -1,0 +1,72 @@
+"""Options of the embedded log, named as Kafka's where they mean the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from forebay.connectors import options as read
+from forebay.connectors import records
+from forebay.engine.connector import Option, TableSpec
+
+_MODES = ("latest-offset", "timestamp", "specific-offsets")
+
+TOPIC = Option("topic", "topic to read or write; several to read are separated by ';'")
+TOPIC_PATTERN = Option("topic-pattern", "regular expression of topics to read; new ones are found while running")
+PARTITIONS = Option(
+    "partitions", "partitions of a topic that is not there yet; an existing one is only ever widened", "1"
+)
+STARTUP_MODE = Option("scan.startup.mode", "where to begin", "earliest-offset", choices=("earliest-offset", *_MODES))
+STARTUP_TIME = Option("scan.startup.timestamp-millis", "begin at this timestamp, milliseconds since 1970")
+STARTUP_OFFSETS = Option("scan.startup.specific-offsets", "'partition:0,offset:42;partition:1,offset:300'")
+BOUNDED_MODE = Option("scan.bounded.mode", "where to end", "unbounded", choices=("unbounded", *_MODES))
+BOUNDED_TIME = Option("scan.bounded.timestamp-millis", "end at this timestamp, milliseconds since 1970")
+BOUNDED_OFFSETS = Option("scan.bounded.specific-offsets", "'partition:0,offset:42;partition:1,offset:300'")
+GUARANTEE = Option(
+    "sink.delivery-guarantee",
+    "'exactly-once' shows rows at checkpoints only, 'at-least-once' at once",
+    "at-least-once",
+    choices=("exactly-once", "at-least-once", "none"),
+)
+SINK_ID = Option("sink.transactional-id-prefix", "name under which the log remembers this sink's checkpoints")
+PARTITIONER = Option(
+    "sink.partitioner",
+    "by key, else batch by batch ('default'); row by row; or all to partition 0 ('fixed')",
+    "default",
+    choices=("default", "round-robin", "fixed"),
+)
+RETENTION_MS = Option("retention.ms", "remove closed segments whose records are all older; -1 keeps them", "-1")
+RETENTION_BYTES = Option(
+    "retention.bytes", "remove the oldest closed segments of a partition beyond this; -1 keeps", "-1"
+)
+
+SOURCE_OPTIONS = (
+    TOPIC,
+    TOPIC_PATTERN,
+    PARTITIONS,
+    STARTUP_MODE,
+    STARTUP_TIME,
+    STARTUP_OFFSETS,
+    BOUNDED_MODE,
+    BOUNDED_TIME,
+    BOUNDED_OFFSETS,
+)
+SINK_OPTIONS = (GUARANTEE, SINK_ID, PARTITIONER, RETENTION_MS, RETENTION_BYTES)
+OPTIONS = (*SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS)
+UPSERT_OPTIONS = tuple(o for o in OPTIONS if not o.name.startswith("scan.startup") and o.name != "key.fields")
+
+_OFFSET = re.compile(r"\s*partition:(\d+),offset:(\d+)\s*")
+
+
+def topics_of(spec: TableSpec) -> list[str]:
+    """The topics that are named."""
+    return [t.strip() for t in (spec.options.get(TOPIC.name) or "").split(";") if t.strip()]
+
+
+def specific_offsets(options: Mapping[str, str], option: Option) -> dict[int, int]:
+    """Offsets by partition, from Flink's notation."""
+    value = read.required(options, option)
+    found = [_OFFSET.fullmatch(part) for part in value.split(";") if part.strip()]
+    if not found or any(m is None for m in found):
+        raise read.bad_value(option, value, option.doc)
+    return {int(m[1]): int(m[2]) for m in found if m is not None}
