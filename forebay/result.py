@@ -1,0 +1,153 @@
+"""What a statement gives back: rows, a message, or a stream of changes."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from forebay.engine.batch import Batch
+from forebay.engine.errors import ForebayError
+from forebay.engine.types import from_arrow
+
+
+class Result:
+    """The outcome of a statement, with a cursor over its rows (DB-API names).
+
+    A query has rows; DDL and DML have a `message` and, for DML, a `rowcount`.
+    """
+
+    def __init__(self, table: pa.Table | None = None, *, message: str = "", rowcount: int = -1) -> None:
+        self._table = table
+        self._at = 0
+        self.message = message
+        self.rowcount = table.num_rows if table is not None and rowcount < 0 else rowcount
+        self.warnings: list[str] = []
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the rows; empty for statements without rows."""
+        return self._table.schema if self._table is not None else pa.schema([])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.schema.names)
+
+    @property
+    def description(self) -> list[tuple[str, str, None, None, None, None, bool]] | None:
+        """DB-API description: name and SQL type of each column; None without rows."""
+        if self._table is None:
+            return None
+        return [(f.name, str(from_arrow(f.type)), None, None, None, None, f.nullable) for f in self.schema]
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The next row, or None at the end."""
+        rows = self.fetchmany(1)
+        return rows[0] if rows else None
+
+    def fetchmany(self, size: int = 1) -> list[tuple[Any, ...]]:
+        """Up to `size` next rows."""
+        part = self.arrow().slice(self._at, size)
+        self._at += part.num_rows
+        return [tuple(row) for row in zip(*(column.to_pylist() for column in part.columns))]
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """The rows that are left."""
+        return self.fetchmany(max(self.arrow().num_rows - self._at, 0))
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        while (row := self.fetchone()) is not None:
+            yield row
+
+    def arrow(self) -> pa.Table:
+        """All rows as an Arrow table.
+
+        Raises:
+            ForebayError: the statement has no rows.
+        """
+        if self._table is None:
+            raise ForebayError("the statement returned no rows", detail=self.message or None)
+        return self._table
+
+    def df(self) -> Any:
+        """All rows as a pandas DataFrame (needs `forebay[pandas]`)."""
+        return self.arrow().to_pandas()
+
+    def pl(self) -> Any:
+        """All rows as a Polars DataFrame (needs `forebay[polars]`)."""
+        import polars
+
+        return polars.from_arrow(self.arrow())
+
+    def __repr__(self) -> str:
+        if self._table is None:
+            return f"<Result: {self.message}>"
+        return f"<Result: {self._table.num_rows} rows of ({', '.join(self.columns)})>"
+
+
+class ChangeStream:
+    """The changes of a continuous query, epoch by epoch. Iterate it, or its `batches()`; close it to end the query."""
+
+    def __init__(self, schema: pa.Schema, close: Callable[[], None]) -> None:
+        self.schema = schema
+        self._queue: queue.Queue[list[Batch] | BaseException | None] = queue.Queue()
+        self._close = close
+        self._open = True
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
+
+    def deliver(self, batches: list[Batch]) -> None:
+        """Called by the dataflow after each epoch with changes."""
+        self._queue.put(batches)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Called by the dataflow when the query is over."""
+        self._queue.put(error)
+
+    def batches(self, timeout: float | None = None) -> Iterator[Batch]:
+        """Changelog batches as they come; ends with the query, or after `timeout` seconds without a change."""
+        while self._open:
+            try:
+                item = self._queue.get(timeout=timeout)
+            except queue.Empty:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                return
+            yield from item
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """('+I' or '-D', row) per change."""
+        for batch in self.batches():
+            yield from changes(batch)
+
+    def fetch(self, timeout: float = 1.0) -> list[tuple[str, tuple[Any, ...]]]:
+        """The changes that come until none has come for `timeout` seconds."""
+        return [change for batch in self.batches(timeout) for change in changes(batch)]
+
+    def close(self) -> None:
+        """End the query."""
+        if self._open:
+            self._open = False
+            self._close()
+
+    def __enter__(self) -> ChangeStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def changes(batch: Batch) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """A batch as ('+I' or '-D', row), each as often as its weight says."""
+    rows = zip(*(column.to_pylist() for column in batch.rows.columns))
+    for row, weight in zip(rows, batch.weight_array().tolist()):
+        kind = "+I" if weight > 0 else "-D"
+        for _ in range(abs(weight)):
+            yield kind, tuple(row)
