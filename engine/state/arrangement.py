@@ -1,0 +1,454 @@
+"""The arrangement: the rows of one relation indexed by one key, with multiset weights, shared by any number of readers.
+
+Births and deaths have an epoch. Row ids ascend, so births need no column: the first id of each recent epoch is enough. A
+death is stamped on the row, which stays in its chain until `commit`, and longer while a reader *holds* an older epoch. So a
+reader can ask for the contents before an epoch (*old*) or after it (*new*), whoever else has moved on:
+
+    visible(most, least)   id < most, and alive or dead since epoch `least` or later
+    old of epoch e         most = first id of e,      least = e
+    new of epoch e         most = first id of e + 1,  least = e + 1
+
+That is what makes ΔL ⋈ R_old + L_new ⋈ ΔR exact for any order of processing, self joins included.
+A retraction finds its row by *identity*: columns known to be unique, or the whole row; the index for that is built at the first
+retraction, so append-only relations never pay for it. A retraction that finds no row is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.batch import Batch, Weights
+from forebay.engine.consolidate import consolidate, same_values
+from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
+from forebay.engine.state.index import Hashes, RowIndex
+from forebay.engine.state.rows import CHUNK, ChunkTable, Ids, RowStore
+from forebay.kernels.rows import MASK, SHIFT
+
+PAIRS = 1 << 16
+"""Most pairs in one piece of a probe: output batches stay bounded."""
+_FOREVER = 2**62
+_PART = b"part"
+_ID = pa.field("__id", pa.int64(), False)
+_WEIGHT = pa.field("__weight", pa.int64(), False)
+
+
+class View:
+    """What a reader sees of an arrangement: its rows before or after an epoch, or none at all."""
+
+    __slots__ = ("least", "most")
+
+    def __init__(self, most: int, least: int) -> None:
+        self.most = most
+        self.least = least
+
+
+NOTHING = View(0, _FOREVER)
+
+
+class Arrangement:
+    """Rows by key. One writer (`update`, then `commit` or `rollback`) per epoch; readers in between."""
+
+    def __init__(self, schema: pa.Schema, key: Sequence[int], identity: Sequence[int] | None = None) -> None:
+        """`key`: columns of the index (none: one chain with all rows). `identity`: columns known to be unique."""
+        self.schema = schema
+        self.key = tuple(key)
+        self.identity = tuple(identity) if identity is not None else tuple(range(len(schema)))
+        self.unique = identity is not None
+        self.unmatched = 0
+        """Retractions that found no row."""
+        self._held: dict[int, int] = {}
+        self._closed = -1
+        """The last epoch that was committed."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._store = RowStore(self.schema)
+        self._index = RowIndex()
+        self._by_identity: RowIndex | None = None
+        self._died = ChunkTable(8, fill=0)
+        self._weights = ChunkTable(8, fill=0)
+        self._live = 0
+        self._dead = 0
+        self._firsts: list[tuple[int, int]] = []
+        self._pending: list[tuple[int, Ids]] = []
+        self._null_keys = 0
+        self._saved_to = 1
+        self._killed: list[Ids] = []
+        self._moved = False
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def update(self, batches: Sequence[Batch], epoch: int) -> None:
+        """Apply all changes of one epoch: births first, so that a row may be born and die in it."""
+        self._firsts.append((epoch, self._store.next_id))
+        deaths = []
+        for batch in batches:
+            if batch.weights is None:
+                self._born(batch.rows, None)
+                continue
+            positive = batch.weights > 0
+            if positive.all():
+                self._born(batch.rows, batch.weights)
+            else:
+                self._born(batch.rows.filter(pa.array(positive)), batch.weights[positive])
+                negative = batch.weights < 0
+                deaths.append(Batch(batch.rows.filter(pa.array(negative)), batch.weights[negative]))
+        gone = consolidate(deaths) if deaths else None
+        if gone is not None:
+            self._kill(gone.rows, -gone.weight_array(), epoch)
+
+    def _born(self, rows: pa.RecordBatch, weights: Weights | None) -> None:
+        if not rows.num_rows:
+            return
+        first = self._store.append(rows)
+        ids = np.arange(first, first + rows.num_rows)
+        self._index.insert(self._hash_keys(rows), ids)
+        if self._by_identity is not None:
+            self._by_identity.insert(hash_rows(rows, self.identity), ids)
+        if any(rows.column(k).null_count for k in self.key):
+            self._null_keys += rows.num_rows
+        if weights is not None and not (weights == 1).all():
+            self._put(self._weights, ids, weights - 1)
+        self._live += rows.num_rows
+
+    def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> None:
+        """Take `counts` of each row away; what is left of a heavier row is born again."""
+        probe, ids = self._find(rows)
+        order = np.lexsort((ids, probe))
+        probe, ids = probe[order], ids[order]
+        held = self._weight_of(ids)
+        before = np.cumsum(held) - held
+        starts = np.flatnonzero(np.r_[True, probe[1:] != probe[:-1]]) if probe.size else np.zeros(0, np.int64)
+        before -= np.repeat(before[starts], np.diff(np.r_[starts, probe.size])) if probe.size else 0
+        taken = np.clip(counts[probe] - before, 0, held)
+        matched = np.zeros(rows.num_rows, np.int64)
+        np.add.at(matched, probe, taken)
+        self.unmatched += int((counts - matched).sum())
+        hit = taken > 0
+        dead, left = ids[hit], (held - taken)[hit]
+        if not dead.size:
+            return
+        self._put(self._died, dead, np.full(dead.size, epoch, np.int64))
+        self._pending.append((epoch, dead))
+        self._live -= dead.size
+        if left.any():
+            self._born(self._store.gather(dead[left > 0]), left[left > 0])
+
+    def _find(self, rows: pa.RecordBatch) -> tuple[npt.NDArray[np.int32], Ids]:
+        """(index of the row, live row id) of every stored row that is one of `rows` by identity."""
+        index, columns = self._identity_index()
+        pieces = list(index.pairs(hash_rows(rows, columns), self._died.addresses, _FOREVER, _FOREVER, _FOREVER))
+        if not pieces:
+            return np.zeros(0, np.int32), np.zeros(0, np.int64)
+        probe, ids = pieces[0]
+        keep = self._equal(rows, probe, ids, self.identity)
+        return probe[keep], ids[keep]
+
+    def _identity_index(self) -> tuple[RowIndex, tuple[int, ...]]:
+        """The index by which a retracted row is found: by key if that is selective enough, else by identity."""
+        if self.key and set(self.identity) <= set(self.key):
+            return self._index, self.key
+        if self._by_identity is None:
+            self._by_identity = RowIndex()
+            for ids in self._live_ids():
+                self._by_identity.insert(hash_rows(self._store.gather(ids), self.identity), ids)
+        return self._by_identity, self.identity
+
+    def _equal(self, rows: pa.RecordBatch, probe: npt.NDArray[np.int32], ids: Ids, columns: Sequence[int]) -> Any:
+        """True where stored row ids[i] equals rows[probe[i]] in these columns; NULL equals NULL."""
+        stored = self._store.gather(ids, list(columns))
+        equal = np.ones(ids.shape[0], bool)
+        places = pa.array(probe)
+        for number, column in enumerate(columns):
+            equal &= same_values(stored.column(number), rows.column(column).take(places))
+        return equal
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def old(self, epoch: int) -> View:
+        """The contents before the epoch."""
+        return View(self._first_of(epoch), epoch)
+
+    def new(self, epoch: int) -> View:
+        """The contents after the epoch."""
+        return View(self._first_of(epoch + 1), epoch + 1)
+
+    def _first_of(self, epoch: int) -> int:
+        """The first row id born in `epoch` or later."""
+        for number, first in self._firsts:
+            if number >= epoch:
+                return first
+        return self._store.next_id
+
+    def probe(
+        self, keys: pa.RecordBatch, columns: Sequence[int], view: View, *, nulls_match: bool = False
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        """(index into `keys`, row id) of every visible row whose key equals `columns` of keys[i], in bounded pieces.
+
+        A NULL in a key matches nothing, or with `nulls_match` another NULL.
+        """
+        if not self._live and not self._pending:
+            return
+        usable, places = keys, None
+        if not nulls_match:
+            valid = _valid(keys, columns)
+            if valid is not None:
+                places = np.flatnonzero(valid).astype(np.int32)
+                usable = keys.take(pa.array(places))
+        hashes = hash_rows(usable, columns)
+        for index, ids in self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS):
+            if self._must_verify(usable, columns):
+                same = self._same_keys(usable, columns, index, ids)
+                index, ids = index[same], ids[same]
+            if ids.size:
+                yield (index if places is None else places[index]), ids
+
+    def exists(
+        self, keys: pa.RecordBatch, columns: Sequence[int], view: View, *, nulls_match: bool = False
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each key has a visible row: bool[n]. Costs one probe however many rows match."""
+        found = np.zeros(keys.num_rows, bool)
+        if not self._live and not self._pending:
+            return found
+        ids = self._index.newest(hash_rows(keys, columns), self._died.addresses, view.most, view.least)
+        hit = np.flatnonzero(ids)
+        found[hit] = True
+        if hit.size and self._must_verify(keys, columns):
+            same = self._same_keys(keys, columns, hit.astype(np.int32), ids[hit])
+            for place in hit[~same].tolist():
+                one = keys.slice(place, 1)
+                found[place] = any(True for _ in self.probe(one, columns, view, nulls_match=nulls_match))
+        if not nulls_match:
+            valid = _valid(keys, columns)
+            if valid is not None:
+                found &= valid
+        return found
+
+    def rows_at(self, ids: Ids) -> pa.RecordBatch:
+        """The rows with these ids."""
+        return self._store.gather(ids)
+
+    def weights_at(self, ids: Ids) -> Weights | None:
+        """Their weights; None when all are 1."""
+        return self._weight_of(ids) if self._weights.chunks else None
+
+    def contents(self, view: View | None = None) -> Iterator[Batch]:
+        """All live rows (or those that a view sees), a chunk at a time."""
+        for ids in self._live_ids(view):
+            yield Batch(self._store.gather(ids), self.weights_at(ids))
+
+    def lookup(self, keys: pa.RecordBatch) -> pa.RecordBatch:
+        """Live rows whose key equals one of `keys` (the key columns, in the order of `key`)."""
+        columns = range(len(self.key))
+        found = [ids for _, ids in self.probe(keys, columns, View(_FOREVER, _FOREVER))]
+        return self._store.gather(np.concatenate(found) if found else np.zeros(0, np.int64))
+
+    def sees_any(self, view: View) -> bool:
+        """Whether the view has a row at all."""
+        return any(True for _ in self._live_ids(view))
+
+    def sees_null_key(self, view: View) -> bool:
+        """Whether the view has a row with a NULL in its key."""
+        if not self._null_keys:
+            return False
+        return any(
+            _valid(rows, range(len(self.key))) is not None
+            for rows in (self._store.gather(ids, list(self.key)) for ids in self._live_ids(view))
+        )
+
+    def _live_ids(self, view: View | None = None, since: int = 1) -> Iterator[Ids]:
+        last = self._store.next_id
+        most, least = (view.most, view.least) if view is not None else (_FOREVER, _FOREVER)
+        for start in range(since & ~MASK, last, CHUNK):
+            ids = np.arange(max(start, since), min(start + CHUNK, last, most))
+            died = self._died.chunks.get(start >> SHIFT)
+            if died is not None and ids.size:
+                stamps = died[: CHUNK * 8].view(np.int64)[ids & MASK]
+                ids = ids[(stamps == 0) | (stamps >= least)]
+            if ids.size:
+                yield ids
+
+    # -- keys ---------------------------------------------------------------------------------------------------
+
+    def _hash_keys(self, rows: pa.RecordBatch) -> Hashes:
+        return hash_rows(rows, self.key)
+
+    def _must_verify(self, keys: pa.RecordBatch, columns: Sequence[int]) -> bool:
+        """Equal hashes are equal keys for one fixed-width column without NULLs, and for no columns at all."""
+        if len(self.key) != 1:
+            return bool(self.key)
+        kind = self.schema.field(self.key[0]).type
+        return self._null_keys > 0 or not is_fixed(kind) or kind != keys.schema.field(columns[0]).type
+
+    def _same_keys(
+        self, keys: pa.RecordBatch, columns: Sequence[int], probe: npt.NDArray[np.int32], ids: Ids
+    ) -> npt.NDArray[np.bool_]:
+        stored = self._store.gather(ids, list(self.key))
+        places = pa.array(probe)
+        same = np.ones(ids.shape[0], bool)
+        for number, column in enumerate(columns):
+            same &= same_values(stored.column(number), keys.column(column).take(places))
+        return same
+
+    # -- small columns ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _put(table: ChunkTable, ids: Ids, values: Weights) -> None:
+        chunks = ids >> SHIFT
+        for chunk in np.unique(chunks).tolist():
+            mine = chunks == chunk
+            table.require(chunk)[: CHUNK * 8].view(np.int64)[ids[mine] & MASK] = values[mine]
+
+    def _weight_of(self, ids: Ids) -> Weights:
+        out = np.ones(ids.shape[0], np.int64)
+        for chunk in self._weights.chunks:
+            mine = np.flatnonzero(ids >> SHIFT == chunk)
+            extra = self._weights.chunks[chunk][: CHUNK * 8].view(np.int64)
+            out[mine] += extra[ids[mine] & MASK]
+        return out
+
+    # -- the state contract -------------------------------------------------------------------------------------
+
+    def hold(self, epoch: int) -> None:
+        """Keep what a reader needs to go on from the end of `epoch`; may be held several times."""
+        self._held[epoch] = self._held.get(epoch, 0) + 1
+
+    def release(self, epoch: int) -> None:
+        """Undo one `hold`."""
+        self._held[epoch] -= 1
+        if not self._held[epoch]:
+            del self._held[epoch]
+
+    def nbytes(self) -> int:
+        extra = self._by_identity.nbytes() if self._by_identity is not None else 0
+        tables = self._died.nbytes() + self._weights.nbytes()
+        return self._store.nbytes() + self._index.nbytes() + extra + tables
+
+    def rows(self) -> int:
+        return self._live
+
+    def commit(self) -> None:
+        """Close the epoch: rows that no reader can see any more leave their chains."""
+        if not self._firsts:
+            return
+        oldest = min(self._held, default=_FOREVER)
+        self._killed.extend(ids for epoch, ids in self._pending if epoch > self._closed)
+        self._closed = max(self._closed, self._firsts[-1][0])
+        gone = [ids for epoch, ids in self._pending if epoch <= oldest]
+        self._pending = [(epoch, ids) for epoch, ids in self._pending if epoch > oldest]
+        self._firsts = [(e, first) for e, first in self._firsts if e > oldest]
+        if gone:
+            self._unlink(np.concatenate(gone))
+        if not self._held and self._dead > max(self._live, CHUNK):
+            self._compact()
+
+    def rollback(self) -> None:
+        """Undo the open epoch."""
+        if not self._firsts or self._firsts[-1][0] <= self._closed:
+            return
+        epoch, first = self._firsts.pop()
+        revived = [ids for e, ids in self._pending if e == epoch]
+        self._pending = [(e, ids) for e, ids in self._pending if e != epoch]
+        for ids in revived:
+            self._put(self._died, ids, np.zeros(ids.size, np.int64))
+            self._live += ids.size
+        born = np.arange(first, self._store.next_id)
+        alive = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=first)])
+        self._live -= alive.size
+        self._put(self._died, born, np.full(born.size, -1, np.int64))
+        self._unlink(born)
+
+    def _unlink(self, ids: Ids) -> None:
+        rows = self._store.gather(ids)
+        self._index.unlink(self._hash_keys(rows), ids)
+        if self._by_identity is not None:
+            self._by_identity.unlink(hash_rows(rows, self.identity), ids)
+        self._dead += ids.size
+
+    def _compact(self) -> None:
+        """Build the arrangement again from its live rows; amortised over at least as many deaths."""
+        live = list(self.contents())
+        unmatched = self.unmatched
+        self._reset()
+        for batch in live:
+            self._born(batch.rows, batch.weights)
+        self.unmatched = unmatched
+        self._moved = True
+
+    def changes(self, full: bool) -> list[pa.RecordBatch]:
+        whole = full or self._moved
+        since, killed = (1, []) if whole else (self._saved_to, self._killed)
+        batches = [_note(b"reset")] if self._moved and not full else []
+        if killed:
+            dead = np.concatenate(killed)
+            dead = dead[dead < since]
+            if dead.size:
+                batches.append(pa.RecordBatch.from_arrays([pa.array(dead)], schema=pa.schema([_ID], {_PART: b"dead"})))
+        batches += [self._saved(ids) for ids in self._live_ids(since=since)]
+        self._saved_to = self._store.next_id
+        self._killed = []
+        self._moved = False
+        return batches
+
+    def _saved(self, ids: Ids) -> pa.RecordBatch:
+        rows = self._store.gather(ids)
+        schema = pa.schema([_ID, _WEIGHT, *rows.schema], {_PART: b"rows"})
+        return pa.RecordBatch.from_arrays([pa.array(ids), pa.array(self._weight_of(ids)), *rows.columns], schema=schema)
+
+    def load(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Rows keep the ids they were saved under, because later changes speak of them."""
+        kept: list[pa.RecordBatch] = []
+        dead: list[Ids] = []
+        for batch in batches:
+            part = batch.schema.metadata[_PART]
+            if part == b"reset":
+                kept, dead = [], []
+            elif part == b"dead":
+                dead.append(batch.column(0).to_numpy())
+            else:
+                kept.append(batch)
+        gone = np.concatenate(dead) if dead else np.zeros(0, np.int64)
+        for batch in kept:
+            self._restore(batch, gone)
+        self._saved_to = self._store.next_id
+        self._killed = []
+
+    def _restore(self, batch: pa.RecordBatch, gone: Ids) -> None:
+        ids, weights = batch.column(0).to_numpy(), batch.column(1).to_numpy()
+        start = self._store.next_id
+        rows = pa.RecordBatch.from_arrays(batch.columns[2:], schema=self.schema)
+        span = np.arange(start, int(ids[-1]) + 1)
+        source = np.searchsorted(ids, span)
+        live = (ids[source] == span) & ~np.isin(span, gone)
+        self._store.append(rows if span.size == ids.size else rows.take(pa.array(source)))
+        self._put(self._died, span[~live], np.full(int((~live).sum()), -1, np.int64))
+        self._dead += int((~live).sum())
+        self._live += int(live.sum())
+        kept, held = rows.take(pa.array(source[live])), weights[source[live]]
+        self._index.insert(self._hash_keys(kept), span[live])
+        if (held != 1).any():
+            self._put(self._weights, span[live], held - 1)
+        if any(kept.column(k).null_count for k in self.key):
+            self._null_keys += kept.num_rows
+
+
+def _valid(keys: pa.RecordBatch, columns: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+    """True where no key column is NULL; None when none is anywhere."""
+    valid = None
+    for column in columns:
+        array = keys.column(column)
+        if array.null_count:
+            mask = ~is_null(array)
+            valid = mask if valid is None else valid & mask
+    return valid
+
+
+def _note(part: bytes) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], pa.int64())], schema=pa.schema([_ID], {_PART: part}))
+
+

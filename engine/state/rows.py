@@ -1,0 +1,252 @@
+"""The row store: columns in append-only chunks of 64K rows, addressed by row ids that ascend from 1.
+
+    row r → chunk r >> 16, place r & 65535
+    fixed width   chunk of 65536 values, in their Arrow bytes (BOOLEAN one byte each)
+    text          chunk of 65537 int32 offsets + a byte heap that grows
+    other         the Arrow arrays as they came (lists, maps, rows): gathered by Arrow
+    validity      one byte per row, in chunks that have a NULL only
+
+The store owns every address that it hands to a kernel. Rows are never moved or changed; a caller that wants them gone
+builds a new store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.state import arrays as columns
+from forebay.kernels import rows as kernels
+from forebay.kernels.rows import MASK, SHIFT
+
+Ids = npt.NDArray[np.int64]
+CHUNK = 1 << SHIFT
+_SLACK = 64
+
+
+class ChunkTable:
+    """Fixed-size chunks of `width` bytes per row, and the addresses of their starts."""
+
+    def __init__(self, width: int, fill: int | None = None, extra: int = 0) -> None:
+        self.width = width
+        self.addresses: Ids = np.zeros(16, np.int64)
+        self.chunks: dict[int, npt.NDArray[np.uint8]] = {}
+        self._fill = fill
+        self._extra = extra
+
+    def require(self, chunk: int) -> npt.NDArray[np.uint8]:
+        """The chunk's bytes, made if absent."""
+        self.reserve(chunk)
+        found = self.chunks.get(chunk)
+        if found is None:
+            size = CHUNK * self.width + self._extra + _SLACK
+            found = np.empty(size, np.uint8) if self._fill is None else np.full(size, self._fill, np.uint8)
+            self.put(chunk, found)
+        return found
+
+    def put(self, chunk: int, data: npt.NDArray[np.uint8]) -> None:
+        """Replace a chunk."""
+        self.reserve(chunk)
+        self.chunks[chunk] = data
+        self.addresses[chunk] = data.ctypes.data
+
+    def reserve(self, chunk: int) -> None:
+        """Room for the address of `chunk`; 0 until it is made."""
+        if chunk >= self.addresses.shape[0]:
+            self.addresses = np.concatenate([self.addresses, np.zeros(max(chunk, self.addresses.shape[0]), np.int64)])
+
+    def nbytes(self) -> int:
+        return sum(c.nbytes for c in self.chunks.values()) + self.addresses.nbytes
+
+
+class _Column(ABC):
+    """The stored values of one column."""
+
+    @abstractmethod
+    def write(self, array: pa.Array, row: int) -> None:
+        """Store the values from row id `row` on; they lie within one chunk."""
+
+    @abstractmethod
+    def gather(self, rows: Ids) -> pa.Array:
+        """The values of the rows, in order."""
+
+    @abstractmethod
+    def nbytes(self) -> int: ...
+
+
+class _Validity:
+    """NULLs of one column."""
+
+    def __init__(self) -> None:
+        self.table = ChunkTable(1, fill=1)
+
+    def write(self, array: pa.Array, row: int) -> None:
+        chunk, place = row >> SHIFT, row & MASK
+        self.table.reserve(chunk)
+        if array.null_count or chunk in self.table.chunks:
+            self.table.require(chunk)[place : place + len(array)] = ~columns.is_null(array)
+
+    def gather(self, rows: Ids) -> columns.Mask | None:
+        """True where NULL; None when no row is."""
+        if not self.table.chunks:
+            return None
+        valid = np.empty(rows.shape[0], np.uint8)
+        if not kernels.gather_valid(self.table.addresses, rows, valid):
+            return None
+        null: columns.Mask = valid == 0
+        return null
+
+
+_GATHERS: dict[int, tuple[Any, type, int]] = {
+    1: (kernels.gather_1, np.uint8, 1),
+    2: (kernels.gather_2, np.int16, 1),
+    4: (kernels.gather_4, np.int32, 1),
+    8: (kernels.gather_8, np.uint64, 1),
+    16: (kernels.gather_16, np.uint64, 2),
+}
+"""By width in bytes: kernel, dtype and number of the words of a value."""
+
+
+class _Fixed(_Column):
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._pair = columns.is_pair(kind)
+        width = 16 if self._pair else 1 if pa.types.is_boolean(kind) else kind.bit_width // 8
+        self._gather, self._dtype, self._words = _GATHERS[width]
+        self._values = ChunkTable(width)
+        self._validity = _Validity()
+
+    def write(self, array: pa.Array, row: int) -> None:
+        self._validity.write(array, row)
+        raw = columns.pairs(array) if self._pair else columns.raw(array)
+        width = self._values.width
+        start = (row & MASK) * width
+        chunk = self._values.require(row >> SHIFT)
+        chunk[start : start + len(array) * width] = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+
+    def gather(self, rows: Ids) -> pa.Array:
+        out = np.empty(rows.shape[0] * self._words, self._dtype)
+        self._gather(self._values.addresses, rows, out)
+        null = self._validity.gather(rows)
+        return columns.fixed_array(out.reshape(-1, 2) if self._pair else out, null, self._kind)
+
+    def nbytes(self) -> int:
+        return self._values.nbytes() + self._validity.table.nbytes()
+
+
+class _Text(_Column):
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._offsets = ChunkTable(4, extra=4)
+        self._heap = ChunkTable(0)
+        self._validity = _Validity()
+
+    def write(self, array: pa.Array, row: int) -> None:
+        self._validity.write(array, row)
+        chunk, place = row >> SHIFT, row & MASK
+        new = chunk not in self._offsets.chunks
+        offsets = self._offsets.require(chunk)[: 4 * (CHUNK + 1)].view(np.int32)
+        if new:
+            offsets[place] = 0
+        starts, data = columns.text(array)
+        used, size = int(offsets[place]), int(starts[-1]) - int(starts[0])
+        heap = self._room(chunk, used, used + size + _SLACK)
+        heap[used : used + size] = data[starts[0] : starts[-1]]
+        np.add(starts[1:], used - int(starts[0]), out=offsets[place + 1 : place + 1 + len(array)])
+
+    def _room(self, chunk: int, used: int, size: int) -> npt.NDArray[np.uint8]:
+        heap = self._heap.chunks.get(chunk)
+        if heap is None or heap.shape[0] < size:
+            grown = np.empty(max(size, CHUNK, 0 if heap is None else heap.shape[0] * 3 // 2), np.uint8)
+            if heap is not None:
+                grown[:used] = heap[:used]
+            self._heap.put(chunk, grown)
+            heap = grown
+        return heap
+
+    def gather(self, rows: Ids) -> pa.Array:
+        starts = np.empty(rows.shape[0] + 1, np.int32)
+        total = kernels.text_offsets(self._offsets.addresses, rows, starts)
+        out = np.empty(total + _SLACK, np.uint8)
+        kernels.text_copy(self._offsets.addresses, self._heap.addresses, rows, starts, out.ctypes.data)
+        return columns.text_array(starts, out, self._validity.gather(rows), self._kind)
+
+    def nbytes(self) -> int:
+        return self._offsets.nbytes() + self._heap.nbytes() + self._validity.table.nbytes()
+
+
+class _Other(_Column):
+    """Nested values: per chunk the arrays as they came, made one when they are first read."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._arrays: dict[int, list[pa.Array]] = {}
+
+    def write(self, array: pa.Array, row: int) -> None:
+        chunk = row >> SHIFT
+        arrays = self._arrays.setdefault(chunk, [])
+        missing = (row & MASK) - sum(map(len, arrays))
+        if missing:
+            arrays.append(pa.nulls(missing, self._kind))
+        arrays.append(array)
+
+    def gather(self, rows: Ids) -> pa.Array:
+        if not rows.shape[0]:
+            return pa.array([], self._kind)
+        chunks, inverse = np.unique(rows >> SHIFT, return_inverse=True)
+        parts, starts = [], [0]
+        for chunk in chunks.tolist():
+            arrays = self._arrays[chunk]
+            if len(arrays) > 1:
+                arrays[:] = [pa.concat_arrays(arrays)]
+            parts.append(arrays[0])
+            starts.append(starts[-1] + len(arrays[0]))
+        whole = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+        return whole.take(pa.array(np.array(starts)[inverse] + (rows & MASK)))
+
+    def nbytes(self) -> int:
+        return sum(a.nbytes for arrays in self._arrays.values() for a in arrays)
+
+
+def _column(kind: pa.DataType) -> _Column:
+    if columns.is_text(kind):
+        return _Text(kind)
+    return _Fixed(kind) if columns.is_fixed(kind) or columns.is_pair(kind) else _Other(kind)
+
+
+class RowStore:
+    """Rows of one schema by id."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.next_id = 1
+        self._columns = [_column(f.type) for f in schema]
+
+    def append(self, rows: pa.RecordBatch) -> int:
+        """Store rows; returns the id of the first, the others follow."""
+        first = self.next_id
+        done = 0
+        while done < rows.num_rows:
+            row = first + done
+            part = rows.slice(done, min(rows.num_rows - done, CHUNK - (row & MASK)))
+            for column, array in zip(self._columns, part.columns):
+                column.write(array, row)
+            done += part.num_rows
+        self.next_id = first + rows.num_rows
+        return first
+
+    def gather(self, ids: Ids, wanted: list[int] | None = None) -> pa.RecordBatch:
+        """The rows with these ids (some columns of them)."""
+        picked = range(len(self._columns)) if wanted is None else wanted
+        schema = self.schema if wanted is None else pa.schema([self.schema.field(i) for i in wanted])
+        arrays = [self._columns[i].gather(ids) for i in picked]
+        if not arrays:
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * len(ids), pa.struct([])))
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def nbytes(self) -> int:
+        return sum(c.nbytes() for c in self._columns)
