@@ -128,5 +128,3 @@ def text_copy(offsets, data, rows, starts, out):
             store_u64(target + 8, load_u64(source + 8))
         else:
             copy_bytes(target, source, length)
-
-

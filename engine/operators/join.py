@@ -112,9 +112,7 @@ class JoinOperator(Operator):
                 out += [self._marked(b, mark) for b in self._presence(left, right, presence)]
         return [Batch(_with_schema(b.rows, self.schema), b.weights) for b in out if b.num_rows]
 
-    def _side(
-        self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool
-    ) -> _Side:
+    def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> _Side:
         old = NOTHING if turn.initial else rows.old(turn.epoch)
         return _Side(rows, keys, concat(delta) if delta else None, old, rows.new(turn.epoch), is_left)
 
@@ -222,7 +220,9 @@ class JoinOperator(Operator):
     @staticmethod
     def _marked(batch: Batch, mark: bool) -> Batch:
         column = pa.array(np.full(batch.num_rows, mark))
-        return batch.with_rows(pa.RecordBatch.from_arrays([*batch.rows.columns, column], names=[*batch.schema.names, "mark"]))
+        return batch.with_rows(
+            pa.RecordBatch.from_arrays([*batch.rows.columns, column], names=[*batch.schema.names, "mark"])
+        )
 
 
 def _joined(mine: pa.RecordBatch, theirs: pa.RecordBatch, mine_is_left: bool) -> pa.RecordBatch:

@@ -450,5 +450,3 @@ def _valid(keys: pa.RecordBatch, columns: Sequence[int]) -> npt.NDArray[np.bool_
 
 def _note(part: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], pa.int64())], schema=pa.schema([_ID], {_PART: part}))
-
-

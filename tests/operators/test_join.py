@@ -30,7 +30,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def naive(kind: str, left: Counter[Row], right: Counter[Row], on: Callable[[Row, Row], bool], width: int) -> Counter[Row]:
+def naive(
+    kind: str, left: Counter[Row], right: Counter[Row], on: Callable[[Row, Row], bool], width: int
+) -> Counter[Row]:
     """The join of two multisets by nested loops."""
     out: Counter[Row] = Counter()
     nulls = (None,) * width
@@ -134,7 +136,9 @@ def same_key(keys: tuple[int, ...], nulls: bool) -> Callable[[Row, Row], bool]:
     return lambda l, r: all((nulls or l[k] is not None) and l[k] == r[k] for k in keys)
 
 
-def run(kind: str, maker: str, seed: int, *, residual: bool = False, nulls: bool = False, restart: bool = False) -> None:
+def run(
+    kind: str, maker: str, seed: int, *, residual: bool = False, nulls: bool = False, restart: bool = False
+) -> None:
     rng = random.Random(seed)
     schema, make, keys = MAKERS[maker]
     worlds = [World(rng, make, schema), World(rng, make, schema)]
@@ -144,7 +148,12 @@ def run(kind: str, maker: str, seed: int, *, residual: bool = False, nulls: bool
         return pc.less_equal(rows.column(1), rows.column(width + 1))
 
     spec = JoinSpec(
-        kind, keys, keys, output_schema(kind, schema, schema), null_equals_null=nulls, residual=condition if residual else None
+        kind,
+        keys,
+        keys,
+        output_schema(kind, schema, schema),
+        null_equals_null=nulls,
+        residual=condition if residual else None,
     )
     sides = [ArrangeOperator(Arrangement(schema, keys)) for _ in worlds]
     join = JoinOperator(spec, sides[0].arrangement, sides[1].arrangement)
@@ -224,7 +233,9 @@ def test_self_join(kind: str) -> None:
     schema, make, keys = MAKERS["int"]
     world = World(rng, make, schema)
     side = ArrangeOperator(Arrangement(schema, keys))
-    join = JoinOperator(JoinSpec(kind, keys, keys, output_schema(kind, schema, schema)), side.arrangement, side.arrangement)
+    join = JoinOperator(
+        JoinSpec(kind, keys, keys, output_schema(kind, schema, schema)), side.arrangement, side.arrangement
+    )
     got: Counter[Row] = Counter()
     for epoch in range(1, 60):
         delta = world.step()
@@ -237,7 +248,9 @@ def test_self_join(kind: str) -> None:
 
 def test_delete_left_and_insert_right_of_one_key_in_one_epoch() -> None:
     left, right = (ArrangeOperator(Arrangement(INT, (0,))) for _ in range(2))
-    join = JoinOperator(JoinSpec("left", (0,), (0,), output_schema("left", INT, INT)), left.arrangement, right.arrangement)
+    join = JoinOperator(
+        JoinSpec("left", (0,), (0,), output_schema("left", INT, INT)), left.arrangement, right.arrangement
+    )
     got: Counter[Row] = Counter()
     for epoch, (ls, rs) in enumerate([([((1, 10), 1)], []), ([((1, 10), -1)], [((1, 20), 1)])], 1):
         deltas = [batch_of(ls, INT), batch_of(rs, INT)]
@@ -251,7 +264,9 @@ def test_delete_left_and_insert_right_of_one_key_in_one_epoch() -> None:
 
 def test_a_row_born_and_dead_in_one_epoch_leaves_no_trace() -> None:
     left, right = (ArrangeOperator(Arrangement(INT, (0,))) for _ in range(2))
-    join = JoinOperator(JoinSpec("full", (0,), (0,), output_schema("full", INT, INT)), left.arrangement, right.arrangement)
+    join = JoinOperator(
+        JoinSpec("full", (0,), (0,), output_schema("full", INT, INT)), left.arrangement, right.arrangement
+    )
     deltas = [batch_of([((1, 10), 1), ((1, 10), -1)], INT), batch_of([((1, 20), 1)], INT)]
     for side, delta in zip((left, right), deltas):
         side.process([delta], Turn(1, 0, (None,)))
@@ -296,7 +311,9 @@ def test_a_late_join_sees_the_past_as_new() -> None:
         for side, world in zip(sides, worlds):
             side.process([world.step()], Turn(epoch, 0, (None,)))
             side.arrangement.commit()
-    join = JoinOperator(JoinSpec("full", keys, keys, output_schema("full", schema, schema)), *(s.arrangement for s in sides))
+    join = JoinOperator(
+        JoinSpec("full", keys, keys, output_schema("full", schema, schema)), *(s.arrangement for s in sides)
+    )
     got: Counter[Row] = Counter()
     past = [list(s.contents()) for s in sides]
     apply(got, join.process(past, Turn(9, 0, (None, None), initial=True)))
