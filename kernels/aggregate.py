@@ -91,8 +91,6 @@ def add_float(acc, at, gids, weights, bits):
             _note_special(row, at, bits[i], w)
         else:
             wide.add_double(row, at, bits[i], w)
-        if row[at + 4] == 0:
-            row[at : at + 7] = 0
 
 
 @routine
@@ -126,8 +124,6 @@ def add_variance(acc, at, gids, weights, values, bits, scratch):
             scratch[1] = e
             wide.add_double(row, at + 7, square[0], w)
             wide.add_double(row, at + 7, square[1], w)
-        if row[at + 4] == 0:
-            row[at : at + 11] = 0
 
 
 @kernel(void(acc_rows, int64, i64_in, i64_in, acc_in, boolean))

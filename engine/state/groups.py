@@ -6,6 +6,7 @@ the old side of the output, and what the next checkpoint has to write. Words of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -33,7 +34,10 @@ class Opened(NamedTuple):
 
 
 class GroupTable:
-    """Words by id: `words[id]` is int64[width]; `keys` says which ids live and what is stored with them."""
+    """Words by id: `words[id]` is int64[width]; `keys` says which ids live and what is stored with them.
+
+    `counters` are the owner's (late rows, unmatched retractions): rolled back with the rest, not saved.
+    """
 
     def __init__(self, keys: RowTable, width: int) -> None:
         self.keys = keys
@@ -44,6 +48,8 @@ class GroupTable:
         self._opened: list[Opened] = []
         self._dying: list[Ids] = []
         self._dirty: list[Ids] = []
+        self.counters: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter()
 
     def intern(self, rows: pa.RecordBatch) -> Ids:
         """The id of each row's key; keys not seen before become groups with zero words."""
@@ -106,12 +112,14 @@ class GroupTable:
             self.words[dead] = 0
             self.keys.release(dead)
         self.keys.commit()
+        self._counted = Counter(self.counters)
         self._next()
 
     def rollback(self) -> None:
         for opened in reversed(self._opened):
             self.write(opened.ids, opened.words)
         self.keys.rollback()
+        self.counters = Counter(self._counted)
         self._next()
 
     def _next(self) -> None:

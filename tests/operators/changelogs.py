@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,45 +26,50 @@ Row = tuple[Any, ...]
 Epoch = list[tuple[Row, int]]
 
 DAY = datetime(2026, 1, 1)
-VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
-    pa.bool_(): st.booleans(),
-    pa.int32(): st.sampled_from([0, 1, -1, 7, 2**31 - 1, -(2**31)]),
-    pa.int64(): st.sampled_from([0, 1, 2, -3, 10, 2**62, -(2**63)]),
-    pa.float64(): st.sampled_from([0.0, -0.0, 0.1, 0.2, -7.5, 1e10, math.nan, math.inf, -math.inf]),
-    pa.decimal128(10, 2): st.sampled_from([decimal.Decimal(v) for v in ("0.00", "1.10", "-2.25", "99999999.99")]),
-    pa.string(): st.sampled_from(["", "a", "b", "ab", "Ähre", "long enough to leave the inline prefix"]),
-    pa.timestamp("ms"): st.sampled_from([DAY + timedelta(minutes=m) for m in range(4)]),
-    pa.date32(): st.sampled_from([date(2026, 1, 1), date(1969, 12, 31)]),
+VALUES: dict[pa.DataType, list[Any]] = {
+    pa.bool_(): [True, False],
+    pa.int32(): [0, 1, -1, 7, 2**31 - 1, -(2**31)],
+    pa.int64(): [0, 1, 2, -3, 10, 2**62, -(2**63)],
+    pa.float64(): [0.0, -0.0, 0.1, 0.2, -7.5, 1e10, math.nan, math.inf, -math.inf],
+    pa.decimal128(10, 2): [decimal.Decimal(v) for v in ("0.00", "1.10", "-2.25", "99999999.99")],
+    pa.string(): ["", "a", "b", "ab", "Ähre", "long enough to leave the inline prefix"],
+    pa.timestamp("ms"): [DAY + timedelta(minutes=m) for m in range(4)],
+    pa.date32(): [date(2026, 1, 1), date(1969, 12, 31)],
 }
 
 
-def rows_of(schema: pa.Schema) -> st.SearchStrategy[Row]:
-    """Rows from few distinct values, about one in six of them NULL."""
-    columns = [st.one_of(*[VALUES[f.type]] * 5, st.none()) if f.nullable else VALUES[f.type] for f in schema]
-    return st.tuples(*columns)
-
-
-@st.composite
-def histories(
-    draw: st.DrawFn, schema: pa.Schema, append_only: bool = False, epochs: int = 5, most: int = 12
-) -> list[Epoch]:
-    """Up to `epochs` epochs of up to `most` changes each."""
+def history_of(schema: pa.Schema, seed: int, epochs: int, most: int, append_only: bool = False) -> list[Epoch]:
+    """`epochs` epochs with up to `most` new rows each, drawn from few distinct values, about one in six of them NULL."""
+    random = Random(seed)
     live: Counter[Any] = Counter()
     known: dict[Any, Row] = {}
     history: list[Epoch] = []
-    for _ in range(draw(st.integers(2, epochs))):
+    for _ in range(epochs):
         epoch: Epoch = []
-        for row in draw(st.lists(rows_of(schema), max_size=most)):
-            epoch.append((row, draw(st.integers(1, 3)) if draw(st.integers(0, 5)) == 0 else 1))
+        for _ in range(random.randint(0, most)):
+            row = tuple(
+                None if f.nullable and random.randrange(6) == 0 else random.choice(VALUES[f.type]) for f in schema
+            )
+            if known and random.randrange(4) == 0:
+                row = random.choice(list(known.values()))
+            epoch.append((row, random.choice([1, 1, 1, 1, 2, 3])))
             known[canonical(row)] = row
             live[canonical(row)] += epoch[-1][1]
         if not append_only:
-            victims = [key for key in live.elements() if draw(st.integers(0, 2)) == 0]
-            for key in victims:
-                epoch.append((known[key], -1))
+            share = random.choice([0.0, 0.3, 0.3, 0.6, 1.0])
+            victims = [key for key in live.elements() if random.random() < share]
+            epoch += [(known[key], -1) for key in victims]
             live.subtract(victims)
-        history.append(draw(st.permutations(epoch)))
+        random.shuffle(epoch)
+        history.append(epoch)
     return history
+
+
+def histories(schema: pa.Schema, append_only: bool = False, most: int = 12) -> st.SearchStrategy[list[Epoch]]:
+    """Histories of two to six epochs. A seed makes the rows: drawing each value would cost more than the tests."""
+    return st.builds(
+        history_of, st.just(schema), st.integers(0, 2**32), st.integers(2, 6), st.integers(1, most), st.just(append_only)
+    )
 
 
 def canonical(value: Any) -> Any:

@@ -1,0 +1,192 @@
+"""GROUP BY under retraction: per epoch, one net change of each group whose row changed.
+
+A group lives while its rows do. Its words are: the number of rows, whether it has a row in the output, then those of each
+accumulator. In every epoch: intern the keys, open the groups, take the old results of held functions, feed the delta, and emit
+-old +new where they differ. DISTINCT turns a delta of rows into the delta of values that appear or vanish, so the accumulators
+behind it are the ordinary ones. With no keys there is one group, which once born never dies: a global aggregate has no row
+before the first input (as in Flink) and one row ever after, COUNT 0 if all rows are retracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from forebay.engine.batch import Batch, concat
+from forebay.engine.consolidate import same_rows
+from forebay.engine.operators.accumulators import CallSpec
+from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.calls import Calls, Delta
+from forebay.engine.state import State
+from forebay.engine.state.groups import GroupTable, Ids, Opened, Words
+from forebay.engine.state.keys import KeyTable
+from forebay.engine.state.multiset import UNMATCHED
+from forebay.engine.state.order import Order
+from forebay.kernels.aggregate import add_count
+from forebay.kernels.group import changed
+
+_COUNT, _SHOWN, _CALLS = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateSpec:
+    """Keys are columns of `input`; `schema` has the keys first, then one column per call. No calls: DISTINCT.
+
+    `append_only` promises that the input never retracts.
+    """
+
+    input: pa.Schema
+    keys: tuple[int, ...]
+    calls: tuple[CallSpec, ...]
+    schema: pa.Schema
+    append_only: bool = False
+
+
+class Aggregation:
+    """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit."""
+
+    def __init__(self, spec: AggregateSpec) -> None:
+        self._spec, self._used = _narrow(spec)
+        keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
+        self._calls = Calls(self._spec.input, self._spec.calls, _CALLS, self._spec.append_only)
+        self.table = GroupTable(KeyTable(keys), _CALLS + self._calls.width)
+
+    def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
+        """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""
+        batch = concat([b.with_rows(b.rows.select(self._used)) for b in batches]) if self._used else _counted(batches)
+        groups = self.table.intern(batch.rows.select(self._spec.keys) if self._spec.keys else batch.rows)
+        return Delta(batch.rows, groups, batch.weight_array()), self.table.open(groups)
+
+    def held(self, groups: Ids) -> list[pa.Array]:
+        """The results of held functions as they stand."""
+        return self._calls.held(groups)
+
+    @property
+    def holds(self) -> bool:
+        """Are there held functions?"""
+        return self._calls.holds
+
+    def feed(self, delta: Delta, opened: Opened) -> Words:
+        """Add the delta to its groups, let empty ones die; returns the words of the opened groups."""
+        add_count(self.table.words, _COUNT, delta.groups, delta.weights)
+        self._calls.feed(self.table.words, delta)
+        after = self.table.read(opened.ids)
+        self._calls.settle(after)
+        count = np.array(after[:, _COUNT])
+        broken = count < 0
+        if broken.any():
+            self.table.counters[UNMATCHED] -= int(count[broken].sum())
+            after[broken] = 0
+            self._calls.drop(opened.ids[broken])
+        shown = (count > 0) | ((opened.words[:, _SHOWN] == 1) & (not self._spec.keys))
+        after[~shown] = 0
+        after[:, _SHOWN] = shown
+        self.table.write(opened.ids, after)
+        dead = opened.ids[~shown]
+        if self.unmatched:  # what was not matched may have left values behind, and ids are used again
+            self._calls.drop(dead)
+        self.table.free(dead)
+        return after
+
+    def results(self, words: Words, held: Sequence[pa.Array]) -> list[pa.Array]:
+        """One column per call over gathered words."""
+        return self._calls.results(words, held)
+
+    def rows(self, groups: Ids, results: Sequence[pa.Array]) -> pa.RecordBatch:
+        """Output rows: the keys of the groups, then the results."""
+        keys = self.table.keys.gather(groups).columns if self._spec.keys else []
+        return pa.RecordBatch.from_arrays([*keys, *results], schema=self._spec.schema)
+
+    def drop(self, groups: Ids) -> None:
+        """Forget open groups and all that their calls hold."""
+        self._calls.drop(groups)
+        self.table.write(groups, np.zeros((groups.shape[0], self.table.width), np.int64))
+        self.table.free(groups)
+
+    @property
+    def unmatched(self) -> int:
+        """Retractions that found nothing to retract."""
+        return int(self.table.counters[UNMATCHED]) + self._calls.unmatched
+
+    def states(self) -> Mapping[str, State]:
+        return {"groups": self.table, **self._calls.states()}
+
+
+class AggregateOperator(Operator):
+    """GROUP BY, DISTINCT, and the global aggregate."""
+
+    def __init__(self, spec: AggregateSpec) -> None:
+        self.schema = spec.schema
+        self._groups = Aggregation(spec)
+
+    def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        batches = [b for b in inputs[0] if b.num_rows]
+        if not batches:
+            return []
+        delta, opened = self._groups.locate(batches)
+        held_before = self._groups.held(opened.ids)
+        after = self._groups.feed(delta, opened)
+        return self._emit(opened, after, held_before, self._groups.held(opened.ids))
+
+    def _emit(self, opened: Opened, after: Words, held_before: list[pa.Array], held_after: list[pa.Array]) -> list[Batch]:
+        """-old +new of the groups whose rows differ."""
+        touched = np.arange(opened.ids.shape[0]) if self._groups.holds else _changed(opened.words, after)
+        n = touched.shape[0]
+        words = np.concatenate([opened.words[touched], after[touched]])
+        at = pa.array(touched)
+        held = [pa.concat_arrays([a.take(at), b.take(at)]) for a, b in zip(held_before, held_after)]
+        results = self._groups.results(words, held)
+        names = [f"c{i}" for i in range(len(results))]
+        both = pa.RecordBatch.from_arrays(results, names=names)
+        was, lives = words[:n, _SHOWN] == 1, words[n:, _SHOWN] == 1
+        same = was & lives
+        if results:
+            same &= same_rows(both.slice(0, n), both.slice(n))
+        kept = np.flatnonzero(np.concatenate([was & ~same, lives & ~same]))
+        if not kept.shape[0]:
+            return []
+        groups = opened.ids[touched[np.where(kept < n, kept, kept - n)]]
+        rows = self._groups.rows(groups, [c.take(pa.array(kept)) for c in results])
+        return [Batch(rows, np.where(kept < n, -1, 1))]
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Counters since the operator was made."""
+        return {UNMATCHED: self._groups.unmatched}
+
+    def states(self) -> Mapping[str, State]:
+        return self._groups.states()
+
+
+def _changed(before: Words, after: Words) -> Ids:
+    out = np.empty(before.shape[0], np.int64)
+    return out[: changed(before, after, out)]
+
+
+def _counted(batches: Sequence[Batch]) -> Batch:
+    """The weights of batches none of whose columns is needed."""
+    number = pa.array(np.zeros(sum(b.num_rows for b in batches), np.int8))
+    return Batch(pa.RecordBatch.from_arrays([number], names=["none"]), np.concatenate([b.weight_array() for b in batches]))
+
+
+def _narrow(spec: AggregateSpec) -> tuple[AggregateSpec, list[int]]:
+    """The spec over the columns that it uses, and which these are."""
+    used = set(spec.keys)
+    for call in spec.calls:
+        used.update(call.args, [o[0] for o in call.order], [] if call.filter is None else [call.filter])
+    columns = sorted(used)
+    to = {column: i for i, column in enumerate(columns)}
+    calls = tuple(
+        replace(
+            call,
+            args=tuple(to[a] for a in call.args),
+            filter=None if call.filter is None else to[call.filter],
+            order=tuple(Order(*o)._replace(column=to[o[0]]) for o in call.order),
+        )
+        for call in spec.calls
+    )
+    narrow = pa.schema([spec.input.field(i) for i in columns])
+    return replace(spec, input=narrow, keys=tuple(to[k] for k in spec.keys), calls=calls), columns
