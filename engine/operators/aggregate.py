@@ -131,7 +131,9 @@ class AggregateOperator(Operator):
         after = self._groups.feed(delta, opened)
         return self._emit(opened, after, held_before, self._groups.held(opened.ids))
 
-    def _emit(self, opened: Opened, after: Words, held_before: list[pa.Array], held_after: list[pa.Array]) -> list[Batch]:
+    def _emit(
+        self, opened: Opened, after: Words, held_before: list[pa.Array], held_after: list[pa.Array]
+    ) -> list[Batch]:
         """-old +new of the groups whose rows differ."""
         touched = np.arange(opened.ids.shape[0]) if self._groups.holds else _changed(opened.words, after)
         n = touched.shape[0]
@@ -169,7 +171,9 @@ def _changed(before: Words, after: Words) -> Ids:
 def _counted(batches: Sequence[Batch]) -> Batch:
     """The weights of batches none of whose columns is needed."""
     number = pa.array(np.zeros(sum(b.num_rows for b in batches), np.int8))
-    return Batch(pa.RecordBatch.from_arrays([number], names=["none"]), np.concatenate([b.weight_array() for b in batches]))
+    return Batch(
+        pa.RecordBatch.from_arrays([number], names=["none"]), np.concatenate([b.weight_array() for b in batches])
+    )
 
 
 def _narrow(spec: AggregateSpec) -> tuple[AggregateSpec, list[int]]:

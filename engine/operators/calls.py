@@ -129,7 +129,9 @@ class _HeldRows:
     def __init__(self, schema: pa.Schema, need: _Need, append_only: bool) -> None:
         self._need = need
         self._columns = [need.value, *(o.column for o in need.order)]
-        self._schema = pa.schema([_GROUP, *(pa.field(f"v{i}", schema.field(c).type) for i, c in enumerate(self._columns))])
+        self._schema = pa.schema(
+            [_GROUP, *(pa.field(f"v{i}", schema.field(c).type) for i, c in enumerate(self._columns))]
+        )
         orders = [o._replace(column=2 + i) for i, o in enumerate(need.order)]
         ties = range(1, len(self._columns) + 1) if orders else ()
         arrival = not orders
@@ -213,7 +215,9 @@ class Calls:
                 need = _Need(source, value, condition, back, best=True, newest=last and not order)
             return Extreme(self._rows(need).rows, 1, call.type, last and not self._append_only)
         if name == "array_agg":
-            return Collection(self._rows(_Need(source, value, condition, order, True)).rows, 1, call.type, as_list, False)
+            return Collection(
+                self._rows(_Need(source, value, condition, order, True)).rows, 1, call.type, as_list, False
+            )
         if name == "listagg":
             join = as_text(str((*call.constants, ",")[0]))
             return Collection(self._rows(_Need(source, value, condition, order)).rows, 1, call.type, join, False)

@@ -68,7 +68,12 @@ def history_of(schema: pa.Schema, seed: int, epochs: int, most: int, append_only
 def histories(schema: pa.Schema, append_only: bool = False, most: int = 12) -> st.SearchStrategy[list[Epoch]]:
     """Histories of two to six epochs. A seed makes the rows: drawing each value would cost more than the tests."""
     return st.builds(
-        history_of, st.just(schema), st.integers(0, 2**32), st.integers(2, 6), st.integers(1, most), st.just(append_only)
+        history_of,
+        st.just(schema),
+        st.integers(0, 2**32),
+        st.integers(2, 6),
+        st.integers(1, most),
+        st.just(append_only),
     )
 
 

@@ -173,7 +173,9 @@ def cases(draw: st.DrawFn, calls: list[tuple[CallSpec, Model]], append_only: boo
 
 
 @pytest.mark.parametrize("append_only", [False, True], ids=["retract", "append"])
-@pytest.mark.parametrize("calls", [FOLDED, EXTREMES, DISTINCT, COLLECTED], ids=["folded", "extreme", "distinct", "collected"])
+@pytest.mark.parametrize(
+    "calls", [FOLDED, EXTREMES, DISTINCT, COLLECTED], ids=["folded", "extreme", "distinct", "collected"]
+)
 @given(data=st.data())
 def test_follows_the_model(data: st.DataObject, calls: list[tuple[CallSpec, Model]], append_only: bool) -> None:
     chosen, keys, history, restart, rollback = data.draw(cases(calls, append_only))
