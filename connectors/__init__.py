@@ -7,10 +7,17 @@ from forebay.engine.connector import Registry
 
 def default_registry() -> Registry:
     """Every connector and format that comes with Forebay."""
-    from forebay.connectors import blackhole, datagen, nexmark, topiclog
+    from forebay.connectors import blackhole, datagen, filesystem, nexmark, topiclog
     from forebay.connectors import print as print_rows
 
     registry = Registry()
-    for register in (blackhole.register, datagen.register, nexmark.register, print_rows.register, topiclog.register):
+    for register in (
+        blackhole.register,
+        datagen.register,
+        nexmark.register,
+        print_rows.register,
+        topiclog.register,
+        filesystem.register,
+    ):
         register(registry)
     return registry

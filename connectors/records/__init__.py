@@ -8,7 +8,7 @@ primary key and a NULL value deletes it. Only columns that the plan reads are de
 from __future__ import annotations
 
 from forebay.connectors.records.decoder import RecordDecoder, select
-from forebay.connectors.records.encoder import Encoded, RecordEncoder
+from forebay.connectors.records.encoder import Encoded, RecordEncoder, one_by_one
 from forebay.connectors.records.layout import (
     FORMAT_METADATA,
     HEADERS,
@@ -35,6 +35,7 @@ __all__ = [
     "check_metadata",
     "key_format",
     "layout_of",
+    "one_by_one",
     "read_names",
     "select",
     "source_schema",

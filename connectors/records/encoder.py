@@ -69,7 +69,7 @@ class RecordEncoder:
         Raises:
             DataError: a deletion for a format that has none.
         """
-        batch = _one_by_one(batch)
+        batch = one_by_one(batch)
         values = (
             self._value.encode(batch.with_rows(batch.rows.select(self._value_columns))) if len(batch.rows) else None
         )
@@ -97,7 +97,7 @@ class RecordEncoder:
         return np.asarray(pc.fill_null(millis, -1))
 
 
-def _one_by_one(batch: Batch) -> Batch:
+def one_by_one(batch: Batch) -> Batch:
     """The same changes with weights of ±1 only."""
     if batch.weights is None or (np.abs(batch.weights) == 1).all():
         return batch
