@@ -142,6 +142,8 @@ class Decoder:
                 return Cast(self._child(m, 1), data_type(m.message(2)), safe=number == 17)
             case 14:
                 return InList(self._child(m, 1), tuple(self._exprs(m, 2)), m.flag(3))
+            case 20 if m.text(1) == "get_field":
+                return field_of(*self._exprs(m, 2))
             case 20 | 37:
                 name = m.text(1)
                 return Call(name, tuple(self._exprs(m, 2)), self._volatile(name))
@@ -206,6 +208,13 @@ class Decoder:
 
 
 _NAMES = {15: "*", 16: "*", 34: "a parameter", 35: "UNNEST", 36: "a scalar subquery", 38: "lambda", 39: "lambda"}
+
+
+def field_of(value: Expr, *path: Expr) -> Expr:
+    """A field of a ROW or an entry of a MAP: NULL where the whole is NULL, which DataFusion's get_field forgets."""
+    for name in path:
+        value = Case(None, ((Unary("IS NOT NULL", value), Call("get_field", (value, name))),), None)
+    return value
 
 
 def _frame(m: Message) -> tuple[str, str, str]:

@@ -240,6 +240,8 @@ def _bare(expr: Expr, names: Sequence[str]) -> str:
             return f"{op} {sub(arg)}" if op == "NOT" else f"-{sub(arg)}" if op == "-" else f"{sub(arg)} {op}"
         case Cast(arg, arrow, safe):
             return f"{'TRY_' if safe else ''}CAST({text(arg, names)} AS {from_arrow(arrow)})"
+        case Case(None, ((Unary("IS NOT NULL"), Call("get_field", (value, Literal(str(field))))),), None):
+            return f"{sub(value)}.{field}"
         case Case(operand, branches, otherwise):
             head = f" {sub(operand)}" if operand is not None else ""
             body = "".join(f" WHEN {text(w, names)} THEN {text(t, names)}" for w, t in branches)

@@ -1,6 +1,7 @@
-"""The one DataFusion session of planning, streaming evaluation and snapshot queries, with every function registered.
+"""The DataFusion sessions of planning, streaming evaluation and snapshot queries, all with the same functions.
 
-One session means one meaning: an expression has the same types and values wherever it runs.
+One registry means one meaning: an expression has the same types and values wherever it runs. Flink's own functions are
+registered at import, users' with `register_function`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,25 @@ import threading
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datafusion import SessionConfig, SessionContext
+from datafusion import SessionConfig, SessionContext, udf
+
+from forebay.planner.udfs import ArrowFunction
+from forebay.planner.udfs.json import JSON_FUNCTIONS
+from forebay.planner.udfs.text import TEXT_FUNCTIONS
+from forebay.planner.udfs.time import CLOCK, TIME_FUNCTIONS
+
+__all__ = [
+    "CLOCK",
+    "ArrowFunction",
+    "empty_relation",
+    "is_volatile_function",
+    "new_session_context",
+    "register_function",
+    "session_context",
+    "user_function",
+]
 
 _SETTINGS = {
     "datafusion.sql_parser.enable_ident_normalization": "false",
@@ -22,20 +40,40 @@ _SETTINGS = {
     "datafusion.execution.target_partitions": "1",
     "datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery": "false",
 }
-_REMOVED_RULES = (  # of planning; evaluation and snapshot queries keep all of DataFusion's
+_REMOVED_RULES = (  # of planning; evaluation and snapshot queries keep them
     "common_sub_expression_eliminate",  # the evaluator does it again, and a plan with whole expressions reads better
     "extract_leaf_expressions",  # they rename columns to serve scans that can read parts of a row; ours cannot
     "push_down_leaf_projections",
 )
-_lock = threading.Lock()
+_lock = threading.RLock()
 _numbers = itertools.count()
 
 
+def _wrap_int(bits: int) -> ArrowFunction:
+    """BIGINT to a shorter integer modulo 2^bits: what Flink's SUM(INT) does on overflow."""
+    numpy_type: Any = {8: np.int8, 16: np.int16, 32: np.int32}[bits]
+    result = pa.from_numpy_dtype(numpy_type)
+
+    def apply(values: pa.Array) -> pa.Array:
+        wrapped = values.fill_null(0).to_numpy().astype(numpy_type)
+        return pa.array(wrapped, result, mask=values.is_null().to_numpy(zero_copy_only=False))
+
+    return ArrowFunction(f"wrap_int{bits}", (pa.int64(),), result, apply)
+
+
+_builtin = {f.name: f for f in (*TEXT_FUNCTIONS, *TIME_FUNCTIONS, *JSON_FUNCTIONS, *map(_wrap_int, (8, 16, 32)))}
+_user: dict[str, ArrowFunction] = {}
+_VOLATILE_OF_DATAFUSION = frozenset(("random", "uuid", "now", "current_time"))
+
+
 def new_session_context() -> Any:
-    """A session with Forebay's settings and functions, for evaluation and snapshot queries."""
+    """A session with Forebay's settings and every function, for evaluation and snapshot queries."""
     context = SessionContext(SessionConfig(_SETTINGS))
     # It turns one DISTINCT call into two groupings and widens decimal sums; our DISTINCT states are shared instead.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by")
+    with _lock:
+        for function in (*_builtin.values(), *_user.values()):
+            context.register_udf(_as_udf(function))
     return context
 
 
@@ -46,6 +84,36 @@ def session_context() -> Any:
     for rule in _REMOVED_RULES:
         context.remove_optimizer_rule(rule)
     return context
+
+
+def register_function(function: ArrowFunction) -> None:
+    """Makes a user's function known under its name in lower case to planning and to sessions made from now on.
+
+    Raises:
+        ValueError: the name is a built-in function's.
+    """
+    name = function.name.lower()
+    if name in _builtin:
+        raise ValueError(f"{function.name} is a built-in function")
+    with _lock:
+        _user[name] = ArrowFunction(name, function.arguments, function.result, function.apply, function.volatile)
+        session_context().register_udf(_as_udf(_user[name]))
+
+
+def user_function(name: str) -> ArrowFunction | None:
+    """The user's function of that name, in any case, or None."""
+    return _user.get(name.lower())
+
+
+def is_volatile_function(name: str) -> bool:
+    """Whether equal arguments may give other results."""
+    function = _builtin.get(name) or _user.get(name)
+    return function.volatile if function is not None else name in _VOLATILE_OF_DATAFUSION
+
+
+def _as_udf(function: ArrowFunction) -> Any:
+    volatility = "volatile" if function.volatile else "immutable"
+    return udf(function.apply, list(function.arguments), function.result, volatility, function.name)
 
 
 def empty_relation(schema: pa.Schema, key: str = "") -> str:
@@ -59,11 +127,3 @@ def _registered(schema: pa.Schema, key: str) -> str:
     name = f"__empty_{next(_numbers)}"
     session_context().register_record_batches(name, [[pa.RecordBatch.from_pylist([], schema=schema)]])
     return name
-
-
-def is_volatile_function(name: str) -> bool:
-    """Whether equal arguments may give other results."""
-    return name in _VOLATILE
-
-
-_VOLATILE = frozenset(("random", "rand", "uuid", "now", "current_date", "current_time"))

@@ -14,8 +14,10 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError, nearest
+from forebay.planner.builtins import translated
 from forebay.planner.functions import empty_relation
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.result_types import with_flink_types
 from forebay.planner.walk import Leaf
 
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
@@ -74,7 +76,7 @@ class Rewriter:
             CatalogError: a relation is unknown.
             UnsupportedError: a construct that has no plan, by name.
         """
-        return Rewritten(self._query(query.copy()), self.leaves)
+        return Rewritten(with_flink_types(self._query(query.copy())), self.leaves)
 
     def _query(self, query: exp.Expression) -> exp.Expression:
         holder = exp.Subquery(this=query)
@@ -84,11 +86,12 @@ class Rewriter:
         for table in list(holder.find_all(exp.Table)):
             if isinstance(table.this, exp.Identifier) and not _is_cte(table):
                 table.replace(self._relation(table))
-        for window in list(holder.find_all(exp.Window)):
-            if window.this.sql_name() in _RANKINGS:
-                window.replace(exp.Cast(this=window.copy(), to=exp.DataType.build("BIGINT")))
         for select in list(holder.find_all(exp.Select)):
             name_items(select)
+        for node in list(holder.walk(bfs=False))[:0:-1]:
+            changed = self._translated(node)
+            if changed is not None:
+                node.replace(changed)
         return holder.this
 
     def _relation(self, table: exp.Table) -> exp.Expression:
@@ -112,7 +115,7 @@ class Rewriter:
         def scan(columns: tuple[str, ...], schema: pa.Schema) -> Node:
             return Scan(schema, relation.name, columns, options)
 
-        self.leaves[name] = Leaf(scan)
+        self.leaves[name] = Leaf(relation.name, scan)
         return name
 
     def _view(self, relation: Relation, alias: exp.TableAlias) -> exp.Expression:
@@ -129,9 +132,25 @@ class Rewriter:
             alias.set("columns", [exp.to_identifier(n, quoted=True) for n in relation.schema.names])
         return exp.Subquery(this=query, alias=alias)
 
+    def _translated(self, node: exp.Expression) -> exp.Expression | None:
+        """The node in DataFusion's words, if they differ; an error gets the node's place."""
+        try:
+            if isinstance(node, exp.Window) and _function_name(node) in _RANKINGS:
+                return exp.Cast(this=node.copy(), to=exp.DataType.build("BIGINT"))
+            return translated(node)
+        except SqlError as error:
+            error.line, error.column = position(node, self._sql)
+            error.sql = self._sql
+            raise
+
     def _unsupported(self, at: exp.Expression, message: str, hint: str | None = None) -> UnsupportedError:
         line, column = position(at, self._sql)
         return UnsupportedError(message, sql=self._sql, line=line, column=column, hint=hint)
+
+
+def _function_name(window: exp.Window) -> str:
+    call = window.this
+    return str(call.this).upper() if isinstance(call, exp.Anonymous) else str(call.sql_name())
 
 
 def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | None]:

@@ -7,10 +7,10 @@ and CAST targets are Arrow types, so that nothing is left to another engine's de
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
-from sqlglot import exp, generator
+from sqlglot import exp, generator, parser
 from sqlglot.dialects.dialect import Dialect
 
 from forebay.engine.errors import SqlError
@@ -32,6 +32,12 @@ _SPAN = re.compile(r"^\s*([+-]?)\s*(?:(\d+)-(\d+)|(?:(\d+)(?:\s+|$))?(?:(\d+):(\
 
 class DataFusion(Dialect):  # type: ignore[misc]
     """Writes what DataFusion 55 parses."""
+
+    class Parser(parser.Parser):  # type: ignore[misc]
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}  # every function stays as it is written
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+            name: parse for name, parse in parser.Parser.FUNCTION_PARSERS.items() if name in ("CAST", "TRY_CAST")
+        }
 
     class Generator(generator.Generator):  # type: ignore[misc]
         IDENTIFY = True
@@ -56,6 +62,12 @@ class DataFusion(Dialect):  # type: ignore[misc]
         def trycast_sql(self, expression: exp.TryCast) -> str:
             return self.cast_sql(expression)
 
+        def array_sql(self, expression: exp.Array) -> str:
+            return f"make_array({self.expressions(expression, flat=True)})"
+
+        def hexstring_sql(self, expression: exp.HexString, binary_function_repr: str | None = None) -> str:
+            return f"X'{expression.name}'"
+
         def anonymous_sql(self, expression: exp.Anonymous) -> str:
             name = expression.this if isinstance(expression.this, str) else expression.name
             return f'"{name.lower()}"({self.expressions(expression, flat=True)})'
@@ -65,6 +77,11 @@ def to_text(query: exp.Expression) -> str:
     """The tree as one SQL text."""
     text: str = query.sql(DataFusion, identify=True)
     return text
+
+
+def custom_type(value: exp.Expression, arrow: pa.DataType) -> exp.Expression:
+    """The value cast to any Arrow type."""
+    return exp.Anonymous(this="arrow_cast", expressions=[value, exp.Literal.string(type_name(arrow))])
 
 
 def interval(expression: exp.Interval) -> str:
@@ -109,13 +126,18 @@ _NAMES: dict[str, pa.DataType] = {
 }  # fmt: skip
 
 
+def type_word(data_type: Any) -> str:
+    """The root of a parsed SQL type: DECIMAL of DECIMAL(10, 2)."""
+    return str(data_type.this.name) if hasattr(data_type.this, "name") else str(data_type.this)
+
+
 def arrow_type(data_type: Any) -> pa.DataType:
     """The Arrow type of a parsed SQL type.
 
     Raises:
         SqlError: a type that Forebay does not have.
     """
-    name = data_type.this.name if hasattr(data_type.this, "name") else str(data_type.this)
+    name = type_word(data_type)
     params = [int(p.name) for p in data_type.expressions if isinstance(p, exp.DataTypeParam)]
     if name in _NAMES:
         return _NAMES[name]

@@ -50,6 +50,7 @@ _MIRRORED = {"RightSemi": JoinKind.LEFT_SEMI, "RightAnti": JoinKind.LEFT_ANTI, "
 class Leaf:
     """What a table name in DataFusion's plan stands for; `build` makes the node for the columns that are read."""
 
+    relation: str
     build: Callable[[tuple[str, ...], pa.Schema], Node]
 
 
@@ -77,7 +78,7 @@ class Walker:
 
     def _schema(self, plan: Any) -> pa.Schema:
         fields: Sequence[pa.Field] = self._context.create_dataframe_from_logical_plan(plan).schema()
-        return unique_schema(f.with_name(plain_name(f.name)) for f in fields)
+        return unique_schema(pa.field(plain_name(f.name), plain_type(f.type), f.nullable) for f in fields)
 
     def _decoder(self, *plans: Any) -> Decoder:
         names = [name for plan in plans for name in plan.to_variant().schema().field_names()]
@@ -221,7 +222,13 @@ class Walker:
 _PLAIN_NAMES = {"RecursiveQuery": "a recursive query (WITH RECURSIVE)", "DmlStatement": "a DML statement here"}
 
 
+_PLAIN_TYPES = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 _EXPRESSION_NAME = re.compile(r"(\w*)[^\w$@#-]")
+
+
+def plain_type(arrow: pa.DataType) -> pa.DataType:
+    """The type without views: batches between operators hold plain strings and binaries."""
+    return _PLAIN_TYPES.get(arrow, arrow)
 
 
 def plain_name(name: str) -> str:
@@ -239,8 +246,19 @@ def plain_name(name: str) -> str:
 
 
 def to_bytes(expression: Any) -> bytes:
-    """A DataFusion expression in its serialized form."""
-    data: bytes = expression.to_bytes()
+    """A DataFusion expression in its serialized form.
+
+    Raises:
+        UnsupportedError: the expression holds a subquery that the optimizer could not turn into a join.
+    """
+    try:
+        data: bytes = expression.to_bytes()
+    except RuntimeError as error:
+        raise UnsupportedError(
+            "a correlated subquery of this shape is not supported",
+            detail=f"it cannot be turned into a join: {expression.canonical_name().splitlines()[0]}",
+            hint="write it as a JOIN with a grouped subquery",
+        ) from error
     return data
 
 

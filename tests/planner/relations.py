@@ -6,13 +6,32 @@ import datetime as dt
 import random
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import sqlglot
+from sqlglot import exp, parser
+from sqlglot.dialects.dialect import Dialect
 
 from forebay.planner.binder import Binder, Relation
 from forebay.planner.nodes import Node
+
+
+class PlainFunctions(Dialect):  # type: ignore[misc]
+    """Functions stay as they are written, as in the product's dialect."""
+
+    class Parser(parser.Parser):  # type: ignore[misc]
+        FUNCTIONS: ClassVar[dict[str, Any]] = {
+            name: build
+            for name, build in parser.Parser.FUNCTIONS.items()
+            if name in ("COALESCE", "COUNT", "SUM", "AVG", "MIN", "MAX", "ROW_NUMBER", "RANK", "DENSE_RANK")
+        }
+
+
+def parse(sql: str) -> exp.Expression:
+    """One query."""
+    return sqlglot.parse_one(sql, dialect=PlainFunctions)
+
 
 SCHEMA = pa.schema(
     [
@@ -76,4 +95,4 @@ CATALOG = TinyCatalog(
 
 def bind(sql: str) -> Node:
     """The plan of a query over CATALOG."""
-    return Binder(CATALOG).bind(sqlglot.parse_one(sql), sql)
+    return Binder(CATALOG).bind(parse(sql), sql)

@@ -52,7 +52,7 @@ EXPRESSIONS = [
     "arr[1]",
     "array_length(arr)",
     "m['k']",
-    "r['x'] + 1",
+    "CASE WHEN r IS NOT NULL THEN r['x'] + 1 END",
     "[1, 2, NULL]",
     "[[1], []]",
     "make_array(a, b)",
