@@ -1,0 +1,487 @@
+"""A script of statements: split, parsed one by one, every error with its place in the script.
+
+Queries and definitions go through the dialect's grammar; the small statements around them (SHOW, SET, ALTER TABLE, STATEMENT
+SET ...) are read here, token by token, with its helpers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sqlglot import exp
+from sqlglot.errors import ErrorLevel, ParseError, TokenError
+from sqlglot.tokens import Token, TokenType
+
+from forebay.engine.errors import SqlError, nearest
+from forebay.planner import statements as st
+from forebay.planner.dialect.definitions import columns_of, create_table, hint_options, property_options
+from forebay.planner.dialect.flink import Flink, FlinkParser
+
+SHOWN = (
+    "MATERIALIZED VIEWS",
+    "SCHEMA CHANGES",
+    "UNKNOWN FIELDS",
+    "DEAD LETTERS",
+    "FUNCTIONS",
+    "TABLES",
+    "STATE",
+    "VIEWS",
+    "JOBS",
+    "CREATE MATERIALIZED VIEW",
+    "CREATE TABLE",
+    "CREATE VIEW",
+    "COLUMNS",
+)
+_WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
+_KEYWORDS = [
+    "SELECT",
+    "WITH",
+    "VALUES",
+    "CREATE",
+    "DROP",
+    "ALTER",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "EXPLAIN",
+    "SHOW",
+    "DESCRIBE",
+    "DESC",
+    "SET",
+    "RESET",
+    "EXECUTE",
+    "BEGIN",
+    "STOP",
+    "RESUME",
+]
+
+
+def parse(script: str) -> list[st.Statement]:
+    """Every statement of a script, in order.
+
+    Raises:
+        SqlError: with the line and column of the offending token.
+    """
+    try:
+        tokens = Flink().tokenize(script)
+    except TokenError as error:
+        line = script.count("\n") + 1
+        raise SqlError("the text cannot be read", sql=script, line=line, column=1, detail=str(error)) from error
+    return [_Reader(script, chunk).statement() for chunk in _split(tokens)]
+
+
+def parse_expression(text: str) -> exp.Expression:
+    """A scalar expression, as in a computed column."""
+    reader = _Reader(text, Flink().tokenize(text))
+    parsed = reader.guarded(reader.parser._parse_expression)
+    reader.end()
+    return parsed
+
+
+def _split(tokens: list[Token]) -> list[list[Token]]:
+    """One token list per statement; a statement set is one."""
+    chunks: list[list[Token]] = [[]]
+    in_set = False
+    for token in tokens:
+        if token.token_type != TokenType.SEMICOLON:
+            chunks[-1].append(token)
+            in_set = in_set or _starts_set(chunks[-1])
+        elif in_set and chunks[-1][-1].text.upper() != "END":
+            chunks[-1].append(token)
+        else:
+            in_set = False
+            chunks.append([])
+    return [chunk for chunk in chunks if chunk]
+
+
+def _starts_set(chunk: list[Token]) -> bool:
+    words = [t.text.upper() for t in chunk[:4]]
+    return words[:3] in (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
+
+
+def _plain(message: str, near: str) -> str:
+    """sqlglot's message in words that do not name its classes."""
+    if "required keyword" in message.lower():
+        return f"something is missing at '{near}'"
+    message = re.sub(r" but got <Token .*", ", but the statement ends or goes on otherwise", message).rstrip(".")
+    return message if message[1:2].isupper() else message[:1].lower() + message[1:]
+
+
+class _Reader:
+    """Reads one statement."""
+
+    def __init__(self, script: str, tokens: list[Token]) -> None:
+        self.script = script
+        self.tokens = tokens
+        self.parser = FlinkParser(dialect=Flink(), error_level=ErrorLevel.IMMEDIATE)
+        self._load(tokens)
+        first, last = tokens[0], tokens[-1]
+        self.place = {
+            "sql": script[first.start : last.end + 1],
+            "line": script.count("\n", 0, first.start) + 1,
+            "column": first.start - (script.rfind("\n", 0, first.start) + 1) + 1,
+        }
+
+    def _load(self, tokens: list[Token]) -> None:
+        parser = self.parser
+        parser.reset()
+        parser.sql = self.script
+        parser._tokens = tokens
+        parser._tokens_size = len(tokens)
+        parser._index = -1
+        parser._advance()
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """Run a parser method; its errors become ours."""
+        try:
+            return work()
+        except ParseError as error:
+            found = error.errors[0] if error.errors else {}
+            line, end, text = found.get("line"), found.get("col"), found.get("highlight") or ""
+            column = None if end is None else max(int(end) - len(text) + 1, 1)
+            message = _plain(str(found.get("description") or error), text)
+            raise SqlError(message, sql=self.script, line=line, column=column, detail=f"near '{text}'") from error
+
+    def fail(self, message: str, hint: str | None = None) -> SqlError:
+        """An error at the current token."""
+        token = self.parser._curr or self.tokens[-1]
+        at = token.start if self.parser._curr else token.end + 1
+        line = self.script.count("\n", 0, at) + 1
+        column = at - (self.script.rfind("\n", 0, at) + 1) + 1
+        return SqlError(message, sql=self.script, line=line, column=column, hint=hint)
+
+    def placed(self, error: SqlError, names: list[str]) -> SqlError:
+        """The error at the first token that spells one of the names."""
+        found = next((t for n in names for t in self.tokens if t.text.lower() == n.lower()), self.tokens[0])
+        error.sql = self.script
+        error.line = self.script.count("\n", 0, found.start) + 1
+        error.column = found.start - (self.script.rfind("\n", 0, found.start) + 1) + 1
+        return error
+
+    def word(self) -> str:
+        """The current token in upper case, '' at the end."""
+        return self.parser._curr.text.upper() if self.parser._curr else ""
+
+    def take(self, *words: str) -> bool:
+        """Go past these words if they come next."""
+        at = self.parser._index
+        for word in words:
+            if self.word() != word:
+                self.parser._retreat(at)
+                return False
+            self.parser._advance()
+        return True
+
+    def need(self, *words: str) -> None:
+        if not self.take(*words):
+            found = f"found '{self.parser._curr.text}'" if self.parser._curr else "the statement ends"
+            raise self.fail(f"expected {' '.join(words)}, {found}")
+
+    def name(self) -> str:
+        """An identifier, dotted if qualified."""
+        parts = [self._part()]
+        while self.parser._curr and self.parser._curr.token_type == TokenType.DOT:
+            self.parser._advance()
+            parts.append(self._part())
+        return ".".join(parts)
+
+    def _part(self) -> str:
+        if not self.parser._curr or self.parser._curr.token_type in (TokenType.STRING, TokenType.L_PAREN):
+            raise self.fail("expected a name")
+        text = str(self.parser._curr.text)
+        self.parser._advance()
+        return text
+
+    def text(self) -> str:
+        """A string in quotes, or a dotted word as SET allows."""
+        token = self.parser._curr
+        if token and token.token_type == TokenType.STRING:
+            self.parser._advance()
+            return str(token.text)
+        start = token
+        last = token
+        while self.parser._curr and self.parser._curr.token_type != TokenType.EQ:
+            last = self.parser._curr
+            self.parser._advance()
+        if not start:
+            raise self.fail("expected a value")
+        return self.script[start.start : last.end + 1].strip()
+
+    def end(self) -> None:
+        if self.parser._curr:
+            raise self.fail(f"unexpected '{self.parser._curr.text}'")
+
+    def source(self, start: Token, end: Token | None = None) -> str:
+        """The script's text from one token to another (the last one read)."""
+        last = end or self.parser._prev
+        return self.script[start.start : last.end + 1]
+
+    # -- statements ---------------------------------------------------------------------------------------------
+
+    def statement(self) -> st.Statement:
+        """The statement, all of it."""
+        read = self._READERS.get(self.word())
+        if read is None:
+            if self.word() not in ("SELECT", "WITH", "VALUES", "("):
+                close = nearest(self.word(), _KEYWORDS)
+                raise self.fail(
+                    f"a statement cannot start with '{self.parser._curr.text}'",
+                    hint=f"did you mean {close}?" if close else None,
+                )
+            read = _Reader._query
+        found = read(self)
+        self.end()
+        return found
+
+    def _query(self) -> st.Query:
+        parsed = self.guarded(self.parser._parse_statement)
+        return st.Query(query=parsed, **self.place)
+
+    def _create(self) -> st.Statement:
+        if self.word() == "CREATE" and self.parser._next and self.parser._next.text.upper() in ("CATALOG", "DATABASE"):
+            raise self.fail(f"CREATE {self.parser._next.text.upper()} is not supported: a warehouse has one catalog")
+        start_of_query = self._query_start()
+        parsed = self.guarded(self.parser._parse_statement)
+        if not isinstance(parsed, exp.Create):
+            raise SqlError(
+                "this CREATE statement is not supported",
+                sql=self.script,
+                line=self.place["line"],
+                column=self.place["column"],
+            )
+        if parsed.args["kind"] == "TABLE":
+            try:
+                return create_table(parsed, self.place, self.script)
+            except SqlError as error:
+                raise self.placed(error, error.message.split("'")[1::2] or error.message.split()[1:2]) from None
+        return self._create_view(parsed, start_of_query)
+
+    def _query_start(self) -> Token | None:
+        """The first token after the AS that a view's query follows."""
+        depth = 0
+        for at, token in enumerate(self.tokens[:-1]):
+            depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
+            following = self.tokens[at + 1].text.upper()
+            if depth == 0 and token.text.upper() == "AS" and following in ("SELECT", "WITH", "VALUES", "("):
+                return self.tokens[at + 1]
+        return None
+
+    def _create_view(self, parsed: exp.Create, start: Token | None) -> st.Statement:
+        if parsed.args["kind"] != "VIEW" or start is None or parsed.expression is None:
+            raise SqlError(
+                f"CREATE {parsed.args['kind']} is not supported here", sql=self.script, line=self.place["line"],
+                column=self.place["column"], hint="CREATE [TEMPORARY] VIEW v AS SELECT ..., CREATE MATERIALIZED VIEW v AS SELECT ...",
+            )  # fmt: skip
+        target = parsed.this
+        schema = target if isinstance(target, exp.Schema) else None
+        table = schema.this if schema is not None else target
+        properties = parsed.args.get("properties")
+        kinds = {type(p) for p in properties.expressions} if properties is not None else set()
+        comment = next(
+            (p.this.name for p in properties.expressions if isinstance(p, exp.SchemaCommentProperty)), None
+        ) if properties is not None else None  # fmt: skip
+        common: dict[str, Any] = {
+            "name": ".".join(p.name for p in table.parts),
+            "query": parsed.expression,
+            "query_sql": self.script[start.start : self.tokens[-1].end + 1],
+            "columns": tuple(c.name for c in schema.expressions) if schema is not None else (),
+            "if_not_exists": bool(parsed.args.get("exists")),
+            "comment": comment,
+            **self.place,
+        }
+        if exp.MaterializedProperty in kinds:
+            return st.CreateMaterializedView(options=property_options(properties), **common)
+        return st.CreateView(
+            temporary=exp.TemporaryProperty in kinds, replace=bool(parsed.args.get("replace")), **common
+        )
+
+    def _drop(self) -> st.Drop:
+        self.need("DROP")
+        self.take("TEMPORARY")
+        for kind in ("MATERIALIZED VIEW", "TABLE", "VIEW", "JOB", "FUNCTION"):
+            if self.take(*kind.split()):
+                exists = self.take("IF", "EXISTS")
+                return st.Drop(kind=kind, name=self.name(), if_exists=exists, **self.place)
+        raise self.fail("expected TABLE, VIEW, MATERIALIZED VIEW, JOB or FUNCTION after DROP")
+
+    def _alter(self) -> st.AlterTable:
+        self.need("ALTER", "TABLE")
+        name = self.name()
+        made = {"name": name, **self.place}
+        if self.take("RENAME", "TO"):
+            return st.AlterTable(action="RENAME TO", names=(self.name(),), **made)
+        if self.take("RENAME"):
+            self.take("COLUMN")
+            old = self.name()
+            self.need("TO")
+            return st.AlterTable(action="RENAME COLUMN", names=(old, self.name()), **made)
+        if self.take("SET"):
+            pairs = self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality))
+            return st.AlterTable(action="SET", options=hint_options(pairs), **made)
+        if self.take("RESET"):
+            keys = self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_string))
+            return st.AlterTable(action="RESET", names=tuple(k.name for k in keys), **made)
+        if self.take("DROP"):
+            self.take("COLUMN")
+            wrapped = self.take("(")
+            names = [self.name()]
+            while self.take(","):
+                names.append(self.name())
+            if wrapped:
+                self.need(")")
+            return st.AlterTable(action="DROP", names=tuple(names), **made)
+        for action in ("ADD", "MODIFY"):
+            if self.take(action):
+                return st.AlterTable(action=action, columns=self._alter_columns(), **made)
+        raise self.fail("expected ADD, MODIFY, DROP, RENAME, SET or RESET after ALTER TABLE")
+
+    def _alter_columns(self) -> tuple[st.ColumnDefinition, ...]:
+        self.take("COLUMN")
+        if self.word() == "(":
+            parsed = self.guarded(lambda: self.parser._parse_wrapped_csv(self._field))
+        else:
+            parsed = [self.guarded(self._field)]
+        return columns_of(parsed, self.script)
+
+    def _field(self) -> Any:
+        field = self.parser._parse_field_def()
+        if isinstance(field, exp.Identifier) or field is None:
+            self.parser.raise_error("expected a type after the column's name")
+        return field
+
+    def _insert(self) -> st.Insert:
+        self.need("INSERT")
+        if self.take("OVERWRITE"):
+            raise self.fail("INSERT OVERWRITE is not supported", hint="use INSERT INTO")
+        self.need("INTO")
+        self.take("TABLE")
+        target = self.name()
+        hint = self.guarded(self.parser._parse_table_hint)
+        columns: list[str] = []
+        if self.word() == "(" and self.parser._next and self.parser._next.text.upper() not in ("SELECT", "WITH"):
+            self.need("(")
+            columns = [self.name()]
+            while self.take(","):
+                columns.append(self.name())
+            self.need(")")
+        if self.word() not in ("SELECT", "WITH", "VALUES", "("):
+            raise self.fail("expected SELECT or VALUES")
+        query = self.guarded(self.parser._parse_statement)
+        options = hint_options(hint.expressions) if hint is not None else {}
+        return st.Insert(target=target, query=query, columns=tuple(columns), options=options, **self.place)
+
+    def _statement_set(self) -> st.Statement:
+        if self.take("EXECUTE") and self.word() != "STATEMENT":
+            if self.word() == "INSERT":
+                return self._insert()
+            raise self.fail("expected STATEMENT SET or INSERT after EXECUTE")
+        self.take("BEGIN")
+        self.need("STATEMENT", "SET")
+        self.take("BEGIN")
+        self.take(";")
+        body = self.tokens[self.parser._index :]
+        if not body or body[-1].text.upper() != "END":
+            raise SqlError(
+                "the statement set has no END", sql=self.script, line=self.place["line"], column=self.place["column"]
+            )
+        inserts = []
+        for chunk in _split(body[:-1]):
+            found = _Reader(self.script, chunk).statement()
+            if not isinstance(found, st.Insert):
+                raise SqlError(
+                    "a statement set holds INSERT statements only",
+                    sql=self.script,
+                    line=found.line,
+                    column=found.column,
+                )
+            inserts.append(found)
+        if not inserts:
+            raise self.fail("the statement set is empty")
+        self.parser._advance(len(body))
+        return st.StatementSet(inserts=tuple(inserts), **self.place)
+
+    def _update(self) -> st.Update:
+        parsed = self.guarded(self.parser._parse_statement)
+        assignments = tuple((e.this.name, e.expression) for e in parsed.expressions)
+        where = parsed.args.get("where")
+        name = ".".join(p.name for p in parsed.this.parts)
+        return st.Update(target=name, assignments=assignments, where=where.this if where else None, **self.place)
+
+    def _delete(self) -> st.Delete:
+        parsed = self.guarded(self.parser._parse_statement)
+        where = parsed.args.get("where")
+        name = ".".join(p.name for p in parsed.this.parts)
+        return st.Delete(target=name, where=where.this if where else None, **self.place)
+
+    def _explain(self) -> st.Explain:
+        self.need("EXPLAIN")
+        while self.word() in ("CHANGELOG_MODE", "ESTIMATED_COST", "JSON_EXECUTION_PLAN", "PLAN_ADVICE", ","):
+            self.parser._advance()
+        self.take("PLAN")
+        self.take("FOR")
+        rest = self.tokens[self.parser._index :]
+        if not rest:
+            raise self.fail("expected a statement after EXPLAIN")
+        self.parser._advance(len(rest))
+        return st.Explain(statement=_Reader(self.script, rest).statement(), **self.place)
+
+    def _show(self) -> st.Show:
+        self.need("SHOW")
+        self.take("FULL")
+        for what in SHOWN:
+            if self.take(*what.split()):
+                if what == "COLUMNS" and not self.take("FROM"):
+                    self.need("IN")
+                return st.Show(what=what, name=self.name() if what in _WITH_NAME else None, **self.place)
+        close = nearest(self.word(), [w.split()[0] for w in SHOWN])
+        raise self.fail(
+            "unknown SHOW", hint=f"one of: {', '.join(sorted(SHOWN))}" + (f" (did you mean {close}?)" if close else "")
+        )
+
+    def _describe(self) -> st.Describe:
+        self.parser._advance()
+        self.take("EXTENDED")
+        return st.Describe(name=self.name(), **self.place)
+
+    def _set(self) -> st.SetOption:
+        self.need("SET")
+        if not self.parser._curr:
+            return st.SetOption(**self.place)
+        key = self.text()
+        self.need("=")
+        return st.SetOption(key=key, value=self.text(), **self.place)
+
+    def _reset(self) -> st.ResetOption:
+        self.need("RESET")
+        return st.ResetOption(key=self.text() if self.parser._curr else None, **self.place)
+
+    def _control(self) -> st.ControlJob:
+        action = self.word()
+        self.parser._advance()
+        self.need("JOB")
+        token = self.parser._curr
+        quoted = token and token.token_type == TokenType.STRING
+        return st.ControlJob(action=action, name=self.text() if quoted else self.name(), **self.place)
+
+    _READERS: dict[str, Callable[[_Reader], st.Statement]] = {  # noqa: RUF012 - a constant table
+        "CREATE": _create,
+        "DROP": _drop,
+        "ALTER": _alter,
+        "INSERT": _insert,
+        "EXECUTE": _statement_set,
+        "BEGIN": _statement_set,
+        "UPDATE": _update,
+        "DELETE": _delete,
+        "EXPLAIN": _explain,
+        "SHOW": _show,
+        "DESCRIBE": _describe,
+        "DESC": _describe,
+        "SET": _set,
+        "RESET": _reset,
+        "STOP": _control,
+        "RESUME": _control,
+    }
