@@ -295,7 +295,7 @@ class Flink(Dialect):  # type: ignore[misc]
         UNICODE_STRINGS: ClassVar = [(prefix + "'", "'") for prefix in ("U&", "u&")]
         IDENTIFIERS: ClassVar = ["`"]
         QUOTES: ClassVar = ["'"]
-        COMMANDS: ClassVar = set()
+        COMMANDS: ClassVar[set[TokenType]] = set()
         KEYWORDS: ClassVar = {
             **BaseTokenizer.KEYWORDS,
             "BYTES": TokenType.VARBINARY,

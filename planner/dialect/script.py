@@ -35,27 +35,8 @@ SHOWN = (
     "COLUMNS",
 )
 _WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
-_KEYWORDS = [
-    "SELECT",
-    "WITH",
-    "VALUES",
-    "CREATE",
-    "DROP",
-    "ALTER",
-    "INSERT",
-    "UPDATE",
-    "DELETE",
-    "EXPLAIN",
-    "SHOW",
-    "DESCRIBE",
-    "DESC",
-    "SET",
-    "RESET",
-    "EXECUTE",
-    "BEGIN",
-    "STOP",
-    "RESUME",
-]
+_STARTS = ("SELECT", "WITH", "VALUES", "CREATE", "DROP", "ALTER", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "SHOW")
+_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME")
 
 
 def parse(script: str) -> list[st.Statement]:
@@ -162,6 +143,10 @@ class _Reader:
         error.column = found.start - (self.script.rfind("\n", 0, found.start) + 1) + 1
         return error
 
+    def refuse(self, message: str, hint: str | None = None) -> SqlError:
+        """An error about the statement as a whole."""
+        return SqlError(message, sql=self.script, line=self.place["line"], column=self.place["column"], hint=hint)
+
     def word(self) -> str:
         """The current token in upper case, '' at the end."""
         return self.parser._curr.text.upper() if self.parser._curr else ""
@@ -247,12 +232,7 @@ class _Reader:
         start_of_query = self._query_start()
         parsed = self.guarded(self.parser._parse_statement)
         if not isinstance(parsed, exp.Create):
-            raise SqlError(
-                "this CREATE statement is not supported",
-                sql=self.script,
-                line=self.place["line"],
-                column=self.place["column"],
-            )
+            raise self.refuse("this CREATE statement is not supported")
         if parsed.args["kind"] == "TABLE":
             try:
                 return create_table(parsed, self.place, self.script)
@@ -272,10 +252,8 @@ class _Reader:
 
     def _create_view(self, parsed: exp.Create, start: Token | None) -> st.Statement:
         if parsed.args["kind"] != "VIEW" or start is None or parsed.expression is None:
-            raise SqlError(
-                f"CREATE {parsed.args['kind']} is not supported here", sql=self.script, line=self.place["line"],
-                column=self.place["column"], hint="CREATE [TEMPORARY] VIEW v AS SELECT ..., CREATE MATERIALIZED VIEW v AS SELECT ...",
-            )  # fmt: skip
+            hint = "CREATE [TEMPORARY] VIEW v AS SELECT ..., CREATE MATERIALIZED VIEW v AS SELECT ..."
+            raise self.refuse(f"CREATE {parsed.args['kind']} is not supported here", hint)
         target = parsed.this
         schema = target if isinstance(target, exp.Schema) else None
         table = schema.this if schema is not None else target
@@ -385,19 +363,12 @@ class _Reader:
         self.take(";")
         body = self.tokens[self.parser._index :]
         if not body or body[-1].text.upper() != "END":
-            raise SqlError(
-                "the statement set has no END", sql=self.script, line=self.place["line"], column=self.place["column"]
-            )
+            raise self.refuse("the statement set has no END")
         inserts = []
         for chunk in _split(body[:-1]):
             found = _Reader(self.script, chunk).statement()
             if not isinstance(found, st.Insert):
-                raise SqlError(
-                    "a statement set holds INSERT statements only",
-                    sql=self.script,
-                    line=found.line,
-                    column=found.column,
-                )
+                raise self.refuse("a statement set holds INSERT statements only")
             inserts.append(found)
         if not inserts:
             raise self.fail("the statement set is empty")
@@ -438,9 +409,8 @@ class _Reader:
                     self.need("IN")
                 return st.Show(what=what, name=self.name() if what in _WITH_NAME else None, **self.place)
         close = nearest(self.word(), [w.split()[0] for w in SHOWN])
-        raise self.fail(
-            "unknown SHOW", hint=f"one of: {', '.join(sorted(SHOWN))}" + (f" (did you mean {close}?)" if close else "")
-        )
+        proposed = f"did you mean {close}? " if close else ""
+        raise self.fail("unknown SHOW", hint=f"{proposed}known: {', '.join(sorted(SHOWN))}")
 
     def _describe(self) -> st.Describe:
         self.parser._advance()
