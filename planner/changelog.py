@@ -30,7 +30,7 @@ from forebay.planner.nodes import (
     WindowAggregate,
     WindowTable,
 )
-from forebay.planner.rewrite import CatalogView
+from forebay.planner.relation import CatalogView
 from forebay.planner.rules.window_aggregate import Bound, window_bounds
 
 Keys = tuple[tuple[int, ...], ...]

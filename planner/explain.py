@@ -33,7 +33,7 @@ from forebay.planner.nodes import (
     WindowAggregate,
     WindowTable,
 )
-from forebay.planner.rewrite import CatalogView
+from forebay.planner.relation import CatalogView
 
 
 def explain(plan: Node, catalog: CatalogView) -> str:
@@ -250,6 +250,8 @@ def _bare(expr: Expr, names: Sequence[str]) -> str:
             return f"{sub(arg)} {'NOT IN' if negated else 'IN'} ({', '.join(map(sub, items))})"
         case Like(op, arg, pattern, _, negated):
             return f"{sub(arg)} {'NOT ' if negated else ''}{op} {sub(pattern)}"
+        case Call(name, (Literal(0),), True):
+            return name.upper()  # the clock's functions take a marker for the number of rows
         case Call(name, args):
             return f"{name}({', '.join(text(a, names) for a in args)})"
     return type(expr).__name__

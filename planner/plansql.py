@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from forebay.engine.errors import InternalError, UnsupportedError
+from forebay.planner.expr import Column, Expr
 from forebay.planner.nodes import (
     Aggregate,
     AggregateCall,
@@ -55,8 +56,24 @@ def plan_to_sql(node: Node, table: TableName = lambda scan: identifier(scan.tabl
     Raises:
         UnsupportedError: the node has no batch form.
     """
-    items = ", ".join(f"c{i} AS {identifier(name)}" for i, name in enumerate(node.schema.names))
-    return f"SELECT {items or '1'} FROM {_Renderer(table).relation(node)}"
+    renderer = _Renderer(table)
+    exprs: Sequence[Expr] = [Column(i) for i in range(len(node.schema))]
+    names = node.schema.names
+    if isinstance(node, Project) and isinstance(node.input, Sort):
+        exprs, node = node.exprs, node.input
+    order = ""
+    if isinstance(node, Sort):  # only the outermost ORDER BY orders the answer
+        order = _ordering(node)
+        node = node.input
+    items = ", ".join(f"{to_sql(e, _names(node))} AS {identifier(name)}" for e, name in zip(exprs, names))
+    return f"SELECT {items or '1'} FROM {renderer.relation(node)}{order}"
+
+
+def _ordering(node: Sort) -> str:
+    """ORDER BY, LIMIT and OFFSET."""
+    order = f" ORDER BY {_order(node.order)}" if node.order else ""
+    limit = f" LIMIT {node.limit}" if node.limit is not None else ""
+    return f"{order}{limit}{f' OFFSET {node.offset}' if node.offset else ''}"
 
 
 def _names(node: Node, prefix: str = "c") -> list[str]:
@@ -154,10 +171,7 @@ class _Renderer:
         return _select(columns, f"FROM {ranked} WHERE rank BETWEEN {node.start} AND {node.end}")
 
     def _sort(self, node: Sort) -> str:
-        order = f" ORDER BY {_order(node.order)}" if node.order else ""
-        limit = f" LIMIT {node.limit}" if node.limit is not None else ""
-        offset = f" OFFSET {node.offset}" if node.offset else ""
-        return _select(_names(node), f"FROM {self.relation(node.input)}{order}{limit}{offset}")
+        return _select(_names(node), f"FROM {self.relation(node.input)}{_ordering(node)}")
 
     def _over(self, node: Over) -> str:
         names = _names(node.input)

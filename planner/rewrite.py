@@ -6,50 +6,24 @@ user's words. Views are spliced in as subqueries, each at most once on a path (a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError, nearest
 from forebay.planner.builtins import translated
+from forebay.planner.dialect.nodes import WindowTVF
 from forebay.planner.functions import empty_relation
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.result_types import with_flink_types
+from forebay.planner.scopes import cte_of, ctes_in_sight, position
 from forebay.planner.walk import Leaf
+from forebay.planner.window_functions import window_leaf
 
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
 """DataFusion numbers rows in UInt64; in Flink the numbers are BIGINT."""
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """What binding needs to know of a table, an embedded table, a materialized view or a view."""
-
-    name: str
-    schema: pa.Schema
-    primary_key: tuple[str, ...] = ()
-    updating: bool = False
-    """Its changelog may retract or replace rows."""
-    time_columns: tuple[str, ...] = ()
-    """Columns that carry a watermark."""
-    bounded: bool = False
-    view: exp.Expression | None = None
-    """The query of a (not materialized) view; its columns are renamed to the names of `schema` if that is not empty."""
-
-
-class CatalogView(Protocol):
-    """The catalog as binding sees it."""
-
-    def relation(self, name: str) -> Relation | None:
-        """The relation of that name (dotted if qualified), or None."""
-        ...
-
-    def relation_names(self) -> Iterable[str]:
-        """Every name, for suggestions."""
-        ...
 
 
 @dataclass(slots=True)
@@ -83,8 +57,10 @@ class Rewriter:
         for with_ in list(holder.find_all(exp.With)):
             if with_.args.get("recursive"):
                 raise self._unsupported(with_, "WITH RECURSIVE is not supported in a continuous query")
+        for window in reversed(list(holder.find_all(WindowTVF))):
+            window.replace(self._window(window))
         for table in list(holder.find_all(exp.Table)):
-            if isinstance(table.this, exp.Identifier) and not _is_cte(table):
+            if isinstance(table.this, exp.Identifier) and table.name not in self.leaves and cte_of(table) is None:
                 table.replace(self._relation(table))
         for select in list(holder.find_all(exp.Select)):
             name_items(select)
@@ -132,6 +108,32 @@ class Rewriter:
             alias.set("columns", [exp.to_identifier(n, quoted=True) for n in relation.schema.names])
         return exp.Subquery(this=query, alias=alias)
 
+    def _window(self, window: WindowTVF) -> exp.Expression:
+        """A window function as a leaf; its input is rewritten on its own, with the WITH queries that it may name."""
+        source = window.args["input"]
+        if isinstance(source, exp.Select):
+            source = exp.Subquery(this=source)
+        ctes = ctes_in_sight(window)
+        query = exp.select("*").from_(source.copy(), copy=False)
+        if ctes:
+            query.set("with_", exp.With(expressions=[cte.copy() for cte in ctes]))
+        query = with_flink_types(self._query(query))
+        try:
+            name, leaf = window_leaf(window, query, self.leaves)
+        except SqlError as error:
+            raise self._placed(error, window.args["timecol"]) from error
+        self.leaves[name] = leaf
+        return exp.Table(
+            this=exp.to_identifier(name, quoted=True), alias=window.args.get("alias"), joins=window.args.get("joins")
+        )
+
+    def _placed(self, error: SqlError, at: exp.Expression) -> SqlError:
+        """The error with the place of a node, if it has none."""
+        if error.line is None:
+            error.line, error.column = position(at, self._sql)
+            error.sql = self._sql
+        return error
+
     def _translated(self, node: exp.Expression) -> exp.Expression | None:
         """The node in DataFusion's words, if they differ; an error gets the node's place."""
         try:
@@ -139,9 +141,7 @@ class Rewriter:
                 return exp.Cast(this=node.copy(), to=exp.DataType.build("BIGINT"))
             return translated(node)
         except SqlError as error:
-            error.line, error.column = position(node, self._sql)
-            error.sql = self._sql
-            raise
+            raise self._placed(error, node) from error
 
     def _unsupported(self, at: exp.Expression, message: str, hint: str | None = None) -> UnsupportedError:
         line, column = position(at, self._sql)
@@ -153,15 +153,6 @@ def _function_name(window: exp.Window) -> str:
     return str(call.this).upper() if isinstance(call, exp.Anonymous) else str(call.sql_name())
 
 
-def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | None]:
-    """Line and column, from 1, of the first token under `at` that remembers where it stood."""
-    starts = [n.meta["start"] for n in at.walk() if "start" in n.meta]
-    if sql is None or not starts or min(starts) >= len(sql):
-        return None, None
-    before = sql[: min(starts)]
-    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-
-
 def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
     """The pairs of an OPTIONS hint behind a table, sorted."""
     pairs = {}
@@ -170,34 +161,6 @@ def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
             if isinstance(item, exp.EQ):
                 pairs[item.this.name] = item.expression.name
     return tuple(sorted(pairs.items()))
-
-
-def _is_cte(table: exp.Table) -> bool:
-    """Whether the name is a WITH query of an enclosing query, which is not itself that query."""
-    if table.args.get("db"):
-        return False
-    node, child = table.parent, table
-    while node is not None:
-        with_ = node.args.get("with_")
-        if isinstance(with_, exp.With) and any(
-            cte.alias == table.name and cte is not child for cte in with_.expressions
-        ):
-            return True
-        if isinstance(node, exp.With):
-            earlier = node.expressions[: next(i for i, c in enumerate(node.expressions) if c is child)]
-            return any(cte.alias == table.name for cte in earlier) or _is_cte_above(node.parent, table.name)
-        node, child = node.parent, node
-    return False
-
-
-def _is_cte_above(query: exp.Expression | None, name: str) -> bool:
-    node = query.parent if query is not None else None
-    while node is not None:
-        with_ = node.args.get("with_")
-        if isinstance(with_, exp.With) and any(cte.alias == name for cte in with_.expressions):
-            return True
-        node = node.parent
-    return False
 
 
 def name_items(select: exp.Select) -> None:

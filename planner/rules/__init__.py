@@ -8,6 +8,7 @@ from dataclasses import replace
 from forebay.planner.nodes import Join, Node, Union
 from forebay.planner.rules.drop_unused_rank import drop_unused_rank
 from forebay.planner.rules.merge_projects import merge_projects
+from forebay.planner.rules.push_filter_below_columns import push_filter_below_columns
 from forebay.planner.rules.push_filter_below_window import push_filter_below_window
 from forebay.planner.rules.rank_from_over import rank_from_over
 from forebay.planner.rules.rank_from_sort import rank_from_sort
@@ -21,6 +22,7 @@ _RULES: tuple[Rule, ...] = (
     rank_from_over,
     rank_from_sort,
     drop_unused_rank,
+    push_filter_below_columns,
     push_filter_below_window,
     window_aggregate,
 )

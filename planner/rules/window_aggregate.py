@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from forebay.planner.build import unique_schema
 from forebay.planner.expr import Column
 from forebay.planner.nodes import (
     Aggregate,
@@ -40,10 +41,28 @@ def window_aggregate(node: Node) -> Node | None:
     bounds = window_bounds(node.input)
     if not any(bounds.get(k) in (Bound.END, Bound.TIME, Bound.FIXED_START) for k in node.keys):
         return None
-    ends = [k for k in node.keys if bounds.get(k) is Bound.END] or [c for c, b in bounds.items() if b is Bound.END]
-    if not ends:
+    found = with_window_end(node.input)
+    if found is None:
         return None
-    return WindowAggregate(node.schema, node.input, node.keys, node.calls, ends[0])
+    source, end = found
+    return WindowAggregate(node.schema, source, node.keys, node.calls, end)
+
+
+def with_window_end(node: Node) -> tuple[Node, int] | None:
+    """The node with the end of its rows' windows among its columns, and its position; None if it is out of reach."""
+    ends = [c for c, b in window_bounds(node).items() if b is Bound.END]
+    if ends:
+        return node, ends[0]
+    if not isinstance(node, Project | Filter):
+        return None
+    below = with_window_end(node.input)
+    if below is None:
+        return None
+    source, end = below
+    if isinstance(node, Filter):
+        return Filter(source.schema, source, node.predicate), end
+    schema = unique_schema([*node.schema, source.schema.field(end)])
+    return Project(schema, source, (*node.exprs, Column(end))), len(node.exprs)
 
 
 def window_bounds(node: Node) -> dict[int, Bound]:

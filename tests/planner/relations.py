@@ -6,31 +6,20 @@ import datetime as dt
 import random
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import sqlglot
-from sqlglot import exp, parser
-from sqlglot.dialects.dialect import Dialect
+from sqlglot import exp
 
 from forebay.planner.binder import Binder, Relation
+from forebay.planner.dialect.flink import Flink
 from forebay.planner.nodes import Node
-
-
-class PlainFunctions(Dialect):  # type: ignore[misc]
-    """Functions stay as they are written, as in the product's dialect."""
-
-    class Parser(parser.Parser):  # type: ignore[misc]
-        FUNCTIONS: ClassVar[dict[str, Any]] = {
-            name: build
-            for name, build in parser.Parser.FUNCTIONS.items()
-            if name in ("COALESCE", "COUNT", "SUM", "AVG", "MIN", "MAX", "ROW_NUMBER", "RANK", "DENSE_RANK")
-        }
 
 
 def parse(sql: str) -> exp.Expression:
     """One query."""
-    return sqlglot.parse_one(sql, dialect=PlainFunctions)
+    return sqlglot.parse_one(sql, dialect=Flink)
 
 
 SCHEMA = pa.schema(
@@ -89,7 +78,7 @@ def table_rows(rows: int, seed: int) -> pa.Table:
 CATALOG = TinyCatalog(
     Relation("t", SCHEMA, primary_key=("a",), updating=True),
     Relation("u", SCHEMA),
-    Relation("v", pa.schema([]), view=sqlglot.parse_one("SELECT a, b AS c FROM t WHERE b > 1")),
+    Relation("v", pa.schema([]), view=parse("SELECT a, b AS c FROM t WHERE b > 1")),
 )
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-import sqlglot
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
 from forebay.planner.binder import Binder, Relation
 from forebay.planner.expr import Binary, Column, Literal
 from forebay.planner.nodes import Aggregate, Filter, Join, JoinKind, Project, Scan, Union, Values
-from tests.planner.relations import CATALOG, SCHEMA, TinyCatalog, bind
+from tests.planner.relations import CATALOG, SCHEMA, TinyCatalog, bind, parse
 
 
 def test_scan_reads_only_the_columns_in_use() -> None:
@@ -122,11 +121,11 @@ def test_common_table_expressions_hide_tables() -> None:
 
 def test_a_view_over_itself_is_refused() -> None:
     catalog = TinyCatalog(
-        Relation("p", pa.schema([]), view=sqlglot.parse_one("SELECT * FROM q")),
-        Relation("q", pa.schema([]), view=sqlglot.parse_one("SELECT * FROM p")),
+        Relation("p", pa.schema([]), view=parse("SELECT * FROM q")),
+        Relation("q", pa.schema([]), view=parse("SELECT * FROM p")),
     )
     with pytest.raises(SqlError, match="view p reads itself"):
-        Binder(catalog).bind(sqlglot.parse_one("SELECT * FROM p"))
+        Binder(catalog).bind(parse("SELECT * FROM p"))
 
 
 def test_equal_scans_share_nothing_but_their_table() -> None:
@@ -154,7 +153,7 @@ def test_an_unknown_table_is_told_with_the_nearest() -> None:
     catalog = TinyCatalog(Relation("orders", SCHEMA))
     sql = "SELECT *\nFROM order"
     with pytest.raises(CatalogError) as caught:
-        Binder(catalog).bind(sqlglot.parse_one("SELECT *\nFROM ordres"), "SELECT *\nFROM ordres")
+        Binder(catalog).bind(parse("SELECT *\nFROM ordres"), "SELECT *\nFROM ordres")
     assert caught.value.hint == "did you mean orders?"
     assert (caught.value.line, caught.value.column) == (2, 6), sql
 
@@ -170,4 +169,4 @@ def nodes(plan: object) -> list[object]:
 
 
 def test_catalog_is_reusable() -> None:
-    assert Binder(CATALOG).bind(sqlglot.parse_one("SELECT a FROM t")) == bind("SELECT a FROM t")
+    assert Binder(CATALOG).bind(parse("SELECT a FROM t")) == bind("SELECT a FROM t")

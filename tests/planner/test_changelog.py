@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-import sqlglot
 
 from forebay.engine.errors import SqlError, UnsupportedError
 from forebay.planner.binder import Binder, Relation
@@ -12,7 +11,7 @@ from forebay.planner.canonical import canonical, fingerprint
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Call, Column
 from forebay.planner.nodes import Filter, Node, Project, Sink, Traits, Values, WindowKind, WindowSpec, WindowTable
-from tests.planner.relations import SCHEMA, TinyCatalog
+from tests.planner.relations import SCHEMA, TinyCatalog, parse
 
 OVER = "OVER (PARTITION BY b ORDER BY d) AS n FROM clicks"
 CATALOG = TinyCatalog(
@@ -24,7 +23,7 @@ CATALOG = TinyCatalog(
 
 
 def plan(sql: str) -> Node:
-    return Binder(CATALOG).bind(sqlglot.parse_one(sql), sql)
+    return Binder(CATALOG).bind(parse(sql), sql)
 
 
 def traits(sql: str) -> tuple[Traits, list[list[str]]]:
@@ -133,7 +132,7 @@ TARGET = pa.schema(
 
 
 def insert(sql: str, columns: list[str] | None = None) -> Sink:
-    return Binder(CATALOG).bind_insert(sqlglot.parse_one(sql), "sink", TARGET, columns, sql)
+    return Binder(CATALOG).bind_insert(parse(sql), "sink", TARGET, columns, sql)
 
 
 def test_insert_casts_what_widens() -> None:

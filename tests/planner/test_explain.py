@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import sqlglot
 
 from forebay.planner.binder import Binder, Relation
 from forebay.planner.explain import duration, explain, text
 from forebay.planner.expr import Binary, Column, Literal
 from tests.planner import tpch
-from tests.planner.relations import SCHEMA, TinyCatalog
+from tests.planner.relations import SCHEMA, TinyCatalog, parse
 
 PLANS = Path(__file__).parent.parent / "plans"
 CATALOG = TinyCatalog(
@@ -30,7 +29,7 @@ CATALOG = TinyCatalog(
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.sql")), ids=lambda p: p.stem)
 def test_golden_plan(path: Path) -> None:
     sql = path.read_text()
-    shown = explain(Binder(CATALOG).bind(sqlglot.parse_one(sql), sql), CATALOG)
+    shown = explain(Binder(CATALOG).bind(parse(sql), sql), CATALOG)
     golden = path.with_suffix(".txt")
     if os.environ.get("UPDATE_PLANS"):
         golden.write_text(shown)

@@ -137,7 +137,7 @@ def value(context: Any, text: str, row: int = 0) -> tuple[str, Any]:
         ("ARRAY_CONTAINS(arr, 5)", "bool", True),
         ("ELEMENT(ARRAY[b])", "int32", -3),
         ("MAP['x', b]", "map<string, int32>", [("x", -3)]),
-        ("CAST(ROW(1, 'q') AS STRUCT<p BIGINT, q STRING>)", "struct<p: int64, q: string>", {"p": 1, "q": "q"}),
+        ("CAST(ROW(1, 'q') AS ROW<p BIGINT, q STRING>)", "struct<p: int64, q: string>", {"p": 1, "q": "q"}),
         ("TYPEOF(d)", "string", "DECIMAL(10, 2)"),
         ("""JSON_VALUE('{"a": [{"b": 1}]}', '$.a[0].b')""", "string", "1"),
         ("""JSON_QUERY('{"a": [1]}', 'lax $.a')""", "string", "[1]"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import sqlglot
 
 from forebay.engine.errors import InternalError
 from forebay.planner.binder import Binder, Relation
@@ -16,7 +17,7 @@ from forebay.planner.render import identifier, string, type_name
 from forebay.planner.rewrite import Rewriter
 from forebay.planner.sqltext import to_text
 from tests.planner import tpch
-from tests.planner.relations import CATALOG, TinyCatalog, table_rows
+from tests.planner.relations import CATALOG, TinyCatalog, parse, table_rows
 
 TPCH = TinyCatalog(*(Relation(n, s, tpch.KEYS[n], updating=True) for n, s in tpch.SCHEMAS.items()))
 
@@ -27,7 +28,7 @@ def rows(table: pa.Table) -> list[str]:
 
 def answer(context: Any, catalog: TinyCatalog, sql: str) -> pa.Table:
     """What DataFusion makes of the rewritten query, without our walk over its plan."""
-    rewritten = Rewriter(catalog, sql).rewrite(sqlglot.parse_one(sql))
+    rewritten = Rewriter(catalog, sql).rewrite(parse(sql))
     for leaf, source in rewritten.leaves.items():
         context.deregister_table(leaf)
         context.register_view(leaf, context.table(source.relation))
@@ -45,7 +46,7 @@ def warehouse() -> Any:
 @pytest.mark.parametrize("name", tpch.QUERIES)
 def test_tpch_rebuilt_from_the_plan(warehouse: Any, name: str) -> None:
     sql = tpch.QUERIES[name]
-    plan = Binder(TPCH).bind(sqlglot.parse_one(sql), sql)
+    plan = Binder(TPCH).bind(parse(sql), sql)
     expected = answer(warehouse, TPCH, sql)
     got = warehouse.sql(plan_to_sql(plan)).to_arrow_table()
     assert expected.num_rows, "the data must let the query answer something"
@@ -85,7 +86,7 @@ def test_shapes_rebuilt_from_the_plan(sql: str) -> None:
     context = new_session_context()
     context.register_record_batches("t", [table_rows(60, 1).to_batches()])
     context.register_record_batches("u", [table_rows(40, 2).to_batches()])
-    plan = Binder(CATALOG).bind(sqlglot.parse_one(sql), sql)
+    plan = Binder(CATALOG).bind(parse(sql), sql)
     expected = answer(context, CATALOG, sql)
     got = context.sql(plan_to_sql(plan)).to_arrow_table()
     assert got.schema.types == plan.schema.types
@@ -93,6 +94,56 @@ def test_shapes_rebuilt_from_the_plan(sql: str) -> None:
         expected
     )
     assert expected.num_rows or "FALSE" in sql or "NOT IN" in sql
+
+
+WINDOW_QUERY = """
+SELECT window_start, window_end, COUNT(*) AS n
+FROM TABLE({name}(TABLE t, DESCRIPTOR(ts), {sizes})) GROUP BY window_start, window_end"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "length", "step"),
+    [
+        ("TUMBLE", "INTERVAL '90' DAY", 90, 90),
+        ("HOP", "INTERVAL '30' DAY, INTERVAL '90' DAY", 90, 30),
+        ("CUMULATE", "INTERVAL '30' DAY, INTERVAL '90' DAY", 90, 30),
+    ],
+)
+def test_windows_as_sql(name: str, sizes: str, length: int, step: int) -> None:
+    times = [t for t in table_rows(60, 1)["ts"].to_pylist() if t is not None]
+    context = new_session_context()
+    context.register_record_batches("t", [table_rows(60, 1).to_batches()])
+    plan = Binder(CATALOG).bind(parse(WINDOW_QUERY.format(name=name, sizes=sizes)))
+    got = {tuple(r.values()) for r in context.sql(plan_to_sql(plan)).to_arrow_table().to_pylist()}
+    expected: Counter[tuple[dt.datetime, dt.datetime]] = Counter()
+    for at in times:
+        day = (at - dt.datetime(1970, 1, 1)).days
+        if name == "HOP":
+            bounds = [(s, s + length) for s in range(day // step * step, day - length, -step)]
+        else:
+            start = day // length * length
+            bounds = [(start, end) for end in range(start + step, start + length + 1, step) if end > day]
+        expected.update(
+            (dt.datetime(1970, 1, 1) + dt.timedelta(s), dt.datetime(1970, 1, 1) + dt.timedelta(e)) for s, e in bounds
+        )
+    assert got == {(*bounds, n) for bounds, n in expected.items()}
+
+
+def test_batch_queries_keep_order_and_over() -> None:
+    context = new_session_context()
+    context.register_record_batches("t", [table_rows(30, 1).to_batches()])
+    frame = "PARTITION BY a ORDER BY ts ROWS BETWEEN 1 PRECEDING AND CURRENT ROW"
+    sql = f"SELECT a, SUM(b) OVER ({frame}) AS x FROM t ORDER BY ts DESC, a"
+    got = context.sql(plan_to_sql(Binder(CATALOG).bind_batch(parse(sql)))).to_arrow_table()
+    times = [
+        (t is None, t and -t.timestamp(), a) for t, a in zip(*(table_rows(30, 1)[c].to_pylist() for c in ("ts", "a")))
+    ]
+    assert got["a"].to_pylist() == [a for _, _, a in sorted(times, key=lambda k: (k[0], k[1] or 0, k[2]))]
+    limited = "SELECT a FROM t ORDER BY d DESC LIMIT 3 OFFSET 1"
+    best = table_rows(30, 1).sort_by([("d", "descending")]).slice(1, 3)["a"].to_pylist()
+    assert (
+        context.sql(plan_to_sql(Binder(CATALOG).bind_batch(parse(limited)))).to_arrow_table()["a"].to_pylist() == best
+    )
 
 
 def test_names_and_strings_are_quoted() -> None:

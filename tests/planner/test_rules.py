@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from forebay.engine.errors import UnsupportedError
-from forebay.planner.nodes import Filter, Node, Project, Rank, RankKind
+from forebay.engine.errors import SqlError, UnsupportedError
+from forebay.planner.nodes import Aggregate, Filter, Node, Project, Rank, RankKind, WindowAggregate, WindowTable
 from tests.planner.relations import bind
 
 
@@ -90,6 +90,66 @@ def test_limit_alone_keeps_any_rows() -> None:
 
 def test_order_without_limit_is_dropped() -> None:
     assert bind("SELECT a, b FROM t ORDER BY b") == bind("SELECT a, b FROM t")
+
+
+WINDOWS = {
+    "TUMBLE": "TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' MINUTE))",
+    "HOP": "TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '5' MINUTE, INTERVAL '15' MINUTE))",
+    "CUMULATE": "TABLE(CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' HOUR, INTERVAL '1' DAY))",
+    "SESSION": "TABLE(SESSION(TABLE t PARTITION BY a, DESCRIPTOR(ts), INTERVAL '5' MINUTE))",
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_group_by_window_bounds(name: str) -> None:
+    plan = bind(
+        f"SELECT window_start, window_end, a, MAX(d) AS m FROM {WINDOWS[name]} GROUP BY window_start, window_end, a"
+    )
+    assert isinstance(plan, WindowAggregate)
+    assert plan.input.schema.field(plan.window_end).name == "window_end"
+    table = find(plan, WindowTable)
+    assert isinstance(table, WindowTable)
+    assert table.window.kind.value == name
+    assert table.input.schema.field(table.window.time_column).name == "ts"
+    minutes = {"TUMBLE": (10, None), "HOP": (15, 5), "CUMULATE": (1440, 60), "SESSION": (5, None)}[name]
+    slide = None if minutes[1] is None else minutes[1] * 60_000_000
+    assert (table.window.size, table.window.slide) == (minutes[0] * 60_000_000, slide)
+
+
+def test_a_window_table_reads_only_the_columns_in_use() -> None:
+    table = find(bind(f"SELECT window_time, b FROM {WINDOWS['TUMBLE']} WHERE d > 1"), WindowTable)
+    assert isinstance(table, WindowTable)
+    assert set(table.input.schema.names) == {"b", "d", "ts"}
+    assert isinstance(table.input, Filter), "the condition runs before rows are assigned to windows"
+
+
+def test_a_key_that_tells_the_windows_end_is_enough() -> None:
+    tumble = bind(f"SELECT window_start, COUNT(*) AS n FROM {WINDOWS['TUMBLE']} GROUP BY window_start")
+    assert isinstance(tumble, WindowAggregate)
+    assert tumble.input.schema.field(tumble.window_end).name == "window_end"
+    cumulate = bind(f"SELECT window_start, COUNT(*) AS n FROM {WINDOWS['CUMULATE']} GROUP BY window_start")
+    assert isinstance(cumulate, Aggregate)
+    by_row = bind(f"SELECT a, COUNT(*) AS n FROM {WINDOWS['TUMBLE']} GROUP BY a")
+    assert isinstance(by_row, Aggregate)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("TUMBLE(TABLE t, DESCRIPTOR(tss), INTERVAL '1' DAY)", "has no column tss"),
+        ("TUMBLE(TABLE t, DESCRIPTOR(a), INTERVAL '1' DAY)", "is int64, not TIMESTAMP"),
+        ("TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MONTH)", "cannot be measured in MONTH"),
+        ("TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '0' DAY)", "must be positive"),
+        ("HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY)", "takes two intervals"),
+        ("HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '7' HOUR, INTERVAL '1' DAY)", "multiple of its slide"),
+        ("TUMBLE(TABLE nosuch, DESCRIPTOR(ts), INTERVAL '1' DAY)", "table nosuch does not exist"),
+    ],
+)
+def test_wrong_windows_are_told(call: str, message: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        bind(f"SELECT *\nFROM TABLE({call})")
+    assert message in caught.value.message
+    assert caught.value.line == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""Relations as binding sees them: what the catalog tells of a table, an embedded table, a materialized view or a view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+from sqlglot import exp
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A name's columns and what is known of its changelog."""
+
+    name: str
+    schema: pa.Schema
+    primary_key: tuple[str, ...] = ()
+    updating: bool = False
+    """Its changelog may retract or replace rows."""
+    time_columns: tuple[str, ...] = ()
+    """Columns that carry a watermark."""
+    bounded: bool = False
+    view: exp.Expression | None = None
+    """The query of a (not materialized) view; its columns are renamed to the names of `schema` if that is not empty."""
+
+
+class CatalogView(Protocol):
+    """The catalog as binding sees it."""
+
+    def relation(self, name: str) -> Relation | None:
+        """The relation of that name (dotted if qualified), or None."""
+        ...
+
+    def relation_names(self) -> Iterable[str]:
+        """Every name, for suggestions."""
+        ...

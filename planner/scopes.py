@@ -1,0 +1,43 @@
+"""Where names of a query come from: WITH queries in sight, and the place of a token in the statement's text."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+
+def ctes_in_sight(node: exp.Expression) -> list[exp.CTE]:
+    """The WITH queries that a name at `node` may mean, outermost first; a later one of a name hides the earlier ones.
+
+    A WITH query sees those before it in its list, not itself.
+    """
+    found: list[exp.CTE] = []
+    child, parent = node, node.parent
+    while parent is not None:
+        if isinstance(parent, exp.With):
+            at = next(i for i, cte in enumerate(parent.expressions) if cte is child)
+            found = [*parent.expressions[:at], *found]
+            child, parent = parent, parent.parent  # the query that owns this WITH adds nothing of its own
+            if parent is None:
+                break
+        else:
+            with_ = parent.args.get("with_")
+            if with_ is not None and with_ is not child:
+                found = [*with_.expressions, *found]
+        child, parent = parent, parent.parent
+    return found
+
+
+def cte_of(table: exp.Table) -> exp.CTE | None:
+    """The WITH query that the table's name means, or None."""
+    if table.args.get("db"):
+        return None
+    return next((cte for cte in reversed(ctes_in_sight(table)) if cte.alias == table.name), None)
+
+
+def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | None]:
+    """Line and column, from 1, of the first token under `at` that remembers where it stood."""
+    starts = [n.meta["start"] for n in at.walk() if "start" in n.meta]
+    if sql is None or not starts or min(starts) >= len(sql):
+        return None, None
+    before = sql[: min(starts)]
+    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
