@@ -1,0 +1,118 @@
+"""What every benchmark reports, and how: one case per fresh process, pinned to its cores, as JSON.
+
+`{"bench": ..., "machine": {...}, "results": [{"case", "rows", "seconds", "rows_per_s", "cpu_seconds", "peak_rss_mb", ...}]}`.
+CPU seconds are those of all threads of the process; the peak is of its resident memory since its start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One measured case."""
+
+    case: str
+    rows: int
+    seconds: float
+    cpu_seconds: float
+    peak_rss_mb: float
+    more: dict[str, Any] = field(default_factory=dict)
+    """Figures of this benchmark alone."""
+
+    def entry(self) -> dict[str, Any]:
+        """The case as it stands in the JSON."""
+        entry = {k: _rounded(v) for k, v in asdict(self).items() if k != "more"}
+        entry["rows_per_s"] = round(self.rows / self.seconds) if self.seconds else 0
+        return entry | {k: _rounded(v) for k, v in self.more.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def measure(case: str, rows: int, work: Callable[[], dict[str, Any] | None]) -> Result:
+    """Run `work` once; what it returns are further figures."""
+    started, cpu = time.perf_counter(), time.process_time()
+    more = work()
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return Result(case, rows, seconds, cpu, peak_rss_mb(), more or {})
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Keep every thread of this process on these cores."""
+    os.sched_setaffinity(0, cores)
+
+
+def in_process(module: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Run a case in a process of its own; it prints its entry as the last line of its output.
+
+    Raises:
+        subprocess.SubprocessError: it failed or took too long; what it wrote to standard error is shown as it comes.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=True, text=True)
+    entry: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return entry
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def report(bench: str, entries: Sequence[dict[str, Any]], path: str | None, **setting: Any) -> None:
+    """Write the JSON to a file, or to standard output if `path` is None or '-'."""
+    document = {"bench": bench, "machine": machine(), **setting, "results": list(entries)}
+    text = json.dumps(document, indent=2)
+    if path is None or path == "-":
+        print(text)
+    else:
+        Path(path).write_text(text + "\n")
+
+
+def table(entries: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """The entries as aligned text, for the eye."""
+    rows = [list(columns), *([_shown(e.get(c)) for c in columns] for e in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows)
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case float():
+            return f"{value:,.2f}"
+        case int():
+            return f"{value:,}"
+    return str(value)

@@ -1,0 +1,219 @@
+"""Nexmark: `python -m bench.nexmark --queries q0,q3 --events N [--source generator|kafka|log] [--sink ...] --json FILE`.
+
+Every query runs in a process of its own, pinned to one core, and is timed from its INSERT until the bounded input is
+consumed and the sink has everything. With the generator as the source the cost of generating the very columns that the query
+reads is measured apart, in the same process, and taken off: `engine_rows_per_s`. `--publish` fills a Kafka topic first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from bench import measure
+
+QUERIES = Path(__file__).parent / "queries" / "nexmark"
+UPDATING = frozenset(("q4", "q9", "q15", "q16", "q17", "q18", "q19"))
+"""Queries whose results change: they are written to Kafka with a changelog format."""
+COLUMNS = ("case", "rows", "seconds", "rows_per_s", "engine_rows_per_s", "cpu_seconds", "peak_rss_mb")
+
+
+def query_names() -> list[str]:
+    """Every query that has a text, in order."""
+    return sorted((p.stem for p in QUERIES.glob("q*.sql")), key=lambda name: int(name[1:]))
+
+
+def options_text(options: Mapping[str, str]) -> str:
+    """Options as they stand in WITH (...)."""
+    quoted = ((k.replace("'", "''"), v.replace("'", "''")) for k, v in options.items())
+    return ", ".join(f"'{k}' = '{v}'" for k, v in quoted)
+
+
+def statements(name: str, source: Mapping[str, str], sink: Mapping[str, str]) -> list[str]:
+    """The statements of a file ('tables' or a query) over a source and into a sink."""
+    text = Template((QUERIES / f"{name}.sql").read_text())
+    filled = text.substitute(source=options_text(source), sink=options_text(sink))
+    plain = re.sub(r"--[^\n]*\n", "", filled)
+    return [s.strip() for s in plain.split(";") if s.strip()]
+
+
+def source_options(args: argparse.Namespace) -> dict[str, str]:
+    """Where the events come from."""
+    bounded = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
+    match args.source:
+        case "kafka":
+            return {**_kafka(args.bootstrap, args.topic), **bounded}
+        case "log":
+            return {"connector": "log", "topic": args.topic, "format": "json", **bounded}
+    return {"connector": "nexmark", "events.num": str(args.events), "seed": str(args.seed)}
+
+
+def sink_options(args: argparse.Namespace, query: str) -> dict[str, str]:
+    """Where the results go."""
+    if args.sink == "blackhole":
+        return {"connector": "blackhole"}
+    options = _kafka(args.bootstrap, f"{args.topic}-{query}")
+    if query in UPDATING:
+        options["format"] = "debezium-json"
+    if args.guarantee == "exactly-once":
+        options["sink.transactional-id-prefix"] = f"nexmark-{query}"
+    return {**options, "sink.delivery-guarantee": args.guarantee}
+
+
+def _kafka(bootstrap: str | None, topic: str) -> dict[str, str]:
+    if not bootstrap:
+        raise SystemExit("bench.nexmark: Kafka needs --bootstrap HOST:PORT")
+    options = {"connector": "kafka", "topic": topic, "properties.bootstrap.servers": bootstrap, "format": "json"}
+    return {**options, "properties.group.id": f"nexmark-{topic}"}
+
+
+# --- one case, in its own process ------------------------------------------------------------------------------------
+
+
+def run_query(name: str, args: argparse.Namespace) -> measure.Result:
+    """Run one query to its end."""
+    import forebay
+
+    with tempfile.TemporaryDirectory() as directory, forebay.connect(directory if args.durable else ":memory:") as con:
+        source, sink = source_options(args), sink_options(args, name)
+        for statement in statements("tables", source, sink):
+            con.execute(statement)
+        *tables, insert = statements(name, source, sink)
+        for statement in tables:
+            con.execute(statement)
+
+        def work() -> None:
+            con.execute(insert)
+            con.wait(timeout=args.timeout)
+
+        result = measure.measure(name, args.events, work)
+    return result if args.source != "generator" else _without_generator(name, result, args)
+
+
+def _without_generator(name: str, result: measure.Result, args: argparse.Namespace) -> measure.Result:
+    """Add what the generator alone costs for the columns that the query reads."""
+    seconds = generate(read_columns(name), args.events, args.seed)
+    engine = max(result.seconds - seconds, 1e-9)
+    more = {"generator_seconds": seconds, "engine_rows_per_s": round(result.rows / engine)}
+    return measure.Result(name, result.rows, result.seconds, result.cpu_seconds, result.peak_rss_mb, more)
+
+
+def read_columns(name: str) -> tuple[str, ...]:
+    """The columns of the event stream that a query reads: those of the views that it names."""
+    text = statements(name, {}, {})[-1]
+    views = [v for v in ("person", "auction", "bid") if re.search(rf"\b(FROM|JOIN|TABLE) {v}\b", text)]
+    return ("event_type", "dateTime", *views)
+
+
+def generate(columns: tuple[str, ...] | None, events: int, seed: int) -> float:
+    """Seconds that generating takes, into nothing."""
+    from forebay.connectors.nexmark_events import SCHEMA, Generator, NexmarkConfig
+
+    generator = Generator(NexmarkConfig(seed=seed), SCHEMA, columns)
+    generator(0, 8192)  # string pools are made once
+    started = time.perf_counter()
+    for first in range(0, events, 8192):
+        generator(first, min(8192, events - first))
+    return time.perf_counter() - started
+
+
+def run_generator(args: argparse.Namespace) -> measure.Result:
+    """The generator with every column, into nothing."""
+
+    def work() -> None:
+        generate(None, args.events, args.seed)
+
+    return measure.measure("generator", args.events, work)
+
+
+def publish(args: argparse.Namespace) -> measure.Result:
+    """Write the events to the topic that `--source` names, as JSON."""
+    import forebay
+
+    with forebay.connect(":memory:") as con:
+        generator = {"connector": "nexmark", "events.num": str(args.events), "seed": str(args.seed)}
+        create = statements("tables", generator, {})[0]
+        con.execute(create)
+        target = {k: v for k, v in source_options(args).items() if not k.startswith("scan.")}
+        con.execute(re.sub(r"WITH \(.*\)", f"WITH ({options_text(target)})", create.replace("nexmark", "events", 1)))
+
+        def work() -> None:
+            con.execute("INSERT INTO events SELECT * FROM nexmark")
+            con.wait(timeout=args.timeout)
+
+        return measure.measure("publish", args.events, work)
+
+
+# --- all cases -------------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("bench.nexmark", description="Nexmark queries, one process and one core each.")
+    made.add_argument("--queries", default=",".join(query_names()), help="comma-separated; 'generator' is a case too")
+    made.add_argument("--events", type=int, default=1_000_000)
+    made.add_argument("--source", choices=("generator", "kafka", "log"), default="generator")
+    made.add_argument("--sink", choices=("blackhole", "kafka"), default="blackhole")
+    made.add_argument("--bootstrap", help="HOST:PORT of Kafka")
+    made.add_argument("--topic", default="nexmark")
+    made.add_argument("--guarantee", choices=("at-least-once", "exactly-once"), default="at-least-once")
+    made.add_argument("--publish", action="store_true", help="fill the topic with the events first")
+    made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--core", type=int, default=0, help="core that each process is pinned to; -1 for none")
+    made.add_argument("--timeout", type=float, default=1800.0, help="seconds per query")
+    made.add_argument("--json", metavar="FILE", help="where the results go; '-' is standard output")
+    made.add_argument("--case", help=argparse.SUPPRESS)
+    return made
+
+
+def run_case(args: argparse.Namespace) -> None:
+    """Run the one case that this process is for, and print its entry."""
+    if args.core >= 0:
+        measure.pin([args.core])
+    match args.case:
+        case "generator":
+            result = run_generator(args)
+        case "publish":
+            result = publish(args)
+        case _:
+            result = run_query(args.case, args)
+    print(json.dumps(result.entry()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the cases; returns 1 if one failed."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv)
+    if args.case:
+        run_case(args)
+        return 0
+    cases = [q.strip() for q in args.queries.split(",") if q.strip()]
+    unknown = set(cases) - {*query_names(), "generator"}
+    if unknown:
+        raise SystemExit(f"bench.nexmark: no query {', '.join(sorted(unknown))}; there are {', '.join(query_names())}")
+    entries: list[dict[str, Any]] = []
+    failed = False
+    for case in (["publish"] if args.publish else []) + cases:
+        try:
+            entry = measure.in_process("bench.nexmark", [*argv, "--case", case], args.timeout + 120)
+        except subprocess.SubprocessError as error:
+            entry, failed = {"case": case, "error": str(error)}, True
+        entries.append(entry)
+        print(measure.table([entry], COLUMNS) if "error" not in entry else f"{case}: {entry['error']}", file=sys.stderr)
+    setting = {"source": args.source, "sink": args.sink, "events": args.events, "core": args.core}
+    measure.report("nexmark", entries, args.json, **setting)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
