@@ -17,6 +17,7 @@ from forebay.planner.nodes import Node, Sink
 from forebay.planner.planning import find_token, planned
 from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.rewrite import Rewriter
+from forebay.planner.rules.join_ttl import drop_hint
 from forebay.planner.rules.refuse_pending import refuse_pending
 
 __all__ = ["Binder", "CatalogView", "Relation"]
@@ -48,7 +49,7 @@ class Binder:
         try:
             rewritten = Rewriter(self._catalog, sql).rewrite(query)
             node, schema = planned(rewritten.query, rewritten.leaves, sql)
-            node = rewrite(named(node, schema))
+            node = drop_hint(rewrite(named(node, schema)))
             if rewrite is rules.apply:
                 refuse_pending(node)
         except UnsupportedError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.planner.decode import AggregateExpr, GroupingSets, Order, WindowExpr
-from forebay.planner.expr import Cast, Column, Expr, Literal
+from forebay.planner.expr import Call, Case, Cast, Column, Expr, Literal, Unary
 from forebay.planner.exprs import columns_of, is_volatile, moved, rewritten, substitute
 from forebay.planner.infer import types_of
 from forebay.planner.nodes import (
@@ -83,9 +83,19 @@ def without_idle_casts(expr: Expr, schema: pa.Schema) -> Expr:
 
 
 def _may_merge(exprs: tuple[Expr, ...], inner: Project) -> bool:
-    """Whether no computed column of `inner` would be computed twice."""
+    """Whether no costly column of `inner` would be computed twice."""
     used = [c for e in exprs for c in columns_of(e)]
-    return all(isinstance(inner.exprs[c], Column | Literal) or used.count(c) == 1 for c in set(used))
+    return all(is_cheap(inner.exprs[c]) or used.count(c) == 1 for c in set(used))
+
+
+def is_cheap(expr: Expr) -> bool:
+    """A column, a constant or a field of a ROW column: not worth a projection of its own."""
+    match expr:
+        case Column() | Literal():
+            return True
+        case Case(None, ((Unary("IS NOT NULL", whole), Call("get_field", (value, Literal()))),), None):
+            return whole == value and is_cheap(value)
+    return False
 
 
 def with_columns(source: Node, exprs: Sequence[Expr]) -> tuple[Node, list[int]]:

@@ -183,6 +183,8 @@ def translated(node: exp.Expression) -> exp.Expression | None:
     if call is None:
         return None
     name, args = call
+    if node.meta.get("returning") is not None or node.meta.get("clauses"):
+        return _json_clauses(node, args)
     if name in _REFUSED:
         raise UnsupportedError(f"{name} is not supported: {_REFUSED[name]}")
     if name in _BY_NAME:
@@ -310,6 +312,30 @@ _BY_NAME: dict[str, Callable[[list[exp.Expression]], exp.Expression]] = {
     "LEAST": _extreme("least"),
     "ROW": _row,
 }
+
+
+def _json_clauses(node: exp.Expression, args: list[exp.Expression]) -> exp.Expression:
+    """RETURNING type and DEFAULT x ON ERROR of JSON_VALUE; a path is strict, so what is missing counts as an error."""
+    clauses = " ".join(node.meta.get("clauses", ())).upper()
+    default = re.search(r"DEFAULT (\S+) ON ERROR", clauses)
+    if (
+        "WRAPPER" in clauses
+        or re.search(r"(?<!DEFAULT )ERROR ON", clauses)
+        or "OBJECT ON" in clauses
+        or "ARRAY ON" in clauses
+    ):
+        raise UnsupportedError(f"{node.this} with {clauses} is not supported")
+    value: exp.Expression = exp.Anonymous(this=str(node.this).lower(), expressions=[a.copy() for a in args])
+    target = node.meta.get("returning")
+    if target is not None:
+        value = exp.TryCast(this=value, to=target.copy())
+    if default is None:
+        return value
+    words = node.meta["clauses"]
+    other: exp.Expression = exp.Literal.string(words[[w.upper() for w in words].index("DEFAULT") + 1])
+    if target is not None:
+        other = exp.Cast(this=other, to=target.copy())
+    return exp.Coalesce(this=value, expressions=[other])
 
 
 def _rounded_time(node: exp.Expression) -> exp.Expression | None:

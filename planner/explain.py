@@ -149,7 +149,7 @@ def _join(node: Join) -> str:
     if node.null_aware:
         parts.append("null-aware")
     if node.ttl != (None, None):
-        parts.append("ttl " + ", ".join("default" if t is None else f"{t} ms" for t in node.ttl))
+        parts.append("ttl " + ", ".join("default" if t is None else duration(t * 1000) for t in node.ttl))
     return " ".join(parts)
 
 

@@ -32,7 +32,7 @@ from forebay.planner.nodes import (
     WindowTable,
 )
 from forebay.planner.render import constant, identifier, string, to_sql, type_name
-from forebay.planner.rules.pending import Over, Sort
+from forebay.planner.rules.pending import Hinted, Over, Sort
 
 TableName = Callable[[Scan], str]
 """The SQL text that stands for a scan's table, as it may follow FROM."""
@@ -118,7 +118,7 @@ class _Renderer:
                 return self._unnest(node)
             case WindowTable():
                 return self._window_table(node)
-            case Sink(_, source):
+            case Sink(_, source) | Hinted(_, source):
                 return self.relation(source)
         raise InternalError(f"{type(node).__name__} has no SQL form")
 

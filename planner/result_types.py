@@ -16,6 +16,7 @@ from sqlglot import exp
 from forebay.engine.types import from_arrow
 from forebay.planner.builtins import filled
 from forebay.planner.functions import empty_relation, session_context
+from forebay.planner.scopes import from_items
 from forebay.planner.sqltext import arrow_type, custom_type, to_text
 
 _TYPE = "flink_type"
@@ -66,7 +67,7 @@ def _visit(query: exp.Expression, scope: _Scope) -> None:
 
 
 def _visit_select(select: exp.Select, scope: _Scope) -> None:
-    items = list(_from_items(select))
+    items = list(from_items(select))
     for item in items:
         if isinstance(item, exp.Subquery):
             _visit(item, scope)
@@ -79,14 +80,6 @@ def _visit_select(select: exp.Select, scope: _Scope) -> None:
         probe = _Probe(select, items, scope)
         for level in places:
             probe.rewrite(level)
-
-
-def _from_items(select: exp.Select) -> Iterator[exp.Expression]:
-    from_ = select.args.get("from_")
-    if from_ is not None:
-        yield from_.this
-        yield from (join.this for join in from_.this.args.get("joins") or ())
-    yield from (join.this for join in select.args.get("joins") or ())
 
 
 def _own_nodes(select: exp.Select) -> Iterator[exp.Expression]:
@@ -282,7 +275,9 @@ def _sum(node: exp.Expression, types: list[pa.DataType]) -> None:
 def _avg(node: exp.Expression, types: list[pa.DataType]) -> None:
     """AVG of integers is the integer quotient; of DECIMAL(p, s) DECIMAL(38, max(s, 6)), rounded half up."""
     (kind,) = types
-    if kind in _PRECISION_OF:
+    if isinstance(_outermost(node), exp.Window):
+        _avg_over(node, kind)
+    elif kind in _PRECISION_OF:
         _replaced(node, lambda w: custom_type(exp.Div(this=_renamed(w, "sum"), expression=_renamed(w, "count")), kind))
     elif pa.types.is_decimal(kind):
         scale = max(kind.scale, _MIN_DIVISION_SCALE)
@@ -294,6 +289,14 @@ def _avg(node: exp.Expression, types: list[pa.DataType]) -> None:
         _replaced(node, mean)
     elif kind == pa.float32():
         _replaced(node, lambda w: custom_type(w, kind))
+
+
+def _avg_over(node: exp.Expression, kind: pa.DataType) -> None:
+    """AVG OVER stays one function, so that what is said of it names it; only its type changes."""
+    if kind in _PRECISION_OF or kind == pa.float32():
+        _replaced(node, lambda w: custom_type(w, kind))
+    elif pa.types.is_decimal(kind):
+        _replaced(node, lambda w: custom_type(w, pa.decimal128(38, max(kind.scale, _MIN_DIVISION_SCALE))))
 
 
 def _string_agg(node: exp.Expression, types: list[pa.DataType]) -> None:

@@ -15,13 +15,19 @@ from forebay.engine.errors import CatalogError, SqlError, UnsupportedError, near
 from forebay.planner.builtins import translated
 from forebay.planner.dialect.nodes import WindowTVF
 from forebay.planner.functions import empty_relation
+from forebay.planner.hints import hint_options, state_ttls
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.planning import schema_of
 from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.result_types import with_flink_types
-from forebay.planner.scopes import cte_of, ctes_in_sight, position
+from forebay.planner.rules.pending import Hinted
+from forebay.planner.scopes import cte_of, ctes_in_sight, from_items, position
+from forebay.planner.unnest import without_unnests
 from forebay.planner.walk import Leaf
 from forebay.planner.window_functions import window_leaf
 
+_TTL = "state_ttl"
+"""Meta key of a table's time to live in ms."""
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
 """DataFusion numbers rows in UInt64; in Flink the numbers are BIGINT."""
 
@@ -54,9 +60,9 @@ class Rewriter:
 
     def _query(self, query: exp.Expression) -> exp.Expression:
         holder = exp.Subquery(this=query)
-        for with_ in list(holder.find_all(exp.With)):
-            if with_.args.get("recursive"):
-                raise self._unsupported(with_, "WITH RECURSIVE is not supported in a continuous query")
+        self._refuse(holder)
+        for select in list(holder.find_all(exp.Select)):
+            self._mark_ttls(select)
         for window in reversed(list(holder.find_all(WindowTVF))):
             window.replace(self._window(window))
         for table in list(holder.find_all(exp.Table)):
@@ -68,7 +74,18 @@ class Rewriter:
             changed = self._translated(node)
             if changed is not None:
                 node.replace(changed)
+        for select in reversed(list(holder.find_all(exp.Select))):
+            if any(isinstance(join.this, exp.Unnest) for join in select.args.get("joins") or ()):
+                self._unnest(select)
         return holder.this
+
+    def _unnest(self, select: exp.Select) -> None:
+        place = next(j.this for j in select.args["joins"] if isinstance(j.this, exp.Unnest))
+        try:
+            without_unnests(select, lambda query: schema_of(query, None))
+        except SqlError as error:
+            raise self._placed(error, place) from error
+        name_items(select)
 
     def _relation(self, table: exp.Table) -> exp.Expression:
         name = ".".join(part.name for part in table.parts)
@@ -81,15 +98,16 @@ class Rewriter:
         alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(table.name, quoted=True))
         if relation.view is not None:
             return self._view(relation, alias)
-        leaf = self._leaf(relation, hint_options(table))
+        leaf = self._leaf(relation, hint_options(table), table.meta.get(_TTL))
         return exp.Table(this=exp.to_identifier(leaf, quoted=True), alias=alias, joins=table.args.get("joins"))
 
-    def _leaf(self, relation: Relation, options: tuple[tuple[str, str], ...]) -> str:
-        """Registers the relation once per set of options; equal scans share their leaf."""
-        name = empty_relation(relation.schema, f"{relation.name} {options}")
+    def _leaf(self, relation: Relation, options: tuple[tuple[str, str], ...], ttl: int | None) -> str:
+        """Registers the relation once per set of hints; equal scans share their leaf."""
+        name = empty_relation(relation.schema, f"{relation.name} {options} {ttl}")
 
         def scan(columns: tuple[str, ...], schema: pa.Schema) -> Node:
-            return Scan(schema, relation.name, columns, options)
+            node = Scan(schema, relation.name, columns, options)
+            return node if ttl is None else Hinted(schema, node, ttl)
 
         self.leaves[name] = Leaf(relation.name, scan)
         return name
@@ -107,6 +125,36 @@ class Rewriter:
             alias = alias.copy()
             alias.set("columns", [exp.to_identifier(n, quoted=True) for n in relation.schema.names])
         return exp.Subquery(this=query, alias=alias)
+
+    def _refuse(self, query: exp.Expression) -> None:
+        """Raises for constructs that have no plan, by name."""
+        for node in query.walk():
+            if isinstance(node, exp.With) and node.args.get("recursive"):
+                raise self._unsupported(node, "WITH RECURSIVE is not supported")
+            if isinstance(node, exp.Table) and node.args.get("version") is not None:
+                raise self._unsupported(
+                    node,
+                    "FOR SYSTEM_TIME AS OF (a temporal or lookup join) is not supported",
+                    "join the table itself: the result is then kept up to date when the table changes",
+                )
+            if isinstance(node, exp.MatchRecognize):
+                raise self._unsupported(node, "MATCH_RECOGNIZE is not supported")
+            if isinstance(node, exp.Lateral) and not isinstance(node.this, exp.Unnest):
+                raise self._unsupported(
+                    node, "LATERAL and table functions are not supported", "use CROSS JOIN UNNEST(...)"
+                )
+
+    def _mark_ttls(self, select: exp.Select) -> None:
+        """Notes the time to live of a STATE_TTL hint at the tables that it names."""
+        ttls = state_ttls(select)
+        items = [item for item in from_items(select) if isinstance(item, exp.Table)]
+        for name, ttl in ttls.items():
+            named = [item for item in items if name in (item.alias, item.name)]
+            if not named:
+                message = f"STATE_TTL names {name}, which is no table of this SELECT"
+                raise self._placed(SqlError(message, hint="use the table's alias in FROM"), select)
+            named[0].meta[_TTL] = ttl
+        select.set("hint", None)
 
     def _window(self, window: WindowTVF) -> exp.Expression:
         """A window function as a leaf; its input is rewritten on its own, with the WITH queries that it may name."""
@@ -153,16 +201,6 @@ def _function_name(window: exp.Window) -> str:
     return str(call.this).upper() if isinstance(call, exp.Anonymous) else str(call.sql_name())
 
 
-def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
-    """The pairs of an OPTIONS hint behind a table, sorted."""
-    pairs = {}
-    for hint in table.args.get("hints") or ():
-        for item in hint.expressions:
-            if isinstance(item, exp.EQ):
-                pairs[item.this.name] = item.expression.name
-    return tuple(sorted(pairs.items()))
-
-
 def name_items(select: exp.Select) -> None:
     """Gives every item of the select list an alias of its own: `a`, then `a0`; EXPR$n for what has no name."""
     taken: set[str] = set()
@@ -172,6 +210,7 @@ def name_items(select: exp.Select) -> None:
             items.append(item)
             continue
         base = item.alias or (item.name if isinstance(item, exp.Column | exp.Dot) else "") or f"EXPR${i}"
+        base = base.rsplit("\x1f", 1)[-1]  # a column of an UNNEST
         name, n = base, 0
         while name in taken:
             name, n = f"{base}{n}", n + 1

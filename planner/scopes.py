@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from sqlglot import exp
 
 
@@ -34,10 +37,32 @@ def cte_of(table: exp.Table) -> exp.CTE | None:
     return next((cte for cte in reversed(ctes_in_sight(table)) if cte.alias == table.name), None)
 
 
+def from_items(select: exp.Select) -> Iterator[exp.Expression]:
+    """The tables and subqueries of FROM and its joins."""
+    from_ = select.args.get("from_")
+    if from_ is not None:
+        yield from_.this
+        yield from (join.this for join in from_.this.args.get("joins") or ())
+    yield from (join.this for join in select.args.get("joins") or ())
+
+
 def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | None]:
-    """Line and column, from 1, of the first token under `at` that remembers where it stood."""
-    starts = [n.meta["start"] for n in at.walk() if "start" in n.meta]
-    if sql is None or not starts or min(starts) >= len(sql):
+    """Line and column, from 1, of the first token under `at` that remembers where it stood.
+
+    Tokens count from the start of their script; where that is not `sql`, the first equal word counts.
+    """
+    marked = sorted((n for n in at.walk() if "start" in n.meta), key=lambda n: int(n.meta["start"]))
+    if sql is None or not marked:
         return None, None
-    before = sql[: min(starts)]
+    word, start = _word(marked[0]), int(marked[0].meta["start"])
+    if word and not sql[start:].lstrip("`").lower().startswith(word.lower()):
+        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", sql, re.IGNORECASE)
+        if found is None:
+            return None, None
+        start = found.start()
+    before = sql[:start]
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+
+def _word(node: exp.Expression) -> str:
+    return node.this if isinstance(node, exp.Anonymous) and isinstance(node.this, str) else node.name

@@ -233,6 +233,7 @@ def plain_type(arrow: pa.DataType) -> pa.DataType:
 
 def plain_name(name: str) -> str:
     """A column name for DataFusion's name of an expression: `sum(t.a)` is `sum`. The query's own names come back on top."""
+    name = name.rsplit("\x1f", 1)[-1]
     found = _EXPRESSION_NAME.search(name)
     if found is None:
         return name

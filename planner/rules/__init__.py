@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from forebay.planner.nodes import Join, Node, Union
+from forebay.planner.nodes import Node
 from forebay.planner.rules.drop_unused_rank import drop_unused_rank
+from forebay.planner.rules.inputs import with_inputs
+from forebay.planner.rules.join_ttl import join_ttl
 from forebay.planner.rules.merge_projects import merge_projects
 from forebay.planner.rules.push_filter_below_columns import push_filter_below_columns
 from forebay.planner.rules.push_filter_below_window import push_filter_below_window
@@ -25,6 +26,7 @@ _RULES: tuple[Rule, ...] = (
     push_filter_below_columns,
     push_filter_below_window,
     window_aggregate,
+    join_ttl,
 )
 
 
@@ -38,13 +40,3 @@ def apply(node: Node) -> Node:
         if changed is not None:
             return apply(changed)
     return node
-
-
-def with_inputs(node: Node, inputs: tuple[Node, ...]) -> Node:
-    """The same node over other inputs of the same schemas."""
-    match node:
-        case Join():
-            return replace(node, left=inputs[0], right=inputs[1])
-        case Union():
-            return replace(node, parts=inputs)
-    return replace(node, input=inputs[0])  # type: ignore[call-arg]

@@ -47,3 +47,15 @@ class Sort(Node):
     @property
     def inputs(self) -> tuple[Node, ...]:
         return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted(Node):
+    """A join input whose rows live `ttl` ms there, by a STATE_TTL hint of its name."""
+
+    input: Node
+    ttl: int
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)

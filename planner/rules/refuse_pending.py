@@ -35,6 +35,6 @@ def _refuse_over(node: Over) -> None:
             hint="keep the first n rows: SELECT ... FROM (SELECT ..., ROW_NUMBER() OVER (...) AS n FROM t) WHERE n <= 10",
         )
     raise UnsupportedError(
-        f"{written} is not supported in a continuous query",
+        f"{written} {'is' if len(names) == 1 else 'are'} not supported in a continuous query",
         hint="use GROUP BY with a window table (TUMBLE, HOP, CUMULATE), or ROW_NUMBER() with a filter on the number",
     )

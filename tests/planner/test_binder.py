@@ -7,8 +7,12 @@ import pytest
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
 from forebay.planner.binder import Binder, Relation
+from forebay.planner.changelog import infer
 from forebay.planner.expr import Binary, Column, Literal
+from forebay.planner.functions import new_session_context
 from forebay.planner.nodes import Aggregate, Filter, Join, JoinKind, Project, Scan, Union, Values
+from forebay.planner.plansql import plan_to_sql
+from tests.planner import nexmark
 from tests.planner.relations import CATALOG, SCHEMA, TinyCatalog, bind, parse
 
 
@@ -156,6 +160,99 @@ def test_an_unknown_table_is_told_with_the_nearest() -> None:
         Binder(catalog).bind(parse("SELECT *\nFROM ordres"), "SELECT *\nFROM ordres")
     assert caught.value.hint == "did you mean orders?"
     assert (caught.value.line, caught.value.column) == (2, 6), sql
+
+
+NESTED = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("items", pa.list_(pa.struct([("sku", pa.string()), ("n", pa.int32())]))),
+        ("tags", pa.list_(pa.string())),
+        ("m", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+NESTED_ROWS = [
+    {"id": 1, "items": [{"sku": "a", "n": 1}, {"sku": "b", "n": 2}], "tags": ["x", "y"], "m": [("k", 1)]},
+    {"id": 2, "items": [], "tags": None, "m": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("sql", "names", "rows"),
+    [
+        (
+            "SELECT id, sku, n FROM o CROSS JOIN UNNEST(items) AS u (sku, n)",
+            ["id", "sku", "n"],
+            [(1, "a", 1), (1, "b", 2)],
+        ),
+        ("SELECT u.sku AS s FROM o, UNNEST(o.items) AS u WHERE u.n > 1", ["s"], [("b",)]),
+        ("SELECT id, x FROM o LEFT JOIN UNNEST(tags) AS u (x) ON TRUE", ["id", "x"], [(1, "x"), (1, "y"), (2, None)]),
+        ("SELECT o.id, u.v FROM o CROSS JOIN UNNEST(m) AS u (id, v)", ["id", "v"], [(1, 1)]),
+        ("SELECT q.z FROM (SELECT * FROM o CROSS JOIN UNNEST(tags) AS u (z)) AS q", ["z"], [("x",), ("y",)]),
+        ("WITH w AS (SELECT * FROM o) SELECT x FROM w CROSS JOIN UNNEST(w.tags) AS u (x)", ["x"], [("x",), ("y",)]),
+        (
+            "SELECT p.id, x FROM o JOIN o AS p ON o.id = p.id, UNNEST(p.tags) AS u (x)",
+            ["id", "x"],
+            [(1, "x"), (1, "y")],
+        ),
+    ],
+)
+def test_unnest(sql: str, names: list[str], rows: list[tuple[object, ...]]) -> None:
+    plan = Binder(TinyCatalog(Relation("o", NESTED))).bind(parse(sql), sql)
+    assert plan.schema.names == names
+    context = new_session_context()
+    context.register_record_batches("o", [pa.Table.from_pylist(NESTED_ROWS, schema=NESTED).to_batches()])
+    result = context.sql(plan_to_sql(plan)).to_arrow_table().to_pylist()
+    assert sorted((tuple(r.values()) for r in result), key=repr) == rows
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT id FROM o CROSS JOIN UNNEST(id) AS u (x)", "takes an ARRAY or a MAP"),
+        ("SELECT id FROM o CROSS JOIN UNNEST(tags) AS u (x, y)", "names 2 columns, its elements have 1"),
+        ("SELECT id FROM o CROSS JOIN UNNEST(nosuch) AS u (x)", "no table before it has"),
+    ],
+)
+def test_wrong_unnests_are_told(sql: str, message: str) -> None:
+    with pytest.raises(SqlError, match=message) as caught:
+        Binder(TinyCatalog(Relation("o", NESTED))).bind(parse(sql), sql)
+    assert (caught.value.line, caught.value.column) == (1, sql.index("UNNEST(") + 8)
+
+
+def test_state_ttl_hint_reaches_the_join() -> None:
+    join = bind("SELECT /*+ STATE_TTL('x'='35d', 'u'='1 h') */ x.a, u.b FROM t AS x JOIN u ON x.b = u.a")
+    while not isinstance(join, Join):
+        join = join.inputs[0]
+    assert join.ttl == (35 * 86_400_000, 3_600_000)
+    assert {type(n) for n in nodes(join)} <= {Join, Project, Filter, Scan}
+    with pytest.raises(SqlError, match="STATE_TTL names t,") as caught:
+        bind("SELECT /*+ STATE_TTL('t'='1d') */ a FROM u")
+    assert "alias" in (caught.value.hint or "")
+    with pytest.raises(SqlError, match="'soon' is no duration"):
+        bind("SELECT /*+ STATE_TTL('t'='soon') */ a FROM t")
+
+
+def test_options_hint_makes_its_own_scan() -> None:
+    plan = bind("SELECT t.a FROM t /*+ OPTIONS('b'='2', 'a'='1') */ JOIN t AS x ON t.a = x.a")
+    scans = sorted(node.options for node in nodes(plan) if isinstance(node, Scan))
+    assert scans == [(), (("a", "1"), ("b", "2"))]
+
+
+@pytest.mark.parametrize("name", nexmark.QUERIES)
+def test_nexmark_binds(name: str) -> None:
+    sql = nexmark.QUERIES[name]
+    plan = Binder(nexmark.CATALOG).bind(parse(sql), sql)
+    assert infer(plan, nexmark.CATALOG)
+    assert {n.table for n in nodes(plan) if isinstance(n, Scan)} == {"events"}
+
+
+@pytest.mark.parametrize("name", nexmark.REFUSED)
+def test_nexmark_refused_by_name(name: str) -> None:
+    sql, message = nexmark.REFUSED[name]
+    with pytest.raises(UnsupportedError) as caught:
+        infer(Binder(nexmark.CATALOG).bind(parse(sql), sql), nexmark.CATALOG)
+    assert message in caught.value.message
+    assert caught.value.hint
 
 
 def test_recursion_is_refused_by_name() -> None:

@@ -1,0 +1,53 @@
+"""Hints in comments: OPTIONS behind a table, STATE_TTL behind SELECT."""
+
+from __future__ import annotations
+
+import re
+
+from sqlglot import exp
+
+from forebay.engine.errors import SqlError
+from forebay.planner.dialect.nodes import StateTtlHint
+
+_MILLIS = {
+    "ms": 1, "milli": 1, "millisecond": 1, "s": 1000, "sec": 1000, "second": 1000, "m": 60_000, "min": 60_000,
+    "minute": 60_000, "h": 3_600_000, "hour": 3_600_000, "d": 86_400_000, "day": 86_400_000,
+}  # fmt: skip
+
+
+def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
+    """The pairs of an OPTIONS hint behind a table, sorted."""
+    pairs = {}
+    for hint in table.args.get("hints") or ():
+        for item in hint.expressions:
+            if isinstance(item, exp.EQ):
+                pairs[item.this.name] = item.expression.name
+    return tuple(sorted(pairs.items()))
+
+
+def state_ttls(select: exp.Select) -> dict[str, int]:
+    """Milliseconds by table name of a STATE_TTL hint.
+
+    Raises:
+        SqlError: a duration cannot be read.
+    """
+    hint = select.args.get("hint")
+    found: dict[str, int] = {}
+    for item in hint.expressions if hint is not None else ():
+        if isinstance(item, StateTtlHint):
+            found.update((pair.this.name, milliseconds(pair.expression.name)) for pair in item.expressions)
+    return found
+
+
+def milliseconds(text: str) -> int:
+    """A duration such as '35d', '1 h' or '30 min' in ms.
+
+    Raises:
+        SqlError: it is no duration.
+    """
+    parts = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]*)\s*", text)
+    unit = parts.group(2).lower() if parts else ""
+    size = _MILLIS.get(unit) or _MILLIS.get(unit.removesuffix("s")) if unit else 1
+    if parts is None or size is None:
+        raise SqlError(f"'{text}' is no duration", hint="write a number and a unit: 90 s, 15 min, 2 h, 35 d")
+    return int(parts.group(1)) * size

@@ -1,0 +1,42 @@
+"""STATE_TTL('o'='35d') on a table of a join becomes the join's `ttl` for that side.
+
+The hint sticks to the table's scan until here; between scan and join there may be filters and projections only, as in Flink,
+where a hint names a direct input of the join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from forebay.planner.nodes import Filter, Join, Node, Project
+from forebay.planner.rules.inputs import with_inputs
+from forebay.planner.rules.pending import Hinted
+
+
+def join_ttl(node: Node) -> Node | None:
+    """Join over Hinted inputs -> Join with a time to live per side, over the plain inputs."""
+    if not isinstance(node, Join):
+        return None
+    left, left_ttl = _without_hint(node.left)
+    right, right_ttl = _without_hint(node.right)
+    if left_ttl is None and right_ttl is None:
+        return None
+    return replace(node, left=left, right=right, ttl=(left_ttl or node.ttl[0], right_ttl or node.ttl[1]))
+
+
+def drop_hint(node: Node) -> Node:
+    """The plan without hints that no join took: the table is not joined where it is hinted."""
+    if isinstance(node, Hinted):
+        return drop_hint(node.input)
+    inputs = tuple(map(drop_hint, node.inputs))
+    return node if inputs == node.inputs else with_inputs(node, inputs)
+
+
+def _without_hint(node: Node) -> tuple[Node, int | None]:
+    match node:
+        case Hinted(_, source, ttl):
+            return source, ttl
+        case Filter(_, source) | Project(_, source):
+            below, found = _without_hint(source)
+            return (node if found is None else replace(node, input=below)), found
+    return node, None
