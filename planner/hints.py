@@ -14,14 +14,27 @@ _MILLIS = {
     "minute": 60_000, "h": 3_600_000, "hour": 3_600_000, "d": 86_400_000, "day": 86_400_000,
 }  # fmt: skip
 
+_PAIR = re.compile(r"'((?:[^']|'')*)'\s*=\s*'((?:[^']|'')*)'")
+
 
 def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
-    """The pairs of an OPTIONS hint behind a table, sorted."""
+    """The pairs of an OPTIONS hint behind a table, sorted.
+
+    The tokenizer gives a hint that does not follow SELECT as a comment.
+
+    Raises:
+        SqlError: the hint cannot be read.
+    """
     pairs = {}
     for hint in table.args.get("hints") or ():
-        for item in hint.expressions:
-            if isinstance(item, exp.EQ):
-                pairs[item.this.name] = item.expression.name
+        pairs.update((i.this.name, i.expression.name) for i in hint.expressions if isinstance(i, exp.EQ))
+    for comment in table.comments or ():
+        found = re.fullmatch(r"\s*OPTIONS\s*\((.*)\)\s*", comment, re.IGNORECASE | re.DOTALL)
+        if found is None:
+            continue
+        if not re.fullmatch(rf"\s*{_PAIR.pattern}\s*(,\s*{_PAIR.pattern}\s*)*", found.group(1)):
+            raise SqlError("the OPTIONS hint cannot be read", hint="write /*+ OPTIONS('key'='value', ...) */")
+        pairs.update((k.replace("''", "'"), v.replace("''", "'")) for k, v in _PAIR.findall(found.group(1)))
     return tuple(sorted(pairs.items()))
 
 
