@@ -25,7 +25,7 @@ def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
     Raises:
         SqlError: the hint cannot be read.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for hint in table.args.get("hints") or ():
         pairs.update((i.this.name, i.expression.name) for i in hint.expressions if isinstance(i, exp.EQ))
     for comment in table.comments or ():
