@@ -133,13 +133,18 @@ _REFUSED = {
 
 
 def filled(template: str, *args: exp.Expression) -> exp.Expression:
-    """The template with its arguments in place."""
-
-    def place(node: exp.Expression) -> exp.Expression:
-        found = re.fullmatch(r"_(\d+)", node.name) if isinstance(node, exp.Column) else None
-        return args[int(found.group(1))].copy() if found else node
-
-    tree: exp.Expression = _parsed(template).copy().transform(place)
+    """The template with its arguments in place. An argument is moved out of its tree, and copied where it is used again."""
+    tree = _parsed(template).copy()
+    places = [c for c in tree.find_all(exp.Column) if re.fullmatch(r"_\d+", c.name)]
+    used: set[int] = set()
+    for place in places:
+        index = int(place.name[1:])
+        argument = args[index].copy() if index in used else args[index]
+        used.add(index)
+        if place is tree:
+            tree = argument
+        else:
+            place.replace(argument)
     return exp.Paren(this=tree) if isinstance(tree, exp.Binary) else tree
 
 

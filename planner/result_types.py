@@ -34,6 +34,7 @@ class _Place:
     node: exp.Expression
     operands: tuple[exp.Expression, ...]
     rewrite: _Rewrite
+    """Gives the replacement, which may take the node's parts over; None if the node stays or was replaced already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,9 @@ def _outermost(node: exp.Expression) -> exp.Expression:
 
 def _replaced(node: exp.Expression, build: Callable[[exp.Expression], exp.Expression]) -> None:
     """Replaces a call together with its FILTER and OVER, which `build` gets."""
-    whole = _outermost(node)
-    whole.replace(build(whole.copy()))
+    whole, place = _outermost(node), exp.Null()
+    whole.replace(place)
+    place.replace(build(whole))
 
 
 def _renamed(whole: exp.Expression, name: str) -> exp.Expression:
@@ -336,7 +338,7 @@ def _product(node: exp.Expression, types: list[pa.DataType]) -> exp.Expression |
     if result.scale == s1 + s2 and not _is_output(node):
         node.meta[_TYPE] = result  # the same value: only a column that is shown pays for a cast
         return None
-    return custom_type(node.copy(), result)
+    return custom_type(exp.Mul(this=node.this, expression=node.expression), result)
 
 
 def _is_output(node: exp.Expression) -> bool:
@@ -358,8 +360,8 @@ def _quotient(node: exp.Expression, types: list[pa.DataType]) -> exp.Expression 
     scale = max(_MIN_DIVISION_SCALE, s1 + p2 + 1)
     result = bounded_decimal(p1 - s1 + s2 + scale, scale)
     wanted = min(max(s1, result.scale - 3), _MAX_PRECISION - (p1 - s1))
-    dividend = custom_type(node.this.copy(), pa.decimal128(_MAX_PRECISION, max(s1, wanted)))
-    return custom_type(exp.Div(this=dividend, expression=node.expression.copy()), result)
+    dividend = custom_type(node.this, pa.decimal128(_MAX_PRECISION, max(s1, wanted)))
+    return custom_type(exp.Div(this=dividend, expression=node.expression), result)
 
 
 _TIME_TEXT = {"s": "%Y-%m-%d %H:%M:%S", "ms": "%Y-%m-%d %H:%M:%S%.3f"}

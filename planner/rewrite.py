@@ -216,5 +216,5 @@ def name_items(select: exp.Select) -> None:
             name, n = f"{base}{n}", n + 1
         taken.add(name)
         plain = item.this if isinstance(item, exp.Alias) else item
-        items.append(exp.alias_(plain, name, quoted=True))
+        items.append(exp.alias_(plain, name, quoted=True, copy=False))
     select.set("expressions", items)
