@@ -15,6 +15,7 @@ from forebay.engine.types import from_arrow
 from forebay.planner.build import project
 from forebay.planner.expr import Cast, Column, Expr, Literal
 from forebay.planner.nodes import Node, Values
+from forebay.planner.planning import find_token
 
 _INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
 _FLOATS = (pa.float32(), pa.float64())
@@ -111,9 +112,12 @@ def _cast(query: Node, column: int, field: pa.Field, table: str, sql: str | None
         return Column(column)
     if not fits(source.type, field.type) and not _constants_fit(query, column, field.type):
         have, want = from_arrow(source.type), from_arrow(field.type)
+        line, column_of = find_token(sql, source.name) if sql is not None else (None, None)
         raise SqlError(
             f"column {field.name} of {table} is {want}, the query's column {source.name} is {have}",
             sql=sql,
+            line=line,
+            column=column_of,
             hint=f"write CAST({source.name} AS {want}), or TRY_CAST to get NULL for what does not convert",
         )
     return Cast(Column(column), field.type)

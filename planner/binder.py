@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 from sqlglot import exp
 
-from forebay.engine.errors import UnsupportedError
+from forebay.engine.errors import SqlError, UnsupportedError
 from forebay.planner import rules
 from forebay.planner.assign import assigned
 from forebay.planner.build import project
@@ -20,7 +20,7 @@ from forebay.planner.rewrite import Rewriter
 from forebay.planner.rules.join_ttl import drop_hint
 from forebay.planner.rules.refuse_pending import refuse_pending
 
-__all__ = ["Binder", "CatalogView", "Relation"]
+__all__ = ["Binder", "CatalogView", "Relation", "notices"]
 
 
 class Binder:
@@ -29,27 +29,31 @@ class Binder:
     def __init__(self, catalog: CatalogView) -> None:
         self._catalog = catalog
 
-    def bind(self, query: exp.Expression, sql: str | None = None) -> Node:
-        """The logical plan of a continuous query; the output's names are those of the select list.
+    def bind(self, query: exp.Expression, sql: str | None = None, names: Sequence[str] = ()) -> Node:
+        """The logical plan of a continuous query; the output's names are `names`, else those of the select list.
 
         Raises:
             SqlError: a name, type or shape is wrong, with its place in `sql`.
             UnsupportedError: a construct that streaming cannot run, by name.
         """
-        return self._planned(query, sql, rules.apply)
+        return self._planned(query, sql, rules.apply, names)
 
     def bind_batch(self, query: exp.Expression, sql: str | None = None) -> Node:
         """The plan of a query that is answered once: any OVER window, ORDER BY and OFFSET are in their place.
 
         `planner.plansql.plan_to_sql` turns it into text for DataFusion.
         """
-        return self._planned(query, sql, lambda node: node)
+        return self._planned(query, sql, lambda node: node, ())
 
-    def _planned(self, query: exp.Expression, sql: str | None, rewrite: Callable[[Node], Node]) -> Node:
+    def _planned(
+        self, query: exp.Expression, sql: str | None, rewrite: Callable[[Node], Node], names: Sequence[str]
+    ) -> Node:
         try:
             rewritten = Rewriter(self._catalog, sql).rewrite(query)
             node, schema = planned(rewritten.query, rewritten.leaves, sql)
-            node = drop_hint(rewrite(named(node, schema)))
+            if names and len(names) != len(schema):
+                raise SqlError(f"{len(names)} column names are given, the query has {len(schema)} columns", sql=sql)
+            node = drop_hint(rewrite(named(node, list(names) or schema.names)))
             if rewrite is rules.apply:
                 refuse_pending(node)
         except UnsupportedError as error:
@@ -83,7 +87,14 @@ def placed(error: UnsupportedError, sql: str | None) -> UnsupportedError:
     return error
 
 
-def named(node: Node, schema: pa.Schema) -> Node:
+def notices(query: exp.Expression) -> list[str]:
+    """What a continuous query silently leaves out, for its user to know."""
+    if query.args.get("order") is not None and query.args.get("limit") is None and query.args.get("fetch") is None:
+        return ["ORDER BY without LIMIT is dropped: the rows of a continuous result have no order"]
+    return []
+
+
+def named(node: Node, names: Sequence[str]) -> Node:
     """The node under the names that the query gives its columns."""
-    fields = [f.with_name(name) for f, name in zip(node.schema, schema.names)]
+    fields = [f.with_name(name) for f, name in zip(node.schema, names)]
     return project(node, tuple(map(Column, range(len(fields)))), pa.schema(fields))

@@ -7,7 +7,7 @@ entry; those whose result type depends on the arguments' types are in `planner.r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from sqlglot import exp
@@ -106,6 +106,8 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
     # aggregates
     "LISTAGG": ("string_agg(_0, ',')", "string_agg(_0, _1)"),
     "COLLECT": ("array_agg(_0)",),
+    "EVERY": ("bool_and(_0)",),
+    "SOME": ("bool_or(_0)",),
     "STDDEV": ("stddev_samp(_0)",),
     "VARIANCE": ("var_samp(_0)",),
     # JSON
@@ -130,6 +132,22 @@ _REFUSED = {
     "CURRENT_WATERMARK": "the watermark is not visible to expressions",
     "GROUP_ID": "grouping ids come from GROUPING and GROUPING_ID only",
 }
+
+
+_SAME_NAME = """
+ABS ACOS ARRAY_APPEND ARRAY_CONCAT ARRAY_DISTINCT ARRAY_MAX ARRAY_MIN ARRAY_PREPEND ARRAY_REVERSE ARRAY_SLICE ARRAY_SORT
+ARRAY_UNION ASCII ASIN ATAN ATAN2 AVG BTRIM CEIL CHAR_LENGTH CHR COALESCE CONCAT_WS COS COSH COT COUNT DEGREES DENSE_RANK
+EXP EXTRACT FIRST_VALUE FLOOR INITCAP JSON_EXISTS JSON_OBJECT JSON_QUERY JSON_VALUE LAST_VALUE LOG10 LOG2 LOWER LPAD LTRIM
+MAP_ENTRIES MAP_KEYS MAP_VALUES MAX MIN NULLIF OVERLAY PI RADIANS RANK REPEAT REPLACE REVERSE ROUND ROW_NUMBER RPAD RTRIM
+SHA1 SIN SINH SQRT STDDEV_POP STDDEV_SAMP SUM TAN TANH TRANSLATE TRIM TYPEOF UPPER URL_DECODE URL_ENCODE UUID VAR_POP
+VAR_SAMP
+"""
+"""Functions that mean the same to DataFusion, or have a syntax or types of their own."""
+
+
+def function_names() -> list[str]:
+    """Flink's functions that are known here, in upper case and order; SHOW FUNCTIONS lists them."""
+    return sorted({*_TEMPLATES, *_BY_NAME, *_SAME_NAME.split()})
 
 
 def filled(template: str, *args: exp.Expression) -> exp.Expression:
@@ -193,6 +211,7 @@ def translated(node: exp.Expression) -> exp.Expression | None:
     if name in _REFUSED:
         raise UnsupportedError(f"{name} is not supported: {_REFUSED[name]}")
     if name in _BY_NAME:
+        _check_count(name, len(args), _ARITY[name])
         return _BY_NAME[name](args)
     function = user_function(name)
     if function is not None:
@@ -207,12 +226,23 @@ def translated(node: exp.Expression) -> exp.Expression | None:
 
 def _by_arity(name: str, templates: tuple[str, ...], args: list[exp.Expression]) -> exp.Expression:
     for template in templates:
-        places = {int(n) for n in re.findall(r"\b_(\d+)", template)}
-        if (max(places) + 1 if places else 0) == len(args) or (name == "RAND" and len(args) == 1):
+        if max(_places(template), default=-1) + 1 == len(args) or (name == "RAND" and len(args) == 1):
             return filled(template, *args)
-    takes = sorted({max((int(n) for n in re.findall(r"\b_(\d+)", t)), default=-1) + 1 for t in templates})
-    counts = " or ".join(map(str, takes))
-    raise SqlError(f"{name} takes {counts} argument{'' if takes == [1] else 's'}, not {len(args)}")
+    _check_count(name, len(args), [max(_places(t), default=-1) + 1 for t in templates])
+    raise SqlError(f"{name} does not take {len(args)} arguments")
+
+
+def _places(template: str) -> set[int]:
+    return {int(n) for n in re.findall(r"\b_(\d+)", template)}
+
+
+def _check_count(name: str, given: int, takes: Sequence[int]) -> None:
+    """Raises SqlError unless the number of arguments is one of `takes`."""
+    if given in takes or (takes[-1] == _MANY and given >= takes[0]):
+        return
+    least = sorted(set(takes))
+    counts = f"at least {least[0]}" if takes[-1] == _MANY else " or ".join(map(str, least))
+    raise SqlError(f"{name} takes {counts} argument{'' if least == [1] else 's'}, not {given}")
 
 
 def _user_call(name: str, args: list[exp.Expression], given: int) -> exp.Expression:
@@ -260,8 +290,6 @@ def _timestamp_add(args: list[exp.Expression]) -> exp.Expression:
 
 def _date_format(args: list[exp.Expression]) -> exp.Expression:
     """DATE_FORMAT(time, pattern): a constant pattern is translated here and runs in DataFusion."""
-    if len(args) != 2:
-        raise SqlError(f"DATE_FORMAT takes 2 arguments, not {len(args)}")
     time, pattern = args
     if isinstance(pattern, exp.Literal) and pattern.is_string:
         form = exp.Literal.string(java_pattern(pattern.name))
@@ -341,6 +369,20 @@ def _json_clauses(node: exp.Expression, args: list[exp.Expression]) -> exp.Expre
     if target is not None:
         other = exp.Cast(this=other, to=target.copy())
     return exp.Coalesce(this=value, expressions=[other])
+
+
+_MANY = 1000
+_ARITY: dict[str, tuple[int, ...]] = {
+    "TIMESTAMPDIFF": (3,),
+    "TIMESTAMPADD": (3,),
+    "DATE_FORMAT": (2,),
+    "FROM_UNIXTIME": (1, 2),
+    "TO_TIMESTAMP_LTZ": (1, 2),
+    "CONCAT": (1, _MANY),
+    "GREATEST": (1, _MANY),
+    "LEAST": (1, _MANY),
+    "ROW": (1, _MANY),
+}
 
 
 def _rounded_time(node: exp.Expression) -> exp.Expression | None:

@@ -26,9 +26,11 @@ __all__ = [
     "empty_relation",
     "is_volatile_function",
     "new_session_context",
+    "planning_context",
     "register_function",
     "session_context",
     "user_function",
+    "user_functions",
 ]
 
 _SETTINGS = {
@@ -79,6 +81,12 @@ def new_session_context() -> Any:
 
 @cache
 def session_context() -> Any:
+    """The process's session for evaluation."""
+    return new_session_context()
+
+
+@cache
+def planning_context() -> Any:
     """The process's session for planning: it holds empty relations only."""
     context = new_session_context()
     for rule in _REMOVED_RULES:
@@ -87,7 +95,7 @@ def session_context() -> Any:
 
 
 def register_function(function: ArrowFunction) -> None:
-    """Makes a user's function known under its name in lower case to planning and to sessions made from now on.
+    """Makes a user's function known, under its name in lower case, to the shared sessions and to those made from now on.
 
     Raises:
         ValueError: the name is a built-in function's.
@@ -97,7 +105,13 @@ def register_function(function: ArrowFunction) -> None:
         raise ValueError(f"{function.name} is a built-in function")
     with _lock:
         _user[name] = ArrowFunction(name, function.arguments, function.result, function.apply, function.volatile)
-        session_context().register_udf(_as_udf(_user[name]))
+        for context in (session_context(), planning_context()):
+            context.register_udf(_as_udf(_user[name]))
+
+
+def user_functions() -> list[ArrowFunction]:
+    """Every user's function, by name."""
+    return [_user[name] for name in sorted(_user)]
 
 
 def user_function(name: str) -> ArrowFunction | None:
@@ -117,7 +131,7 @@ def _as_udf(function: ArrowFunction) -> Any:
 
 
 def empty_relation(schema: pa.Schema, key: str = "") -> str:
-    """The name of an empty relation of this schema in the shared session, the same for an equal schema and key."""
+    """The name of an empty relation of this schema in the planning session, the same for an equal schema and key."""
     with _lock:
         return _registered(schema, key)
 
@@ -125,5 +139,5 @@ def empty_relation(schema: pa.Schema, key: str = "") -> str:
 @cache
 def _registered(schema: pa.Schema, key: str) -> str:
     name = f"__empty_{next(_numbers)}"
-    session_context().register_record_batches(name, [[pa.RecordBatch.from_pylist([], schema=schema)]])
+    planning_context().register_record_batches(name, [[pa.RecordBatch.from_pylist([], schema=schema)]])
     return name

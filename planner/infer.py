@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from forebay.planner.expr import Binary, Case, Cast, Column, Expr, InList, Like, Literal, Unary
-from forebay.planner.functions import empty_relation, session_context
+from forebay.planner.functions import empty_relation, planning_context
 from forebay.planner.render import identifier, to_sql
 
 _BOOLEAN_OPS = frozenset(
@@ -45,7 +45,7 @@ def _known(expr: Expr, schema: pa.Schema) -> pa.DataType | None:
 
 
 def _planned(exprs: Sequence[Expr], schema: pa.Schema) -> list[pa.DataType]:
-    context = session_context()
+    context = planning_context()
     names = [f"c{i}" for i in range(len(schema))]
     relation = empty_relation(pa.schema([f.with_name(n) for f, n in zip(schema, names)]))
     items = ", ".join(f"{to_sql(e, names)} AS e{i}" for i, e in enumerate(exprs))

@@ -14,7 +14,7 @@ from sqlglot import exp
 from sqlglot.tokens import Tokenizer
 
 from forebay.engine.errors import InternalError, SqlError
-from forebay.planner.functions import is_volatile_function, session_context
+from forebay.planner.functions import is_volatile_function, planning_context
 from forebay.planner.nodes import Node
 from forebay.planner.sqltext import to_text
 from forebay.planner.walk import Leaf, Walker
@@ -27,14 +27,14 @@ def planned(query: exp.Expression, leaves: Mapping[str, Leaf], sql: str | None) 
         SqlError: a name or type is wrong; `sql` is the text that the error shows.
         UnsupportedError: a construct without a plan.
     """
-    context = session_context()
+    context = planning_context()
     plan, schema = optimized(context, to_text(query), sql)
     return Walker(context, leaves, is_volatile_function).node(plan), schema
 
 
 def schema_of(query: exp.Expression, sql: str | None) -> pa.Schema:
     """The columns of a rewritten query."""
-    return _guarded(lambda: session_context().sql(to_text(query)).schema(), sql)
+    return _guarded(lambda: planning_context().sql(to_text(query)).schema(), sql)
 
 
 def optimized(context: Any, text: str, sql: str | None) -> tuple[Any, pa.Schema]:

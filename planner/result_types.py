@@ -15,7 +15,7 @@ from sqlglot import exp
 
 from forebay.engine.types import from_arrow
 from forebay.planner.builtins import filled
-from forebay.planner.functions import empty_relation, session_context
+from forebay.planner.functions import empty_relation, planning_context
 from forebay.planner.scopes import from_items
 from forebay.planner.sqltext import arrow_type, custom_type, to_text
 
@@ -152,7 +152,7 @@ class _Probe:
             self._from = self._from_clause()
         items = ", ".join(f"{to_text(o)} AS __p{i}" for i, o in enumerate(operands))
         try:
-            schema = session_context().sql(f"SELECT {items}{self._from}").schema()
+            schema = planning_context().sql(f"SELECT {items}{self._from}").schema()
         except Exception:  # noqa: BLE001 - DataFusion raises Exception itself
             return None  # a name of the select list, or a mistake that planning the whole query will name
         return [f.type for f in schema]
@@ -201,7 +201,7 @@ class _Probe:
         if names and isinstance(bare, exp.Query):
             own = bare.args.get("with_")
             bare.set("with_", exp.With(expressions=names + (own.expressions if own is not None else [])))
-        return session_context().sql(to_text(bare)).schema()
+        return planning_context().sql(to_text(bare)).schema()
 
 
 def _place(node: exp.Expression) -> _Place | None:
@@ -210,7 +210,7 @@ def _place(node: exp.Expression) -> _Place | None:
         args = node.expressions if isinstance(node, exp.Anonymous) else [node.this]
         operand = args[0].expressions[0] if args and isinstance(args[0], exp.Distinct) else args[0] if args else None
         return _Place(node, (operand,), _AGGREGATES[name]) if isinstance(operand, exp.Expression) else None
-    if name in _CALLS:
+    if name in _CALLS and node.expressions:
         return _Place(node, tuple(node.expressions), _CALLS[name])
     if isinstance(node, exp.Mul | exp.Div):
         return _Place(node, (node.this, node.expression), _product if isinstance(node, exp.Mul) else _quotient)

@@ -26,6 +26,8 @@ from forebay.planner.unnest import without_unnests
 from forebay.planner.walk import Leaf
 from forebay.planner.window_functions import window_leaf
 
+__all__ = ["CatalogView", "Relation", "Rewriter", "Rewritten"]
+
 _TTL = "state_ttl"
 """Meta key of a table's time to live in ms."""
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))

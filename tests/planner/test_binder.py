@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
-from forebay.planner.binder import Binder, Relation
+from forebay.planner.binder import Binder, Relation, notices
 from forebay.planner.changelog import infer
 from forebay.planner.expr import Binary, Column, Literal
 from forebay.planner.functions import new_session_context
@@ -253,6 +253,19 @@ def test_nexmark_refused_by_name(name: str) -> None:
         infer(Binder(nexmark.CATALOG).bind(parse(sql), sql), nexmark.CATALOG)
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_names_of_a_view_replace_those_of_its_query() -> None:
+    plan = Binder(CATALOG).bind(parse("SELECT a, COUNT(*) AS n FROM t GROUP BY a"), names=("k", "rows"))
+    assert isinstance(plan, Aggregate)
+    assert plan.schema.names == ["k", "rows"]
+    with pytest.raises(SqlError, match="1 column names are given, the query has 2"):
+        Binder(CATALOG).bind(parse("SELECT a, b FROM t"), names=("k",))
+
+
+def test_notices() -> None:
+    assert "ORDER BY" in notices(parse("SELECT a FROM t ORDER BY a"))[0]
+    assert notices(parse("SELECT a FROM t ORDER BY a LIMIT 3")) == []
 
 
 def test_recursion_is_refused_by_name() -> None:

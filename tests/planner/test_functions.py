@@ -12,12 +12,13 @@ import pytest
 
 from forebay.engine.errors import DataError, SqlError, UnsupportedError
 from forebay.planner.binder import Binder
+from forebay.planner.builtins import function_names
 from forebay.planner.functions import CLOCK, ArrowFunction, new_session_context, register_function
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.result_types import bounded_decimal
 from forebay.planner.udfs.json import steps
 from forebay.planner.udfs.time import java_pattern
-from tests.planner.relations import CATALOG, SCHEMA, parse
+from tests.planner.relations import CATALOG, SCHEMA, bind, parse
 
 UTC = dt.UTC
 NOW = dt.datetime(2023, 11, 14, 22, 13, 20, 123000)
@@ -221,6 +222,22 @@ def test_wrong_calls_are_told(text: str, error: type[SqlError], message: str) ->
     with pytest.raises(error, match=message.replace("(", r"\(")) as caught:
         Binder(CATALOG).bind(parse(sql), sql)
     assert caught.value.line == 2
+
+
+SYNTAX_OF_THEIR_OWN = """
+JSON_OBJECT OVERLAY TRIM EXTRACT CEIL FLOOR POSITION SUBSTRING COALESCE COUNT SUM MIN MAX AVG IF JSON_VALUE JSON_QUERY CHR
+ROW_NUMBER RANK DENSE_RANK TYPEOF
+"""
+
+
+@pytest.mark.parametrize("name", [n for n in function_names() if n not in SYNTAX_OF_THEIR_OWN.split()])
+def test_every_listed_function_is_known(name: str) -> None:
+    message = ""
+    try:
+        bind(f"SELECT {name}() AS v FROM t")
+    except SqlError as error:
+        message = error.message.lower()
+    assert "invalid function" not in message
 
 
 def test_patterns_and_paths_are_checked() -> None:
