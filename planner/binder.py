@@ -58,6 +58,8 @@ class Binder:
                 refuse_pending(node)
         except UnsupportedError as error:
             raise placed(error, sql) from error
+        except RecursionError as error:
+            raise SqlError("the statement is nested too deeply", sql=sql, hint="split it into views") from error
         return node
 
     def bind_insert(

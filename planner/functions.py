@@ -131,13 +131,21 @@ def _as_udf(function: ArrowFunction) -> Any:
 
 
 def empty_relation(schema: pa.Schema, key: str = "") -> str:
-    """The name of an empty relation of this schema in the planning session, the same for an equal schema and key."""
+    """The name of an empty relation of this schema in the planning session, the same for an equal schema and key.
+
+    Only the latest are kept registered: far more than one statement needs.
+    """
     with _lock:
-        return _registered(schema, key)
+        name = _empty.pop((schema, key), None)
+        if name is None:
+            name = f"__empty_{next(_numbers)}"
+            planning_context().register_record_batches(name, [[pa.RecordBatch.from_pylist([], schema=schema)]])
+        _empty[schema, key] = name
+        if len(_empty) > _EMPTY_KEPT:
+            planning_context().deregister_table(_empty.pop(next(iter(_empty))))
+        return name
 
 
-@cache
-def _registered(schema: pa.Schema, key: str) -> str:
-    name = f"__empty_{next(_numbers)}"
-    planning_context().register_record_batches(name, [[pa.RecordBatch.from_pylist([], schema=schema)]])
-    return name
+_EMPTY_KEPT = 4096
+_empty: dict[tuple[pa.Schema, str], str] = {}
+"""Least recently used first."""

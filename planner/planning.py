@@ -37,6 +37,14 @@ def schema_of(query: exp.Expression, sql: str | None) -> pa.Schema:
     return _guarded(lambda: planning_context().sql(to_text(query)).schema(), sql)
 
 
+def schema_if_valid(text: str) -> pa.Schema | None:
+    """The columns of a query's text; None if it cannot be planned."""
+    try:
+        return _guarded(lambda: planning_context().sql(text).schema(), None)
+    except (SqlError, InternalError):
+        return None
+
+
 def optimized(context: Any, text: str, sql: str | None) -> tuple[Any, pa.Schema]:
     """DataFusion's optimized plan of the text, and its schema as written."""
 

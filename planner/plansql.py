@@ -47,6 +47,8 @@ _JOINS = {
     JoinKind.RIGHT_SEMI: "RIGHT SEMI JOIN",
     JoinKind.RIGHT_ANTI: "RIGHT ANTI JOIN",
 }
+_WITHOUT_NULLS = frozenset(("first_value", "last_value"))
+"""In Flink these give the first and last value that is not NULL."""
 _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -238,7 +240,8 @@ def _call(call: AggregateCall) -> str:
     distinct = "DISTINCT " if call.distinct else ""
     order = f" ORDER BY {_order(call.order)}" if call.order else ""
     condition = f" FILTER (WHERE c{call.filter})" if call.filter is not None else ""
-    return f"{identifier(call.name)}({distinct}{args}{order}){condition}"
+    nulls = " IGNORE NULLS" if call.name in _WITHOUT_NULLS else ""
+    return f"{identifier(call.name)}({distinct}{args}{order}){nulls}{condition}"
 
 
 def _plain(value: object) -> str:

@@ -106,6 +106,15 @@ def _untyped(value: Any, arrow: pa.DataType) -> str:
     return string(str(value))
 
 
+def chain(expr: Expr, op: str) -> list[Expr]:
+    """The operands of a chain of ANDs or ORs, in order: written flat, a long one does not nest too deep to be parsed."""
+    operands: list[Expr] = []
+    while isinstance(expr, Binary) and expr.op == op:
+        operands.append(expr.right)
+        expr = expr.left
+    return [expr, *reversed(operands)]
+
+
 def to_sql(expr: Expr, names: Sequence[str]) -> str:
     """The expression as SQL over columns whose texts are `names`, by position (write them quoted where needed)."""
     match expr:
@@ -113,6 +122,8 @@ def to_sql(expr: Expr, names: Sequence[str]) -> str:
             return names[index]
         case Literal(value, arrow):
             return constant(value, arrow)
+        case Binary("AND" | "OR" as op, _, _):
+            return f"({f' {op} '.join(to_sql(e, names) for e in chain(expr, op))})"
         case Binary(op, left, right):
             return f"({to_sql(left, names)} {op} {to_sql(right, names)})"
         case Unary(op, arg):

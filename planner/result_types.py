@@ -15,7 +15,8 @@ from sqlglot import exp
 
 from forebay.engine.types import from_arrow
 from forebay.planner.builtins import filled
-from forebay.planner.functions import empty_relation, planning_context
+from forebay.planner.functions import empty_relation
+from forebay.planner.planning import schema_if_valid, schema_of
 from forebay.planner.scopes import from_items
 from forebay.planner.sqltext import arrow_type, custom_type, to_text
 
@@ -151,9 +152,8 @@ class _Probe:
         if self._from is None:
             self._from = self._from_clause()
         items = ", ".join(f"{to_text(o)} AS __p{i}" for i, o in enumerate(operands))
-        try:
-            schema = planning_context().sql(f"SELECT {items}{self._from}").schema()
-        except Exception:  # noqa: BLE001 - DataFusion raises Exception itself
+        schema = schema_if_valid(f"SELECT {items}{self._from}")
+        if schema is None:
             return None  # a name of the select list, or a mistake that planning the whole query will name
         return [f.type for f in schema]
 
@@ -201,7 +201,7 @@ class _Probe:
         if names and isinstance(bare, exp.Query):
             own = bare.args.get("with_")
             bare.set("with_", exp.With(expressions=names + (own.expressions if own is not None else [])))
-        return planning_context().sql(to_text(bare)).schema()
+        return schema_of(bare, None)
 
 
 def _place(node: exp.Expression) -> _Place | None:

@@ -173,10 +173,10 @@ class Walker:
         source = self._input(plan)
         skip = _row_count(variant.skip(), 0)
         fetch = _row_count(variant.fetch(), None)
-        if isinstance(source, Sort) and (source.limit is None or fetch is not None):
-            return replace(source, offset=skip or 0, limit=fetch)
         if isinstance(source, Project) and isinstance(source.input, Sort):
-            return replace(source, input=replace(source.input, offset=skip or 0, limit=fetch))
+            return replace(source, input=limited(source.input, skip or 0, fetch))
+        if isinstance(source, Sort):
+            return limited(source, skip or 0, fetch)
         return Sort(source.schema, source, (), skip or 0, fetch)
 
     def _unnest(self, plan: Any, variant: Any) -> Node:
@@ -224,6 +224,13 @@ _PLAIN_NAMES = {"RecursiveQuery": "a recursive query (WITH RECURSIVE)", "DmlStat
 
 _PLAIN_TYPES = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 _EXPRESSION_NAME = re.compile(r"(\w*)[^\w$@#-]")
+
+
+def limited(node: Sort, skip: int, fetch: int | None) -> Sort:
+    """The rows of a Sort from the one after `skip` on, `fetch` of them."""
+    left = None if node.limit is None else max(node.limit - skip, 0)
+    limits = [n for n in (left, fetch) if n is not None]
+    return replace(node, offset=node.offset + skip, limit=min(limits) if limits else None)
 
 
 def plain_type(arrow: pa.DataType) -> pa.DataType:
