@@ -138,7 +138,7 @@ class _Renderer:
             for names, part in zip(sides, node.inputs)
         )
         equals = "IS NOT DISTINCT FROM" if node.null_equals_null else "="
-        on = [f"{sides[0][a]} {equals} {sides[1][b]}" for a, b in zip(node.left_keys, node.right_keys)]
+        on = [f"({sides[0][a]} {equals} {sides[1][b]})" for a, b in zip(node.left_keys, node.right_keys)]
         if node.residual is not None:
             on.append(to_sql(node.residual, sides[0] + sides[1]))
         condition = " AND ".join(on) or "TRUE"

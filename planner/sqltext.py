@@ -62,6 +62,12 @@ class DataFusion(Dialect):  # type: ignore[misc]
         def trycast_sql(self, expression: exp.TryCast) -> str:
             return self.cast_sql(expression)
 
+        def nullsafeeq_sql(self, expression: exp.NullSafeEQ) -> str:
+            return f"({super().nullsafeeq_sql(expression)})"  # DataFusion's parser binds AND more tightly than this
+
+        def nullsafeneq_sql(self, expression: exp.NullSafeNEQ) -> str:
+            return f"({super().nullsafeneq_sql(expression)})"
+
         def array_sql(self, expression: exp.Array) -> str:
             return f"make_array({self.expressions(expression, flat=True)})"
 

@@ -70,6 +70,7 @@ def value(context: Any, text: str, row: int = 0) -> tuple[str, Any]:
         ("NULLIF(a, 7)", "int64", None),
         ("GREATEST(a, 3)", "int64", 7),
         ("MOD(a, 4)", "int64", 3),
+        ("a IS NOT DISTINCT FROM 7 AND b IS DISTINCT FROM a AND TRUE", "bool", True),
         ("a / 2", "int64", 3),
         ("b / 2", "int32", -1),
         ("b * 2 + 1", "int32", -5),
