@@ -89,6 +89,10 @@ class Walker:
 
         def resolve(relation: str, name: str) -> int:
             position = positions.get(f"{relation}.{name}" if relation else name, -1)
+            if position < 0 and not relation:
+                # A union reduced to one branch leaves a column with that branch's relation behind.
+                ends = [i for i, n in enumerate(names) if n.endswith(f".{name}")]
+                position = ends[0] if len(ends) == 1 else -1
             if position < 0:
                 raise InternalError(f"column {relation}.{name} is not one of the input's", detail=", ".join(names))
             return position

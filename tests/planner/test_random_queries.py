@@ -133,7 +133,7 @@ def context() -> Any:
     return context
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(60), 178])
 def test_random_query(context: Any, seed: int) -> None:
     sql = Queries(seed).query(depth=2)
     plan = Binder(CATALOG).bind(parse(sql), sql)
