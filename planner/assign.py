@@ -14,8 +14,8 @@ from forebay.engine.errors import SqlError, nearest
 from forebay.engine.types import from_arrow
 from forebay.planner.build import project
 from forebay.planner.expr import Cast, Column, Expr, Literal
+from forebay.planner.messages import find_token
 from forebay.planner.nodes import Node, Values
-from forebay.planner.planning import find_token
 
 _INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
 _FLOATS = (pa.float32(), pa.float64())

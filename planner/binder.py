@@ -13,8 +13,9 @@ from forebay.planner import rules
 from forebay.planner.assign import assigned
 from forebay.planner.build import project
 from forebay.planner.expr import Column
+from forebay.planner.messages import find_token
 from forebay.planner.nodes import Node, Sink
-from forebay.planner.planning import find_token, planned
+from forebay.planner.planning import planned
 from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.rewrite import Rewriter
 from forebay.planner.rules.join_ttl import drop_hint

@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from forebay.engine.errors import SqlError, UnsupportedError
 from forebay.planner.functions import user_function
-from forebay.planner.sqltext import DataFusion, custom_type, type_word
+from forebay.planner.sqltext import DataFusion, arrow_type, custom_type, type_word
 from forebay.planner.udfs.time import java_pattern
 
 _DEFAULT_TIME = "'yyyy-MM-dd HH:mm:ss'"
@@ -242,7 +242,7 @@ def _check_count(name: str, given: int, takes: Sequence[int]) -> None:
         return
     least = sorted(set(takes))
     counts = f"at least {least[0]}" if takes[-1] == _MANY else " or ".join(map(str, least))
-    raise SqlError(f"{name} takes {counts} argument{'' if least == [1] else 's'}, not {given}")
+    raise SqlError(f"{name} takes {counts} argument{'' if least[-1] == 1 or least == [1, _MANY] else 's'}, not {given}")
 
 
 def _user_call(name: str, args: list[exp.Expression], given: int) -> exp.Expression:
@@ -436,6 +436,7 @@ def _like(node: exp.Expression) -> exp.Expression | None:
 
 def _cast(node: exp.Expression) -> exp.Expression | None:
     """CAST(ROW(...) AS ROW<...>) names and casts the fields; DataFusion casts between equal names only."""
+    arrow_type(node.to)  # an unknown type is told here, where the node's place is known
     row = node.this
     is_row = isinstance(row, exp.Anonymous) and row.this == "named_struct"
     if not is_row or type_word(node.to) != "STRUCT" or len(row.expressions) != 2 * len(node.to.expressions):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -141,8 +143,16 @@ def test_equal_scans_share_nothing_but_their_table() -> None:
     ("sql", "message", "line", "column"),
     [
         ("SELECT a,\n  nosuch FROM t", "no field named nosuch", 2, 3),
+        ("SELECT q.a FROM t", "no field named q.a", 1, 10),
         ("SELECT a FROM t\nWHERE foo(a) = 1", "invalid function 'foo'", 2, 7),
         ("SELECT t.a FROM t, u WHERE b = 1", "ambiguous reference to unqualified field b", 1, 28),
+        ("SELECT a, b, SUM(d) AS x FROM t GROUP BY a", "column t.b is neither in GROUP BY", 1, 11),
+        ("SELECT SUM(s) AS x FROM t", "SUM does not take (STRING)", 1, 8),
+        ("SELECT LOWER(flag) AS x FROM t", "LOWER does not take (BOOLEAN)", 1, 8),
+        ("SELECT a FROM t WHERE b", "non-boolean predicate 't.b' returning INT", 1, 23),
+        ("SELECT a FROM t, t", "t is in FROM twice under one name", 1, 15),
+        ("SELECT r.z FROM t", "field z not found", 1, 10),
+        ("SELECT CAST(s AS NOSUCH) AS x FROM t", "the type NOSUCH is not known", 1, 13),
     ],
 )
 def test_errors_point_at_the_name(sql: str, message: str, line: int, column: int) -> None:
@@ -151,6 +161,23 @@ def test_errors_point_at_the_name(sql: str, message: str, line: int, column: int
     assert message in caught.value.message
     assert (caught.value.line, caught.value.column) == (line, column)
     assert "^" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT a + s FROM t", "BIGINT + STRING"),
+        ("SELECT a FROM t UNION SELECT a, b FROM t", "UNION queries have different number of columns"),
+        ("SELECT CAST('abc' AS INT) AS x FROM t", "cannot cast string 'abc' to value of INT type"),
+        ("SELECT SUM(SUM(b)) AS x FROM t", "'sum(t.b)' is nested inside 'sum(sum(t.b))'"),
+        ("SELECT splt_index(s, ',', 1) AS x FROM t", "did you mean split_index?"),
+    ],
+)
+def test_errors_speak_sql(sql: str, message: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        bind(sql)
+    assert message in str(caught.value)
+    assert not re.search(r"arrow_cast|Utf8|Int\d\d|__|DataFusion", str(caught.value))
 
 
 def test_an_unknown_table_is_told_with_the_nearest() -> None:
