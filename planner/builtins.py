@@ -476,8 +476,28 @@ def _json_object(node: exp.Expression) -> exp.Expression:
     return filled("'{' || " + " || ',' || ".join(parts) + " || '}'" if parts else "'{}'", *args)
 
 
+def _equals_any(node: exp.Expression) -> exp.Expression | None:
+    """x = ANY (query) is x IN (query), which joins by key."""
+    query = _quantified(node.expression, exp.Any)
+    return None if query is None else exp.In(this=node.this, query=query)
+
+
+def _differs_from_all(node: exp.Expression) -> exp.Expression | None:
+    """x <> ALL (query) is x NOT IN (query)."""
+    query = _quantified(node.expression, exp.All)
+    return None if query is None else exp.Not(this=exp.In(this=node.this, query=query))
+
+
+def _quantified(node: exp.Expression, kind: type[exp.Expression]) -> exp.Expression | None:
+    """The subquery behind ANY or ALL."""
+    inner = node.this.unnest() if isinstance(node, kind) else None
+    return exp.Subquery(this=inner) if isinstance(inner, exp.Query) else None
+
+
 _SPECIAL: dict[type, Callable[[exp.Expression], exp.Expression | None]] = {
     exp.Cast: _cast,
+    exp.EQ: _equals_any,
+    exp.NEQ: _differs_from_all,
     exp.Count: _count,
     exp.WithinGroup: _within_group,
     exp.Floor: _rounded_time,

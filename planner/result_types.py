@@ -134,7 +134,7 @@ class _Probe:
         self._select = select
         self._items = items
         self._scope = scope
-        self._from: str | None = None
+        self._own: list[str] | None = None
 
     def rewrite(self, places: list[_Place]) -> None:
         """Rewrites places of one level. Where types cannot be found the node stays; planning will say what is wrong."""
@@ -149,27 +149,26 @@ class _Probe:
                     place.node.replace(changed)
 
     def _types(self, operands: list[exp.Expression]) -> list[pa.DataType | None] | None:
-        if self._from is None:
-            self._from = self._from_clause()
         items = ", ".join(f"{to_text(o)} AS __p{i}" for i, o in enumerate(operands))
-        schema = schema_if_valid(f"SELECT {items}{self._from}")
-        if schema is None:
-            return None  # a name of the select list, or a mistake that planning the whole query will name
-        return [f.type for f in schema]
+        for with_outer in (False, True):  # an inner name hides an outer one
+            schema = schema_if_valid(f"SELECT {items}{self._from_clause(with_outer)}")
+            if schema is not None:
+                return [f.type for f in schema]
+        return None  # a name of the select list, or a mistake that planning the whole query will name
 
-    def _from_clause(self) -> str:
-        """FROM with each derived table reduced to an empty relation, enclosing queries' tables behind it."""
-        own = [self._bare(item) for item in self._items]
-        names = {item.alias_or_name for item in self._items}
-        outer = [self._bare(item) for item in self._scope.outer if item.alias_or_name not in names]
-        if not own and not outer:
-            return ""
+    def _from_clause(self, with_outer: bool) -> str:
+        """FROM with each derived table reduced to an empty relation, enclosing queries' tables behind it if wanted."""
+        if self._own is None:
+            self._own = [self._bare(item) for item in self._items]
         usings = [self._using(item) for item in self._items]
         parts = [
-            (f" JOIN {text} USING ({using})" if using else f" CROSS JOIN {text}") for text, using in zip(own, usings)
+            (f" JOIN {text} USING ({using})" if using else f" CROSS JOIN {text}")
+            for text, using in zip(self._own, usings)
         ]
-        parts += [f" CROSS JOIN {text}" for text in outer]
-        return " FROM " + parts[0].removeprefix(" CROSS JOIN ") + "".join(parts[1:])
+        if with_outer:
+            names = {item.alias_or_name for item in self._items}
+            parts += [f" CROSS JOIN {self._bare(i)}" for i in self._scope.outer if i.alias_or_name not in names]
+        return " FROM " + parts[0].removeprefix(" CROSS JOIN ") + "".join(parts[1:]) if parts else ""
 
     def _using(self, item: exp.Expression) -> str:
         join = item.parent
@@ -178,7 +177,8 @@ class _Probe:
 
     def _bare(self, item: exp.Expression) -> str:
         cte = self._scope.ctes.get(item.name) if isinstance(item, exp.Table) and not item.args.get("db") else None
-        if cte is None and isinstance(item, exp.Table):
+        derived = isinstance(item, exp.Subquery) and isinstance(item.this, exp.Query)
+        if cte is None and not derived:
             plain = item.copy()
             plain.set("joins", None)
             return to_text(plain)

@@ -21,13 +21,14 @@ from forebay.planner.planning import schema_of
 from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.result_types import with_flink_types
 from forebay.planner.rules.pending import Hinted
-from forebay.planner.scopes import cte_of, ctes_in_sight, from_items, position
+from forebay.planner.scopes import cte_of, ctes_in_sight, from_items, may_give_many_rows, position
 from forebay.planner.unnest import without_unnests
 from forebay.planner.walk import Leaf
 from forebay.planner.window_functions import window_leaf
 
 __all__ = ["CatalogView", "Relation", "Rewriter", "Rewritten"]
 
+_REFUSED = {exp.MatchRecognize: "MATCH_RECOGNIZE", exp.TableSample: "TABLESAMPLE", exp.Pivot: "PIVOT"}
 _TTL = "state_ttl"
 """Meta key of a table's time to live in ms."""
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
@@ -65,6 +66,9 @@ class Rewriter:
         self._refuse(holder)
         for select in list(holder.find_all(exp.Select)):
             self._mark_ttls(select)
+            fetch = select.args.get("limit")
+            if isinstance(fetch, exp.Fetch):
+                select.set("limit", exp.Limit(expression=fetch.args["count"]))
         for window in reversed(list(holder.find_all(WindowTVF))):
             window.replace(self._window(window))
         for table in list(holder.find_all(exp.Table)):
@@ -139,8 +143,17 @@ class Rewriter:
                     "FOR SYSTEM_TIME AS OF (a temporal or lookup join) is not supported",
                     "join the table itself: the result is then kept up to date when the table changes",
                 )
-            if isinstance(node, exp.MatchRecognize):
-                raise self._unsupported(node, "MATCH_RECOGNIZE is not supported")
+            for kind, name in _REFUSED.items():
+                if isinstance(node, kind):
+                    raise self._unsupported(node, f"{name} is not supported")
+            if isinstance(node, exp.Subquery) and _is_value(node) and may_give_many_rows(node):
+                raise self._unsupported(
+                    node,
+                    "a subquery that stands for one value may give many rows",
+                    "aggregate it (MAX), or add LIMIT 1",
+                )
+            if isinstance(node, exp.Distinct) and node.args.get("on") is not None:
+                raise self._unsupported(node, "DISTINCT ON is not supported", "use ROW_NUMBER() OVER (...) = 1")
             if isinstance(node, exp.Lateral) and not isinstance(node.this, exp.Unnest):
                 raise self._unsupported(
                     node, "LATERAL and table functions are not supported", "use CROSS JOIN UNNEST(...)"
@@ -198,8 +211,30 @@ class Rewriter:
         return UnsupportedError(message, sql=self._sql, line=line, column=column, hint=hint)
 
 
+def _is_value(subquery: exp.Subquery) -> bool:
+    """Whether the subquery stands for a value within an expression."""
+    parent = subquery.parent
+    while isinstance(parent, exp.Subquery | exp.Paren):
+        parent = parent.parent
+    tables = (
+        exp.From
+        | exp.Join
+        | exp.In
+        | exp.Exists
+        | exp.Any
+        | exp.All
+        | exp.CTE
+        | exp.SetOperation
+        | exp.Lateral
+        | WindowTVF
+    )
+    return parent is not None and not isinstance(parent, tables)
+
+
 def _function_name(window: exp.Window) -> str:
     call = window.this
+    if not isinstance(call, exp.Func):
+        return ""  # a window that is only named here
     return str(call.this).upper() if isinstance(call, exp.Anonymous) else str(call.sql_name())
 
 

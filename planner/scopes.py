@@ -66,3 +66,30 @@ def position(at: exp.Expression, sql: str | None) -> tuple[int | None, int | Non
 
 def _word(node: exp.Expression) -> str:
     return node.this if isinstance(node, exp.Anonymous) and isinstance(node.this, str) else node.name
+
+
+_AGGREGATES = """
+LISTAGG STRING_AGG ARRAY_AGG COLLECT FIRST_VALUE LAST_VALUE STDDEV STDDEV_POP STDDEV_SAMP VARIANCE VAR_POP VAR_SAMP EVERY SOME
+"""
+"""Aggregate functions that the parser does not tell from others."""
+
+
+def may_give_many_rows(subquery: exp.Subquery) -> bool:
+    """Whether a subquery that stands for a value is not plainly limited to one row: no aggregate, no LIMIT 1."""
+    select = subquery.unnest()
+    if not isinstance(select, exp.Select):
+        return True
+    limit = select.args.get("limit")
+    count = limit.expression if isinstance(limit, exp.Limit) else limit.args.get("count") if limit is not None else None
+    if select.args.get("from_") is None or (count is not None and count.name in ("0", "1")):
+        return False
+    return select.args.get("group") is not None or not any(_aggregates(item) for item in select.expressions)
+
+
+def _aggregates(item: exp.Expression) -> bool:
+    """Whether the item holds an aggregate of its own query."""
+    if isinstance(item, exp.AggFunc) or (
+        isinstance(item, exp.Anonymous) and _word(item).upper() in _AGGREGATES.split()
+    ):
+        return True
+    return any(_aggregates(part) for part in item.iter_expressions() if not isinstance(part, exp.Query))

@@ -195,6 +195,8 @@ def test_types_follow_through_subqueries_and_with() -> None:
         "SELECT q.n / 2 AS half, AVG(q.n) AS mean FROM (SELECT * FROM c) AS q GROUP BY q.n"
     )
     assert Binder(CATALOG).bind(parse(sql)).schema.types == [pa.int32(), pa.int32()]
+    inner_first = "SELECT AVG(b) + (SELECT AVG(b) FROM u) AS x, SUM(q.n) AS y FROM t, (VALUES (1)) AS q (n)"
+    assert Binder(CATALOG).bind(parse(inner_first)).schema.types == [pa.int32(), pa.int32()]
     correlated = "SELECT a, (SELECT AVG(u.b) FROM u WHERE u.a = t.a) AS m FROM t"
     assert Binder(CATALOG).bind(parse(correlated)).schema.field(1).type == pa.int32()
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from forebay.engine.errors import SqlError, UnsupportedError
-from forebay.planner.nodes import Aggregate, Filter, Node, Project, Rank, RankKind, WindowAggregate, WindowTable
+from forebay.planner.nodes import Aggregate, Filter, Join, Node, Project, Rank, RankKind, WindowAggregate, WindowTable
 from tests.planner.relations import bind
 
 
@@ -152,6 +152,29 @@ def test_wrong_windows_are_told(call: str, message: str) -> None:
     assert caught.value.line == 2
 
 
+def test_value_subqueries_of_one_row_are_joins() -> None:
+    for subquery in (
+        "SELECT MAX(b) FROM u",
+        "SELECT b FROM u ORDER BY b LIMIT 1",
+        "SELECT LISTAGG(s) FROM u WHERE u.a = t.a",
+    ):
+        assert find(bind(f"SELECT a, ({subquery}) AS x FROM t"), Join) is not None
+
+
+def test_any_and_all_join_by_key() -> None:
+    assert bind("SELECT a FROM t WHERE b = ANY (SELECT b FROM u)") == bind(
+        "SELECT a FROM t WHERE b IN (SELECT b FROM u)"
+    )
+    assert bind("SELECT a FROM t WHERE b <> ALL (SELECT b FROM u)") == bind(
+        "SELECT a FROM t WHERE b NOT IN (SELECT b FROM u)"
+    )
+
+
+def test_tables_cannot_be_sampled_or_pivoted() -> None:
+    with pytest.raises(UnsupportedError, match="TABLESAMPLE is not supported"):
+        bind("SELECT a FROM t TABLESAMPLE (10 PERCENT)")
+
+
 @pytest.mark.parametrize(
     ("sql", "message", "hint", "line", "column"),
     [
@@ -177,6 +200,15 @@ def test_wrong_windows_are_told(call: str, message: str) -> None:
             26,
         ),
         ("SELECT a FROM t OFFSET 3", "OFFSET without LIMIT", "LIMIT", 1, 17),
+        ("SELECT a, (SELECT b FROM u) AS x FROM t", "may give many rows", "LIMIT 1", 1, 19),
+        ("SELECT DISTINCT ON (a) a, b FROM t", "DISTINCT ON", "ROW_NUMBER", 1, 21),
+        (
+            "SELECT t.a FROM t JOIN u FOR SYSTEM_TIME AS OF t.ts ON t.a = u.a",
+            "FOR SYSTEM_TIME AS OF",
+            "join the table",
+            1,
+            24,
+        ),
     ],
 )
 def test_what_streaming_cannot_run_is_refused_by_name(
