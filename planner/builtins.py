@@ -277,15 +277,21 @@ def _timestamp_diff(args: list[exp.Expression]) -> exp.Expression:
 def _timestamp_add(args: list[exp.Expression]) -> exp.Expression:
     """TIMESTAMPADD(unit, n, time); months and years take a constant n."""
     unit, count, time = args
-    millis = _UNITS_OF_MILLIS.get(_unit(unit))
-    if millis is not None:
-        return filled(f"(_1 + arrow_cast(CAST(_0 AS BIGINT) * {millis}, 'Duration(ms)'))", count, time)
-    months = _UNITS_OF_MONTHS.get(_unit(unit))
+    millis, months = _UNITS_OF_MILLIS.get(_unit(unit)), _UNITS_OF_MONTHS.get(_unit(unit))
+    if millis is None and months is None:
+        raise SqlError(
+            f"{unit.name} is no unit of TIMESTAMPADD", hint="use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
+        )
     sign, number = ("-", count.this) if isinstance(count, exp.Neg) else ("", count)
-    if months is None or not isinstance(number, exp.Literal):
+    if isinstance(number, exp.Literal) and not number.is_string:
+        step, word = (months, "MONTH") if months is not None else (millis, "MILLISECOND")
+        if _unit(unit) in ("DAY", "WEEK"):
+            step, word = (7 if _unit(unit) == "WEEK" else 1), "DAY"  # a DATE takes whole days only
+        length = exp.Literal.string(f"{sign}{int(number.name) * (step or 1)}")
+        return exp.Paren(this=exp.Add(this=time, expression=exp.Interval(this=length, unit=exp.var(word))))
+    if millis is None:
         raise UnsupportedError(f"TIMESTAMPADD by {unit.name} takes a constant number", hint="time + INTERVAL '1' MONTH")
-    interval = exp.Interval(this=exp.Literal.string(f"{sign}{int(number.name) * months}"), unit=exp.var("MONTH"))
-    return exp.Paren(this=exp.Add(this=time.copy(), expression=interval))
+    return filled(f"(_1 + arrow_cast(CAST(_0 AS BIGINT) * {millis}, 'Duration(ms)'))", count, time)
 
 
 def _date_format(args: list[exp.Expression]) -> exp.Expression:

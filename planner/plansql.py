@@ -194,8 +194,10 @@ class _Renderer:
         window, names = node.window, _names(node.input)
         time = node.input.schema.field(window.time_column).type
         unit = _MICROS.get(time.unit)
-        if unit is None or window.kind is WindowKind.SESSION:
+        if unit is None:
             raise UnsupportedError(f"{window.kind.value} over {time} has no batch form")
+        if window.kind is WindowKind.SESSION:
+            return self._sessions(node, unit)
         value = f"(arrow_cast(c{window.time_column}, 'Int64') * {unit})"
         step = window.slide or window.size
         floor = _floor(value, step if window.kind is WindowKind.HOP else window.size, window.offset)
@@ -213,6 +215,25 @@ class _Renderer:
         targets = [f.type for f in list(node.schema)[len(names) :]]
         casts = [_timestamp(b, t) for b, t in zip(bounds, targets)]
         return _select([*names, *casts], f"FROM {inner} WHERE {end} > {at}")
+
+    def _sessions(self, node: WindowTable, unit: int) -> str:
+        """Gaps and islands: a row more than the gap after the one before starts a session."""
+        window, names = node.window, _names(node.input)
+        width, by = len(names), "".join(f"c{p}, " for p in window.partition).rstrip(", ")
+        part = f"PARTITION BY {by} " if by else ""
+        at = f"(arrow_cast(c{window.time_column}, 'Int64') * {unit})"
+        timed = _select([*names, at], f"FROM {self.relation(node.input)} WHERE c{window.time_column} IS NOT NULL")
+        before = f"lag(c{width}) OVER ({part}ORDER BY c{width})"
+        opens = f"CASE WHEN c{width} - {before} <= {window.size} THEN 0 ELSE 1 END"
+        marked = _select([*names, f"c{width}", opens], f"FROM {timed}")
+        frame = "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+        number = f"sum(c{width + 1}) OVER ({part}ORDER BY c{width} {frame})"
+        numbered = _select([*names, f"c{width}", number], f"FROM {marked}")
+        scope = f"OVER (PARTITION BY {by + ', ' if by else ''}c{width + 1})"
+        start, end = f"min(c{width}) {scope}", f"(max(c{width}) {scope} + {window.size})"
+        targets = [f.type for f in list(node.schema)[width:]]
+        casts = [_timestamp(b, t) for b, t in zip((start, end, f"({end} - 1000)"), targets)]
+        return _select([*names, *casts], f"FROM {numbered}")
 
 
 def _floor(value: str, size: int, offset: int) -> str:

@@ -127,6 +127,8 @@ def value(context: Any, text: str, row: int = 0) -> tuple[str, Any]:
         ("TIMESTAMPDIFF(HOUR, ts, TIMESTAMP '2021-03-04 00:00:00')", "int32", -5),
         ("TIMESTAMPDIFF(MONTH, ts, TIMESTAMP '2021-06-04 05:06:07')", "int32", 2),
         ("TIMESTAMPADD(DAY, b, ts)", "timestamp[ms]", dt.datetime(2021, 3, 1, 5, 6, 7, 890000)),
+        ("TIMESTAMPADD(WEEK, -1, day)", "date32[day]", dt.date(2021, 2, 25)),
+        ("TIMESTAMPADD(MINUTE, 90, ts)", "timestamp[ms]", dt.datetime(2021, 3, 4, 6, 36, 7, 890000)),
         ("TIMESTAMPADD(MONTH, 1, ts)", "timestamp[ms]", dt.datetime(2021, 4, 4, 5, 6, 7, 890000)),
         ("ts + INTERVAL '1 02:00:00' DAY TO SECOND", "timestamp[ms]", dt.datetime(2021, 3, 5, 7, 6, 7, 890000)),
         ("ts - INTERVAL '10' MINUTE", "timestamp[ms]", dt.datetime(2021, 3, 4, 4, 56, 7, 890000)),

@@ -165,6 +165,31 @@ def test_windows_as_sql(name: str, sizes: str, length: int, step: int) -> None:
     assert got == {(*bounds, n) for bounds, n in expected.items()}
 
 
+def test_sessions_as_sql() -> None:
+    table = table_rows(60, 1)
+    context = new_session_context()
+    context.register_record_batches("t", [table.to_batches()])
+    sql = """
+SELECT a, window_start, window_end, COUNT(*) AS n
+FROM TABLE(SESSION(TABLE t PARTITION BY a, DESCRIPTOR(ts), INTERVAL '120' DAY)) GROUP BY a, window_start, window_end"""
+    got = [
+        tuple(r.values())
+        for r in context.sql(plan_to_sql(Binder(CATALOG).bind(parse(sql)))).to_arrow_table().to_pylist()
+    ]
+    gap, expected = dt.timedelta(days=120), []
+    for key in set(table["a"].to_pylist()):
+        times = sorted(t for a, t in zip(table["a"].to_pylist(), table["ts"].to_pylist()) if a == key and t is not None)
+        sessions: list[list[dt.datetime]] = []
+        for at in times:
+            if sessions and at - sessions[-1][-1] <= gap:
+                sessions[-1].append(at)
+            else:
+                sessions.append([at])
+        expected += [(key, s[0], s[-1] + gap, len(s)) for s in sessions]
+    assert sorted(got) == sorted(expected)
+    assert any(n > 1 for *_, n in got)
+
+
 def test_batch_queries_keep_order_and_over() -> None:
     context = new_session_context()
     context.register_record_batches("t", [table_rows(30, 1).to_batches()])
