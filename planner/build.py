@@ -33,8 +33,10 @@ from forebay.planner.rules.pending import Over, OverCall
 
 @dataclass(frozen=True, slots=True)
 class JoinSpec:
-    """How a join treats NULL keys."""
+    """How a join matches; `residual` is over the left columns, then the right ones."""
 
+    kind: JoinKind
+    residual: Expr | None
     null_equals_null: bool
     null_aware: bool
 
@@ -225,8 +227,6 @@ def join(
     right: Node,
     left_exprs: Sequence[Expr],
     right_exprs: Sequence[Expr],
-    kind: JoinKind,
-    residual: Expr | None,
     schema: pa.Schema,
     spec: JoinSpec,
 ) -> Node:
@@ -235,15 +235,16 @@ def join(
     keyed_left, left_keys = with_columns(left, left_exprs)
     keyed_right, right_keys = with_columns(right, right_exprs)
     shift = len(keyed_left.schema) - left_width
+    residual = spec.residual
     if residual is not None:
         residual = moved(residual, lambda c: c if c < left_width else c + shift)
     widths = (len(keyed_left.schema), len(keyed_right.schema))
-    fields, kept = _join_output(keyed_left, keyed_right, kind, schema, (left_width, right_width))
+    fields, kept = _join_output(keyed_left, keyed_right, spec.kind, schema, (left_width, right_width))
     node = Join(
         schema=unique_schema(fields),
         left=keyed_left,
         right=keyed_right,
-        kind=kind,
+        kind=spec.kind,
         left_keys=tuple(left_keys),
         right_keys=tuple(right_keys),
         residual=residual,

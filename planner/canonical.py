@@ -30,11 +30,6 @@ def fingerprint(node: Node) -> str:
     return hashlib.sha256(canonical(node).encode()).hexdigest()
 
 
-def canonical_expr(expr: Expr) -> str:
-    """The canonical form of a scalar expression."""
-    return _form(expr)
-
-
 def _form(value: Any) -> str:
     """An S-expression: (Name field ...), lists in brackets, text quoted."""
     match value:

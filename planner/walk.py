@@ -211,16 +211,19 @@ class Walker:
         residual = None
         if variant.filter() is not None:
             residual = self._decoder(left_plan, right_plan).scalar(to_bytes(variant.filter()))
+        name = repr(variant.join_type())
+        mirror = name in _MIRRORED
+        if mirror and residual is not None:
+            residual = mirrored(residual, len(left.schema), len(right.schema))
         spec = JoinSpec(
+            kind=_MIRRORED[name] if mirror else _KINDS[name],
+            residual=residual,
             null_equals_null=variant.null_equals_null(),
             null_aware=plan.display().endswith(" null_aware"),
         )
-        kind = repr(variant.join_type())
-        if kind in _MIRRORED:
-            if residual is not None:
-                residual = mirrored(residual, len(left.schema), len(right.schema))
-            return join(right, left, right_exprs, left_exprs, _MIRRORED[kind], residual, self._schema(plan), spec)
-        return join(left, right, left_exprs, right_exprs, _KINDS[kind], residual, self._schema(plan), spec)
+        if mirror:
+            return join(right, left, right_exprs, left_exprs, self._schema(plan), spec)
+        return join(left, right, left_exprs, right_exprs, self._schema(plan), spec)
 
 
 _PLAIN_NAMES = {"RecursiveQuery": "a recursive query (WITH RECURSIVE)", "DmlStatement": "a DML statement here"}
