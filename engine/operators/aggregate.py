@@ -21,6 +21,7 @@ from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.calls import Calls, Delta
 from forebay.engine.state import State
+from forebay.engine.state.arrays import Mask
 from forebay.engine.state.groups import GroupTable, Ids, Opened, Words
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.multiset import UNMATCHED
@@ -28,7 +29,7 @@ from forebay.engine.state.order import Order
 from forebay.kernels.aggregate import add_count
 from forebay.kernels.group import changed
 
-_COUNT, _SHOWN, _CALLS = 0, 1, 2
+_COUNT, _SHOWN, EXTRA = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,16 @@ class AggregateSpec:
 
 
 class Aggregation:
-    """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit."""
+    """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit.
 
-    def __init__(self, spec: AggregateSpec) -> None:
+    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies.
+    """
+
+    def __init__(self, spec: AggregateSpec, extra: int = 0) -> None:
         self._spec, self._used = _narrow(spec)
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
-        self._calls = Calls(self._spec.input, self._spec.calls, _CALLS, self._spec.append_only)
-        self.table = GroupTable(KeyTable(keys), _CALLS + self._calls.width)
+        self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
+        self.table = GroupTable(KeyTable(keys), EXTRA + extra + self._calls.width)
 
     def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
         """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""
@@ -90,6 +94,11 @@ class Aggregation:
             self._calls.drop(dead)
         self.table.free(dead)
         return after
+
+    @staticmethod
+    def shown(words: Words) -> Mask:
+        """Which gathered words are of groups that have rows."""
+        return np.asarray(words[:, _SHOWN] == 1)
 
     def results(self, words: Words, held: Sequence[pa.Array]) -> list[pa.Array]:
         """One column per call over gathered words."""
@@ -143,7 +152,7 @@ class AggregateOperator(Operator):
         results = self._groups.results(words, held)
         names = [f"c{i}" for i in range(len(results))]
         both = pa.RecordBatch.from_arrays(results, names=names)
-        was, lives = words[:n, _SHOWN] == 1, words[n:, _SHOWN] == 1
+        was, lives = self._groups.shown(words[:n]), self._groups.shown(words[n:])
         same = was & lives
         if results:
             same &= same_rows(both.slice(0, n), both.slice(n))

@@ -228,7 +228,7 @@ class KeyTable(RowTable):
     def restore(self, ids: Ids, rows: pa.RecordBatch) -> None:
         super().restore(ids, rows)
         self._hashes = grown(self._hashes, self.capacity, 0)
-        self._hashes[ids] = hash_rows(rows, self.key)
+        self._hashes[ids] = hash_rows(rows, self.key) if self.key else 0
 
     def loaded(self) -> None:
         super().loaded()

@@ -1,0 +1,112 @@
+"""Top-N: the rows of each partition whose ROW_NUMBER, RANK or DENSE_RANK lies in [start, end], as net changes per epoch.
+
+Deduplication is ROW_NUMBER with end 1 ordered by time; a global ORDER BY ... LIMIT has no partition. Over append-only input only
+rows that can still enter are kept; over updating input all are, since any may move up. Rows that ORDER BY leaves equal go by
+the hash of all their columns: a total order that does not depend on arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from forebay.engine.batch import Batch, concat
+from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.state import State
+from forebay.engine.state.groups import GroupTable, Ids, Opened, Words
+from forebay.engine.state.keys import KeyTable
+from forebay.engine.state.multiset import UNLIMITED, UNMATCHED, BestRows, Multiset
+from forebay.engine.state.order import Order
+from forebay.kernels import topn
+from forebay.kernels.aggregate import add_count
+
+_KINDS = {"row_number": topn.ROW_NUMBER, "rank": topn.RANK, "dense_rank": topn.DENSE_RANK}
+
+
+@dataclass(frozen=True, slots=True)
+class RankSpec:
+    """`kind` is row_number, rank or dense_rank; positions count from 1, `end` None is no end.
+
+    `schema` is the input's, plus the rank (int64) as the last column if `with_rank`.
+    """
+
+    kind: str
+    partition: tuple[int, ...]
+    order: tuple[Order, ...]
+    start: int
+    end: int | None
+    with_rank: bool
+    schema: pa.Schema
+    append_only: bool = False
+
+
+class RankOperator(Operator):
+    """Top-N by partition."""
+
+    def __init__(self, spec: RankSpec) -> None:
+        self.schema = spec.schema
+        self._spec = spec
+        self._kind = _KINDS[spec.kind]
+        self._end = UNLIMITED if spec.end is None else spec.end
+        rows = pa.schema(list(spec.schema)[: len(spec.schema) - spec.with_rank])
+        every = range(len(rows))
+        orders = [Order(*o) for o in spec.order]
+        self._partitions = GroupTable(KeyTable(pa.schema([rows.field(i) for i in spec.partition])), 1)
+        if spec.append_only:
+            limit = self._end if self._kind == topn.ROW_NUMBER else UNLIMITED
+            self._rows: BestRows | Multiset = BestRows(rows, limit, orders, every)
+        else:
+            self._rows = Multiset(rows, 1, orders, every)
+
+    def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        batches = [b for b in inputs[0] if b.num_rows]
+        if not batches:
+            return []
+        batch = concat(batches)
+        groups = self._partitions.intern(
+            batch.rows.select(self._spec.partition) if self._spec.partition else batch.rows
+        )
+        opened = self._partitions.open(groups)
+        before = self._ranked(opened.ids)
+        if isinstance(self._rows, BestRows):
+            self._offer(self._rows, groups, batch, opened)
+        else:
+            self._change(self._rows, groups, batch, opened)
+        return self._emit(self._rows.index.difference(before, self._ranked(opened.ids), self._spec.with_rank))
+
+    def _ranked(self, partitions: Ids) -> Words:
+        """What the output shows of these partitions."""
+        return self._rows.walk(partitions, self._kind, self._spec.start, self._end, self._spec.with_rank)
+
+    def _offer(self, rows: BestRows, groups: Ids, batch: Batch, opened: Opened) -> None:
+        """Append-only: keep what can still enter."""
+        rows.apply(groups, batch.rows, batch.weight_array())
+        if self._kind != topn.ROW_NUMBER:
+            beyond = rows.walk(opened.ids, self._kind, 1, self._end, beyond=True)
+            rows.remove(np.array(beyond[:, 1]), opened.ids[beyond[:, 0]])
+
+    def _change(self, rows: Multiset, groups: Ids, batch: Batch, opened: Opened) -> None:
+        """Updating: keep all; a partition without rows dies. Its word is the number of its distinct rows."""
+        step = rows.apply(groups, batch.rows, batch.weight_array())
+        births = (step.after[:, 0] > 0).astype(np.int64) - (step.before[:, 0] > 0)
+        add_count(self._partitions.words, 0, groups[step.first], births)
+        self._partitions.free(opened.ids[self._partitions.read(opened.ids)[:, 0] == 0])
+
+    def _emit(self, change: Words) -> list[Batch]:
+        if not change.shape[0]:
+            return []
+        columns = self._rows.gather(np.array(change[:, 0])).columns
+        if self._spec.with_rank:
+            columns.append(pa.array(np.array(change[:, 1])))
+        return [Batch(pa.RecordBatch.from_arrays(columns, schema=self.schema), np.array(change[:, 2]))]
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Counters since the operator was made."""
+        return {UNMATCHED: int(self._rows.table.counters[UNMATCHED])}
+
+    def states(self) -> Mapping[str, State]:
+        return {"partitions": self._partitions, "rows": self._rows}
