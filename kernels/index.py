@@ -104,7 +104,10 @@ def rehash(old, slots, new, mask):
 
 @kernel(void(u64_in, i64_in, parts_out, table_in))
 def insert(hashes, rows, parts, chain):
-    """Put each row at the head of its hash's chain; the parts have room."""
+    """Put each row at the head of its hash's chain; the parts have room and fresh rows a `chain` of 0.
+
+    The first row of a chain does not touch it: with unique keys its pages never come to be.
+    """
     n = hashes.shape[0]
     for i in range(n):
         if i + AHEAD < n:
@@ -113,11 +116,12 @@ def insert(hashes, rows, parts, chain):
         r = rows[i]
         at = _slot(parts, x)
         payload = load_u64(at + 8)
-        store_i64(chain[r >> SHIFT] + (r & MASK) * 8, np.int64(payload & _ROW))
         count = payload >> _COUNT
         if payload == np.uint64(0):
             store_u64(at, x)
             parts[np.int64(x >> _TOP), 2] += 1
+        else:
+            store_i64(chain[r >> SHIFT] + (r & MASK) * 8, np.int64(payload & _ROW))
         if count < _FULL:
             count += np.uint64(1)
         store_u64(at + 8, np.uint64(r) | (count << _COUNT))

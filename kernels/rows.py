@@ -11,7 +11,7 @@ from numba import int32, int64, types, void
 
 from forebay.kernels.hash import i64_in, u8_out
 from forebay.kernels.jit import kernel
-from forebay.kernels.memory import copy_bytes, load_i32, load_u8, load_u64, prefetch, store_u64
+from forebay.kernels.memory import copy_bytes, load_i32, load_u8, load_u32, load_u64, prefetch, store_u64
 
 SHIFT = 16
 MASK = (1 << SHIFT) - 1
@@ -98,7 +98,7 @@ def gather_valid(table, rows, out):
 
 @kernel(int64(table_in, i64_in, i32_out))
 def text_offsets(offsets, rows, out):
-    """out = Arrow offsets of the texts of `rows`; returns their total length (which must fit int32)."""
+    """out = Arrow offsets of the texts of `rows`; returns their total length (beyond int32 `out` is meaningless)."""
     total = 0
     out[0] = 0
     for i in range(rows.shape[0]):
@@ -107,7 +107,7 @@ def text_offsets(offsets, rows, out):
             prefetch(offsets[r >> SHIFT] + (r & MASK) * 4)
         r = rows[i]
         at = offsets[r >> SHIFT] + (r & MASK) * 4
-        total += load_i32(at + 4) - load_i32(at)
+        total += np.int64(load_u32(at + 4) - load_u32(at))
         out[i + 1] = np.int32(total)
     return total
 
@@ -118,9 +118,9 @@ def text_copy(offsets, data, rows, starts, out):
     for i in range(rows.shape[0]):
         if i + AHEAD < rows.shape[0]:
             r = rows[i + AHEAD]
-            prefetch(data[r >> SHIFT] + load_i32(offsets[r >> SHIFT] + (r & MASK) * 4))
+            prefetch(data[r >> SHIFT] + np.int64(load_u32(offsets[r >> SHIFT] + (r & MASK) * 4)))
         r = rows[i]
-        source = data[r >> SHIFT] + load_i32(offsets[r >> SHIFT] + (r & MASK) * 4)
+        source = data[r >> SHIFT] + np.int64(load_u32(offsets[r >> SHIFT] + (r & MASK) * 4))
         target = out + starts[i]
         length = starts[i + 1] - starts[i]
         if length <= 16:

@@ -16,14 +16,13 @@ retraction, so append-only relations never pay for it. A retraction that finds n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights
-from forebay.engine.consolidate import consolidate, same_values
+from forebay.engine.consolidate import consolidate, same_rows, same_values
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, ChunkTable, Ids, RowStore
@@ -58,9 +57,9 @@ class Arrangement:
         self.schema = schema
         self.key = tuple(key)
         self.identity = tuple(identity) if identity is not None else tuple(range(len(schema)))
-        self.unique = identity is not None
         self.unmatched = 0
         """Retractions that found no row."""
+        self._unmatched_before = 0
         self._held: dict[int, int] = {}
         self._closed = -1
         """The last epoch that was committed."""
@@ -85,7 +84,9 @@ class Arrangement:
 
     def update(self, batches: Sequence[Batch], epoch: int) -> None:
         """Apply all changes of one epoch: births first, so that a row may be born and die in it."""
-        self._firsts.append((epoch, self._store.next_id))
+        if not self._firsts or self._firsts[-1][0] != epoch:
+            self._firsts.append((epoch, self._store.next_id))
+            self._unmatched_before = self.unmatched
         deaths = []
         for batch in batches:
             if batch.weights is None:
@@ -140,14 +141,18 @@ class Arrangement:
             self._born(self._store.gather(dead[left > 0]), left[left > 0])
 
     def _find(self, rows: pa.RecordBatch) -> tuple[npt.NDArray[np.int32], Ids]:
-        """(index of the row, live row id) of every stored row that is one of `rows` by identity."""
+        """(index of the row, live row id) of every stored row that equals one of `rows`.
+
+        Whole rows are compared, also when the identity is a key: between two changes of one epoch a key may have several rows,
+        and each retraction must take its own.
+        """
         index, columns = self._identity_index()
-        pieces = list(index.pairs(hash_rows(rows, columns), self._died.addresses, _FOREVER, _FOREVER, _FOREVER))
-        if not pieces:
-            return np.zeros(0, np.int32), np.zeros(0, np.int64)
-        probe, ids = pieces[0]
-        keep = self._equal(rows, probe, ids, self.identity)
-        return probe[keep], ids[keep]
+        probes, found = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for probe, ids in index.pairs(hash_rows(rows, columns), self._died.addresses, _FOREVER, _FOREVER, PAIRS):
+            keep = self._equal(rows, probe, ids)
+            probes.append(probe[keep])
+            found.append(ids[keep])
+        return np.concatenate(probes), np.concatenate(found)
 
     def _identity_index(self) -> tuple[RowIndex, tuple[int, ...]]:
         """The index by which a retracted row is found: by key if that is selective enough, else by identity."""
@@ -156,17 +161,12 @@ class Arrangement:
         if self._by_identity is None:
             self._by_identity = RowIndex()
             for ids in self._live_ids():
-                self._by_identity.insert(hash_rows(self._store.gather(ids), self.identity), ids)
+                self._by_identity.insert(self._hashes_of(ids, self.identity), ids)
         return self._by_identity, self.identity
 
-    def _equal(self, rows: pa.RecordBatch, probe: npt.NDArray[np.int32], ids: Ids, columns: Sequence[int]) -> Any:
-        """True where stored row ids[i] equals rows[probe[i]] in these columns; NULL equals NULL."""
-        stored = self._store.gather(ids, list(columns))
-        equal = np.ones(ids.shape[0], bool)
-        places = pa.array(probe)
-        for number, column in enumerate(columns):
-            equal &= same_values(stored.column(number), rows.column(column).take(places))
-        return equal
+    def _equal(self, rows: pa.RecordBatch, probe: npt.NDArray[np.int32], ids: Ids) -> npt.NDArray[np.bool_]:
+        """True where stored row ids[i] equals rows[probe[i]]; NULL equals NULL."""
+        return same_rows(self._store.gather(ids), rows.take(pa.array(probe)))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -278,6 +278,10 @@ class Arrangement:
     def _hash_keys(self, rows: pa.RecordBatch) -> Hashes:
         return hash_rows(rows, self.key)
 
+    def _hashes_of(self, ids: Ids, columns: Sequence[int]) -> Hashes:
+        """Hashes of stored rows over some columns."""
+        return hash_rows(self._store.gather(ids, list(columns)), range(len(columns)))
+
     def _must_verify(self, keys: pa.RecordBatch, columns: Sequence[int]) -> bool:
         """Equal hashes are equal keys for one fixed-width column without NULLs, and for no columns at all."""
         if len(self.key) != 1:
@@ -352,6 +356,7 @@ class Arrangement:
         if not self._firsts or self._firsts[-1][0] <= self._closed:
             return
         epoch, first = self._firsts.pop()
+        self.unmatched = self._unmatched_before
         revived = [ids for e, ids in self._pending if e == epoch]
         self._pending = [(e, ids) for e, ids in self._pending if e != epoch]
         for ids in revived:
@@ -364,10 +369,9 @@ class Arrangement:
         self._unlink(born)
 
     def _unlink(self, ids: Ids) -> None:
-        rows = self._store.gather(ids)
-        self._index.unlink(self._hash_keys(rows), ids)
+        self._index.unlink(self._hashes_of(ids, self.key), ids)
         if self._by_identity is not None:
-            self._by_identity.unlink(hash_rows(rows, self.identity), ids)
+            self._by_identity.unlink(self._hashes_of(ids, self.identity), ids)
         self._dead += ids.size
 
     def _compact(self) -> None:

@@ -23,23 +23,32 @@ UInt64s = npt.NDArray[np.uint64]
 
 _NULL_HASH = np.uint64(0x7FB5D329728EA185)
 _DTYPES = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+_TEXT = {pa.string().id, pa.binary().id}
+_PAIR = {pa.decimal128(1).id, pa.month_day_nano_interval().id}
+_FIXED = {
+    *(t.id for t in (pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32())),
+    *(t.id for t in (pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.date32(), pa.date64())),
+    *(t.id for t in (pa.time32("ms"), pa.time64("us"), pa.timestamp("us"), pa.duration("us"))),
+}
+"""Arrow type ids; a set look-up is what the hot path can afford per column and batch."""
+_UNSIGNED = {t.id for t in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())}
+_FLOATS = {t.id for t in (pa.float16(), pa.float32(), pa.float64())}
+_BOOL = pa.bool_().id
 
 
 def is_text(kind: pa.DataType) -> bool:
     """Is it a type of byte strings?"""
-    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+    return kind.id in _TEXT
 
 
 def is_pair(kind: pa.DataType) -> bool:
     """Does a value take 16 bytes?"""
-    return bool(pa.types.is_decimal128(kind) or kind == pa.month_day_nano_interval())
+    return kind.id in _PAIR
 
 
 def is_fixed(kind: pa.DataType) -> bool:
     """Does a value take 1, 2, 4 or 8 bytes, or one bit?"""
-    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) or pa.types.is_null(kind) or is_text(kind):
-        return False
-    return bool(pa.types.is_boolean(kind) or (pa.types.is_primitive(kind) and kind.bit_width in (8, 16, 32, 64)))
+    return kind.id in _FIXED
 
 
 def is_null(array: pa.Array) -> Mask:
@@ -64,9 +73,10 @@ def _bits(buffer: pa.Buffer, offset: int, n: int) -> Mask:
 def raw(array: pa.Array) -> npt.NDArray[Any]:
     """The value view of an `is_fixed` column in the signed integer (or, for BOOLEAN, uint8) of its width."""
     n = len(array)
-    if pa.types.is_boolean(array.type):
+    kind = array.type
+    if kind.id == _BOOL:
         return _bits(array.buffers()[1], array.offset, n).view(np.uint8) if n else np.zeros(0, np.uint8)
-    dtype = np.dtype(_DTYPES[array.type.bit_width // 8])
+    dtype = np.dtype(_DTYPES[kind.bit_width // 8])
     data = array.buffers()[1]
     if data is None or n == 0:
         return np.zeros(n, dtype)
@@ -94,7 +104,7 @@ def text(array: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]
 def integers(array: pa.Array) -> Int64s:
     """A BOOLEAN, integer, date, time or timestamp column as int64[n]; uint64 by its bits."""
     values = raw(array)
-    if pa.types.is_unsigned_integer(array.type):
+    if array.type.id in _UNSIGNED:
         values = values.view(values.dtype.str.replace("i", "u"))
     return values if values.dtype == np.int64 else values.astype(np.int64)
 
@@ -125,7 +135,7 @@ def canonical(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def fixed_array(values: npt.NDArray[Any], null: Mask | None, kind: pa.DataType) -> pa.Array:
     """The column of an `is_fixed` or `is_pair` type with these values, as `raw` and `pairs` give them."""
     n = values.shape[0]
-    if pa.types.is_boolean(kind):
+    if kind.id == _BOOL:
         values = np.packbits(values.astype(bool), bitorder="little")
     validity, nulls = None, 0
     if null is not None and null.any():
@@ -193,7 +203,7 @@ def _hash_column(array: pa.Array, out: UInt64s, start: bool) -> None:
         (kernels.hash_words if start else kernels.combine_words)(low, out)
         kernels.combine_words(high, out)
     else:
-        if pa.types.is_floating(kind):
+        if kind.id in _FLOATS:
             words = canonical(doubles(array)).view(np.uint64)
         elif is_fixed(kind):
             words = integers(array).view(np.uint64)

@@ -13,6 +13,8 @@ from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
 _INITIAL = 16
+_SMALL = 4096
+"""Smaller tables grow fourfold: what costs there is the number of steps."""
 
 
 class RowIndex:
@@ -21,7 +23,7 @@ class RowIndex:
     def __init__(self) -> None:
         self._tables = [np.zeros(_INITIAL * 2, np.uint64) for _ in range(kernels.PARTS)]
         self._parts = np.zeros((kernels.PARTS, 4), np.int64)
-        self._chain = ChunkTable(8)
+        self._chain = ChunkTable(8, fill=0)
         self._wanted = np.zeros(kernels.PARTS, np.int64)
         for part in range(kernels.PARTS):
             self._install(part, self._tables[part])
@@ -69,7 +71,7 @@ class RowIndex:
         for part in np.flatnonzero(self._parts[:, 2] + self._wanted > self._parts[:, 3]).tolist():
             slots = old = int(self._parts[part, 1]) + 1
             while self._parts[part, 2] + self._wanted[part] > self._limit(part, slots):
-                slots *= 2
+                slots *= 4 if slots < _SMALL else 2
             larger = np.zeros(slots * 2, np.uint64)
             kernels.rehash(self._tables[part].ctypes.data, old, larger.ctypes.data, slots - 1)
             self._install(part, larger)

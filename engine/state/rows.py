@@ -2,7 +2,7 @@
 
     row r → chunk r >> 16, place r & 65535
     fixed width   chunk of 65536 values, in their Arrow bytes (BOOLEAN one byte each)
-    text          chunk of 65537 int32 offsets + a byte heap that grows
+    text          chunk of 65537 uint32 offsets + a byte heap that grows, to 4 GiB at most
     other         the Arrow arrays as they came (lists, maps, rows): gathered by Arrow
     validity      one byte per row, in chunks that have a NULL only
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from forebay.engine.errors import DataError
 from forebay.engine.state import arrays as columns
 from forebay.kernels import rows as kernels
 from forebay.kernels.rows import MASK, SHIFT
@@ -26,6 +27,8 @@ from forebay.kernels.rows import MASK, SHIFT
 Ids = npt.NDArray[np.int64]
 CHUNK = 1 << SHIFT
 _SLACK = 64
+_MOST_TEXT = 2**32 - 1
+_MOST_GATHERED = 2**31 - 1
 
 
 class ChunkTable:
@@ -44,7 +47,10 @@ class ChunkTable:
         found = self.chunks.get(chunk)
         if found is None:
             size = CHUNK * self.width + self._extra + _SLACK
-            found = np.empty(size, np.uint8) if self._fill is None else np.full(size, self._fill, np.uint8)
+            if self._fill is None:
+                found = np.empty(size, np.uint8)
+            else:  # zeros come as untouched pages
+                found = np.full(size, self._fill, np.uint8) if self._fill else np.zeros(size, np.uint8)
             self.put(chunk, found)
         return found
 
@@ -149,19 +155,29 @@ class _Text(_Column):
         self._validity.write(array, row)
         chunk, place = row >> SHIFT, row & MASK
         new = chunk not in self._offsets.chunks
-        offsets = self._offsets.require(chunk)[: 4 * (CHUNK + 1)].view(np.int32)
+        offsets = self._offsets.require(chunk)[: 4 * (CHUNK + 1)].view(np.uint32)
         if new:
             offsets[place] = 0
         starts, data = columns.text(array)
-        used, size = int(offsets[place]), int(starts[-1]) - int(starts[0])
-        heap = self._room(chunk, used, used + size + _SLACK)
-        heap[used : used + size] = data[starts[0] : starts[-1]]
-        np.add(starts[1:], used - int(starts[0]), out=offsets[place + 1 : place + 1 + len(array)])
+        begin, end = int(starts[0]), int(starts[-1])
+        used, size = int(offsets[place]), end - begin
+        if used + size > _MOST_TEXT:
+            raise DataError(
+                "text column is too large for memory",
+                detail=f"65536 consecutive rows hold more than {_MOST_TEXT} bytes of it",
+                hint="leave the column out of the joined or materialized relation",
+            )
+        heap = self._room(chunk, used, used + size + _SLACK, place + len(array))
+        heap[used : used + size] = data[begin:end]
+        offsets[place + 1 : place + 1 + len(array)] = starts[1:].astype(np.int64) + (used - begin)
 
-    def _room(self, chunk: int, used: int, size: int) -> npt.NDArray[np.uint8]:
+    def _room(self, chunk: int, used: int, size: int, rows: int) -> npt.NDArray[np.uint8]:
+        """The chunk's heap with room for `size` bytes of its first `rows` rows; grows towards what they foretell."""
         heap = self._heap.chunks.get(chunk)
         if heap is None or heap.shape[0] < size:
-            grown = np.empty(max(size, CHUNK, 0 if heap is None else heap.shape[0] * 3 // 2), np.uint8)
+            have = 0 if heap is None else heap.shape[0]
+            foretold = size * CHUNK // rows if rows >= 1024 else 0
+            grown = np.empty(max(size, 1024, have * 3 // 2, min(foretold * 17 // 16, 8 * size)), np.uint8)
             if heap is not None:
                 grown[:used] = heap[:used]
             self._heap.put(chunk, grown)
@@ -171,6 +187,11 @@ class _Text(_Column):
     def gather(self, rows: Ids) -> pa.Array:
         starts = np.empty(rows.shape[0] + 1, np.int32)
         total = kernels.text_offsets(self._offsets.addresses, rows, starts)
+        if total > _MOST_GATHERED:
+            raise DataError(
+                "a batch of joined rows holds more than 2 GiB of one text column",
+                hint="leave the column out of the query, or cut it before the join",
+            )
         out = np.empty(total + _SLACK, np.uint8)
         kernels.text_copy(self._offsets.addresses, self._heap.addresses, rows, starts, out.ctypes.data)
         return columns.text_array(starts, out, self._validity.gather(rows), self._kind)
