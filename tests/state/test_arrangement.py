@@ -63,7 +63,9 @@ deltas = st.lists(st.tuples(rows_of_pair, st.sampled_from([1, 1, 1, 2, 3, -1, -1
 
 @settings(max_examples=60, deadline=None)
 @given(
-    steps=st.lists(st.tuples(deltas, st.sampled_from(["commit", "commit", "rollback", "save", "restart"])), max_size=12),
+    steps=st.lists(
+        st.tuples(deltas, st.sampled_from(["commit", "commit", "rollback", "save", "restart"])), max_size=12
+    ),
     identity=st.sampled_from([None, (0,), (1,)]),
     key=st.sampled_from([(0,), (1,), (0, 1), ()]),
 )
@@ -165,7 +167,10 @@ ALL_TYPES: list[tuple[pa.DataType, list[Any]]] = [
     (pa.timestamp("us", "UTC"), [0, -5, None]),
     (pa.list_(pa.int64()), [[1, None], [], None]),
     (pa.map_(pa.string(), pa.int64()), [[("a", 1)], [], None]),
-    (pa.struct([("x", pa.int64()), ("y", pa.list_(pa.string()))]), [{"x": 1, "y": ["a"]}, {"x": None, "y": None}, None]),
+    (
+        pa.struct([("x", pa.int64()), ("y", pa.list_(pa.string()))]),
+        [{"x": 1, "y": ["a"]}, {"x": None, "y": None}, None],
+    ),
     (pa.month_day_nano_interval(), [(1, 2, 3), (0, 0, 0), None]),
     (pa.null(), [None, None, None]),
 ]
