@@ -183,7 +183,7 @@ class Source(ABC):
     """A table's input as configured. Cheap to make; opens nothing until `reader`."""
 
     schema: pa.Schema
-    """Physical columns in declared order, then the metadata columns that were asked for."""
+    """The columns of the TableSpec, in its order: physical ones, and metadata columns where they are declared."""
     changelog: Changelog
     bounded: bool = False
     """Ends by itself."""

@@ -28,7 +28,7 @@ from forebay.connectors.filesystem.options import (
 )
 from forebay.connectors.filesystem.partitions import values_of
 from forebay.connectors.filesystem.readers import FileChunk, FileReader, LineReader, ParquetReader, constant
-from forebay.connectors.records import read_names, source_schema, value_format
+from forebay.connectors.records import read_names, value_format
 from forebay.engine.batch import Batch
 from forebay.engine.connector import (
     Changelog,
@@ -67,7 +67,7 @@ class FileTable:
     def __init__(self, registry: Registry, spec: TableSpec) -> None:
         check_partitions(spec)
         self.spec = spec
-        self.schema = source_schema(spec)
+        self.schema = spec.schema()
         self.contents = file_schema(spec)
         self.system, self.root = file_system(spec)
         self.default = read.required(spec.options, DEFAULT_NAME)

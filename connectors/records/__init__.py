@@ -19,7 +19,6 @@ from forebay.connectors.records.layout import (
     key_format,
     layout_of,
     read_names,
-    source_schema,
     value_format,
 )
 
@@ -38,6 +37,5 @@ __all__ = [
     "one_by_one",
     "read_names",
     "select",
-    "source_schema",
     "value_format",
 ]

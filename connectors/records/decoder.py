@@ -22,7 +22,6 @@ from forebay.connectors.records.layout import (
     key_schema,
     layout_of,
     read_names,
-    source_schema,
     value_format,
 )
 from forebay.engine.batch import Batch, Weights
@@ -42,10 +41,10 @@ Indices = npt.NDArray[np.int64]
 
 
 class RecordDecoder:
-    """Records to rows of `schema`: physical columns, then metadata columns."""
+    """Records to rows of `schema`: physical and metadata columns as declared."""
 
     def __init__(self, registry: Registry, spec: TableSpec, upsert: bool = False) -> None:
-        self.schema = source_schema(spec)
+        self.schema = spec.schema()
         self._layout = layout_of(spec, upsert)
         self._wanted = read_names(spec)
         self._declared = frozenset(c.name for c in spec.columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -54,12 +54,6 @@ def read_names(spec: TableSpec) -> frozenset[str] | None:
     return frozenset(c if c in names else c.partition(".")[0] for c in spec.read_columns) | set(spec.primary_key)
 
 
-def source_schema(spec: TableSpec) -> pa.Schema:
-    """Physical columns in declared order, then metadata columns."""
-    ordered = sorted(spec.columns, key=lambda c: c.metadata is not None)
-    return pa.schema([pa.field(c.name, c.type, c.nullable) for c in ordered])
-
-
 @dataclass(frozen=True, slots=True)
 class ChosenFormat:
     """A format with its options, short names, defaults filled in."""
@@ -78,9 +72,9 @@ def value_format(registry: Registry, spec: TableSpec) -> ChosenFormat:
     if plain and value and plain != value:
         raise OptionError("'format' and 'value.format' differ", hint="give one of them")
     if value:
-        return _chosen(registry, spec, value, f"value.{value}.")
+        return _chosen(registry, spec, value, (f"{value}.", f"value.{value}."))
     if plain:
-        return _chosen(registry, spec, plain, f"{plain}.")
+        return _chosen(registry, spec, plain, (f"{plain}.",))
     raise OptionError(f"table '{spec.name}' needs option 'format'", hint="for example 'format' = 'json'")
 
 
@@ -93,15 +87,16 @@ def key_format(registry: Registry, spec: TableSpec) -> ChosenFormat:
     name = spec.options.get(KEY_FORMAT.name)
     if not name:
         raise OptionError(f"table '{spec.name}' needs option 'key.format'", hint="for example 'key.format' = 'json'")
-    chosen = _chosen(registry, spec, name, f"key.{name}.")
+    chosen = _chosen(registry, spec, name, (f"key.{name}.",))
     if chosen.format.changelog is not Changelog.APPEND:
         raise OptionError(f"'{name}' cannot be the format of a key", hint="it carries changes, not plain rows")
     return chosen
 
 
-def _chosen(registry: Registry, spec: TableSpec, name: str, prefix: str) -> ChosenFormat:
+def _chosen(registry: Registry, spec: TableSpec, name: str, prefixes: Sequence[str]) -> ChosenFormat:
+    """The format with the options under its prefixes; a later prefix wins."""
     format_ = registry.format(name)
-    given = {o.removeprefix(prefix): v for o, v in spec.options.items() if o.startswith(prefix)}
+    given = {o.removeprefix(p): v for p in prefixes for o, v in spec.options.items() if o.startswith(p)}
     check_options(given, format_.options, (), f"format '{name}'")
     defaults = {o.name: o.default for o in format_.options if o.default is not None}
     if format_.changelog is not Changelog.APPEND and spec.primary_key:

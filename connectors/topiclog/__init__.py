@@ -62,7 +62,6 @@ def register(registry: Registry, files: Files | None = None, clock: Clock | None
         source=lambda spec: source(spec, upsert=False),
         sink=lambda spec: sink(spec, upsert=False),
         sink_changelog=lambda spec: records.value_format(registry, spec).format.changelog,
-        option_prefixes=("key.", "value."),
         uses_format=True,
         metadata=records.METADATA,
     )

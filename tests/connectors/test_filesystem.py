@@ -26,6 +26,7 @@ from forebay.engine.files import KILL_POINTS, Files, set_kill_hook
 
 from . import plain
 from .conftest import drain, table
+from .lossy import LossyFiles
 
 COLUMNS = {"id": pa.int64(), "name": pa.string()}
 
@@ -384,10 +385,10 @@ def crash_at(point: str, nth: int) -> Callable[[str], None]:
     return hook
 
 
-def run_job(path: Path, format_: str, total: int) -> None:
+def run_job(path: Path, format_: str, total: int, files: Files | None = None) -> None:
     more = {"sink.partition-commit.policy.kind": "success-file", "sink.rolling-policy.file-size": "150b"}
     spec = table(COLUMNS | {"p": pa.string()}, options(path, format_) | more, partitioned_by=("p",), job="j")
-    factory = registry().connector("filesystem").sink
+    factory = registry(files).connector("filesystem").sink
     assert factory is not None
     out = factory(spec)
     done = out.recover() or 0
@@ -451,3 +452,25 @@ def test_a_zombie_is_fenced(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, more: dict[str, str], spec_more: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         sink(table(COLUMNS, options(tmp_path) | more, **spec_more))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_exactly_once_on_a_disk_that_forgets_what_was_not_synced(point: str) -> None:
+    for nth in range(1, 7):
+        files = LossyFiles(nth)
+        set_kill_hook(crash_at(point, nth))
+        try:
+            run_job(Path("/w/t"), "plain", 3, files)
+        except Crash:
+            files.crash()
+        finally:
+            set_kill_hook(None)
+        run_job(Path("/w/t"), "plain", 3, files)
+        found = [
+            json.loads(line)["id"]
+            for path, content in files._content.items()
+            if path.name.startswith("part-")
+            for line in bytes(content).splitlines()
+        ]
+        assert sorted(found) == [c * 10 + i for c in (1, 2, 3) for i in range(8)]
+        assert not [p for p in files._content if p.name.endswith(".inprogress")]

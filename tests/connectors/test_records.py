@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.connectors.records import METADATA, RecordDecoder, RecordEncoder, check_metadata, layout_of
+from forebay.connectors.records import (
+    METADATA,
+    RecordDecoder,
+    RecordEncoder,
+    check_metadata,
+    layout_of,
+    value_format,
+)
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, ColumnSpec, Records, Registry, TableSpec
 from forebay.engine.errors import DataError, OptionError
@@ -123,7 +130,7 @@ def test_metadata_columns() -> None:
         [[("h", b"v"), ("h", None)], None, None],
     )
     got = rows(decoder, given)
-    assert decoder.schema.names[:2] == ["id", "m_topic"]
+    assert decoder.schema.names[:2] == ["m_topic", "id"]
     assert [r["m_topic"] for r in got] == ["a", "c"]
     assert [r["m_partition"] for r in got] == [0, 2]
     assert [r["m_offset"] for r in got] == [5, 7]
@@ -228,3 +235,10 @@ def test_append_format_refuses_deletions() -> None:
     batch = Batch(pa.RecordBatch.from_pydict({"id": [1]}), np.array([-1], np.int64))
     with pytest.raises(DataError):
         RecordEncoder(REGISTRY, table({"id": pa.int64()}, {"format": "plain"})).encode(batch)
+
+
+def test_options_of_a_value_format_may_carry_the_prefix_or_not() -> None:
+    spec = table(COLUMNS, {"value.format": "plain", "plain.strict": "true"})
+    assert value_format(REGISTRY, spec).options["strict"] == "true"
+    both = table(COLUMNS, {"value.format": "plain", "value.plain.strict": "x", "plain.strict": "true"})
+    assert value_format(REGISTRY, both).options["strict"] == "x"

@@ -52,7 +52,7 @@ def registry(files: Files | None = None) -> Registry:
 def source(spec: TableSpec, files: Files | None = None) -> Source:
     connector = registry(files).connector(spec.options["connector"])
     given = {k: v for k, v in spec.options.items() if k != "connector"}
-    check_options(given, connector.options, ("plain.", *connector.option_prefixes), "connector")
+    check_options(given, connector.options, ("plain.",), "connector")
     assert connector.source is not None
     return connector.source(spec)
 
