@@ -1,0 +1,199 @@
+"""Format 'canal-json': {data: [rows], old: [changed fields], type, database, table, isDdl, sql, es, ts, pkNames, sqlType}.
+
+One record holds many rows. `old` holds the former values of changed fields only: a field absent from it did not change, a
+null in it means that the value was NULL. The columnar reader cannot tell the two apart, so records whose text has a `null`
+behind `"old"` are left to the reference; all others are exact in columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forebay.connectors.formats.batches import Indices, Mask, Statement
+from forebay.connectors.formats.changes import (
+    DELETE,
+    INSERT,
+    NOTHING,
+    UPDATE,
+    Change,
+    ChangeDecoder,
+    Columns,
+    Dialect,
+    Event,
+    Image,
+    image_of,
+    op_codes,
+    text_at,
+)
+from forebay.connectors.formats.columns import Inexact, chunk
+from forebay.connectors.formats.documents import Malformed, kind
+from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.engine.connector import Option
+from forebay.engine.errors import OptionError
+
+DATABASES = Option("database.include", "only changes of databases whose whole name matches this regular expression")
+TABLES = Option("table.include", "only changes of tables whose whole name matches this regular expression")
+OPTIONS = (DATABASES, TABLES, IGNORE_ERRORS, *WRITE_OPTIONS)
+
+_MILLIS = pa.timestamp("ms", tz="UTC")
+_OPS = {"INSERT": INSERT, "UPDATE": UPDATE, "DELETE": DELETE}
+_STATEMENTS = frozenset(
+    ("CREATE", "ALTER", "ERASE", "QUERY", "TRUNCATE", "RENAME", "CINDEX", "DINDEX", "GTID", "XACOMMIT", "XAROLLBACK")
+)
+_WIRE_METADATA = {"database": "database", "table": "table", "ingestion-timestamp": "ts", "event-timestamp": "es"}
+METADATA: Mapping[str, pa.DataType] = {
+    "database": pa.string(),
+    "table": pa.string(),
+    "sql-type": pa.map_(pa.string(), pa.int32()),
+    "pk-names": pa.list_(pa.string()),
+    "ingestion-timestamp": _MILLIS,
+    "event-timestamp": _MILLIS,
+}
+
+
+class CanalDialect(Dialect):
+    """Canal's flat message."""
+
+    name = "canal-json"
+    metadata = METADATA
+    before_hint = "MySQL sends it with binlog_row_image = FULL"
+
+    def __init__(self, databases: re.Pattern[str] | None = None, tables: re.Pattern[str] | None = None) -> None:
+        self._filters = [(name, f) for name, f in (("database", databases), ("table", tables)) if f is not None]
+
+    def interpret(self, document: Mapping[str, Any]) -> Event:
+        database, table, op = text_at(document, "database"), text_at(document, "table"), document.get("type")
+        for name, pattern in self._filters:
+            if not pattern.fullmatch(text_at(document, name) or ""):
+                return Event()
+        if document.get("isDdl") is True or (op in _STATEMENTS and op not in _OPS):
+            return Event(statement=Statement(database, table, text_at(document, "sql") or str(op)))
+        if op not in _OPS:
+            shown = repr(op[:20]) if isinstance(op, str) else kind(op)
+            raise Malformed(f"'type' must be INSERT, UPDATE or DELETE, found {shown}" if op else "'type' is missing")
+        data, old = _images(document, "data"), _images(document, "old") if op == "UPDATE" else []
+        if op == "UPDATE" and len(old) != len(data):
+            raise Malformed(f"'data' has {len(data)} rows, but 'old' has {len(old)}")
+        if op == "UPDATE":
+            changes = [Change(UPDATE, {**d, **o}, d) for d, o in zip(data, old)]
+        else:
+            changes = [Change(INSERT, None, d) if op == "INSERT" else Change(DELETE, d, None) for d in data]
+        return Event(changes, None, database, table, document.get("es", document.get("ts")))
+
+    def value(self, key: str, document: Mapping[str, Any]) -> Any:
+        member = {"sql-type": "sqlType", "pk-names": "pkNames"}.get(key) or _WIRE_METADATA[key]
+        return document.get(member)
+
+    def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
+        rows = [document.get("data"), document.get("old")]
+        return [image for r in rows if isinstance(r, list) for image in r[:4] if isinstance(image, dict)]
+
+    def wire(self, row: pa.DataType) -> pa.Schema:
+        fields = [("data", pa.list_(row)), ("old", pa.list_(row)), ("type", pa.string()), ("isDdl", pa.bool_())]
+        return pa.schema([*fields, *[(name, pa.string()) for name, _ in self._filters]])
+
+    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
+        if {"sql-type", "pk-names"} & set(keys):
+            raise Inexact
+        return pa.schema(
+            [
+                (_WIRE_METADATA[k], pa.string() if k in ("database", "table") else pa.int64())
+                for k in dict.fromkeys(keys)
+            ]
+        )
+
+    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
+        return chunk(table.column(_WIRE_METADATA[key])).cast(self.metadata[key])
+
+    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
+        op, closer = op_codes(chunk(table.column("type")), _OPS)
+        closer |= chunk(table.column("isDdl")).fill_null(False).to_numpy(zero_copy_only=False)
+        for name, pattern in self._filters:
+            dropped = ~_matching(chunk(table.column(name)), pattern)
+            op, closer = np.where(dropped, NOTHING, op).astype(np.int8), closer & ~dropped
+        data, old = chunk(table.column("data")), chunk(table.column("old"))
+        rows, olds = _lengths(data), _lengths(old)
+        closer |= ((op != NOTHING) & (rows == 0)) | ((op == UPDATE) & (rows != olds))
+        closer |= (op == UPDATE) & _null_behind_old(values, op == UPDATE)
+        live = (op != NOTHING) & ~closer
+        record = np.repeat(np.arange(len(values)), np.where(live, rows, 0))
+        after = data.filter(pa.array(live)).flatten()
+        before = _overlay(after, old.filter(pa.array(live & (op == UPDATE))).flatten(), op[record])
+        return Columns(record, op[record], before, after, closer)
+
+
+def _images(document: Mapping[str, Any], name: str) -> list[Image]:
+    rows = document.get(name)
+    if not isinstance(rows, list):
+        raise Malformed(f"'{name}' must be an array of rows, found {kind(rows)}")
+    images = [image_of(r, name) for r in rows]
+    if not images or any(i is None for i in images):
+        raise Malformed(f"'{name}' has no row" if not images else f"'{name}' has a null row")
+    return [i for i in images if i is not None]
+
+
+def _matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:
+    coded = names.dictionary_encode()
+    verdict = [pattern.fullmatch(n) is not None for n in coded.dictionary.to_pylist()]
+    table = np.array([*verdict, pattern.fullmatch("") is not None])
+    matching: Mask = table[coded.indices.fill_null(len(verdict)).to_numpy()]
+    return matching
+
+
+def _lengths(lists: pa.ListArray) -> Indices:
+    lengths: Indices = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
+    return lengths
+
+
+_OLD = b'"old"'
+
+
+def _null_behind_old(values: pa.BinaryArray, updates: Mask) -> Mask:
+    """Records whose `old` may hold an explicit null (or whose key 'old' is written with escapes)."""
+    found = np.zeros(len(values), bool)
+    for i, value in zip(np.flatnonzero(updates).tolist(), values.filter(pa.array(updates)).to_pylist()):
+        at = value.find(_OLD)
+        found[i] = at < 0 or value.find(b"null", at) >= 0
+    return found
+
+
+def _overlay(data: pa.StructArray, old: pa.StructArray, op: Any) -> pa.StructArray:
+    """The images before: the data, for updates overlaid with the old values that are given."""
+    updates = np.flatnonzero(op == UPDATE)
+    if not len(updates):
+        return data
+    if old.null_count or data.null_count:
+        raise Inexact
+    position = np.full(len(data), -1)
+    position[updates] = np.arange(len(updates))
+    at = pa.array(np.maximum(position, 0), mask=position < 0)
+    columns = [_coalesced(data.field(i), old.field(i), at) for i in range(data.type.num_fields)]
+    return pa.StructArray.from_arrays(columns, fields=list(data.type)) if columns else data
+
+
+def _coalesced(data: pa.Array, old: pa.Array, at: pa.Array) -> pa.Array:
+    return data if old.null_count == len(old) else pc.coalesce(old.take(at), data)
+
+
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+    """A decoder of 'canal-json'.
+
+    Raises:
+        OptionError: a filter is no regular expression.
+    """
+    dialect = CanalDialect(_pattern(options, DATABASES), _pattern(options, TABLES))
+    return ChangeDecoder(dialect, schema, options, rules_of(options))
+
+
+def _pattern(options: Mapping[str, str], option: Option) -> re.Pattern[str] | None:
+    text = options.get(option.name)
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise OptionError(f"option '{option.name}' is no regular expression: {text}", detail=str(error)) from None
