@@ -8,14 +8,17 @@ The arrangements have taken in the epoch's ΔL and ΔR when the join runs; it re
                                        + w(l)·(p(e_new(l)) - p(e_old(l)))  for l in L_old whose key is in ΔR
 
 Existence is one probe per key, however many rows match, so a hot key costs nothing until its first match comes or its last one
-goes. With a residual condition existence is a matter of rows and pairs are tested. No match counts are kept: nothing to
-checkpoint, nothing that a filter, a TTL or a restart could make wrong.
+goes. With a residual condition or a lens existence is a matter of rows, and pairs are tested: for ΔL, and for those old rows of
+L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter, a TTL or a restart could
+make wrong.
+
+A *lens* is how one job sees an arrangement that it shares: its filter and projection, applied after the probe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +26,17 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, concat
 from forebay.engine.consolidate import group_rows
+from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.state import State
-from forebay.engine.state.arrangement import NOTHING, Arrangement, View
+from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
+from forebay.engine.state.rows import Ids
 
 Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int32]
 Residual = Callable[[pa.RecordBatch], pa.BooleanArray]
+Lens = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Mask | None]]
+"""Stored rows to (the columns that the job sees of each, bool[n] of those that it sees or None for all). Pure."""
 
 
 class ArrangeOperator(Operator):
@@ -63,7 +71,10 @@ class JoinSpec:
     null_aware: bool = False
     """The anti join of NOT IN: one NULL key on the right empties it."""
     residual: Residual | None = None
-    """Condition over left columns followed by right columns."""
+    """Condition over left columns followed by right columns, as the lenses show them."""
+    left_lens: Lens | None = None
+    right_lens: Lens | None = None
+    """Keys are columns of the stored rows, `schema` and the residual are over the shown ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +83,27 @@ class _Side:
 
     rows: Arrangement
     keys: tuple[int, ...]
+    lens: Lens | None
     delta: Batch | None
+    """Stored columns of the changed rows that the lens sees."""
+    shown: Batch | None
+    """The same rows as the lens shows them."""
     old: View
     new: View
     is_left: bool
+
+    def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
+        """Rows through the lens, and which of them it sees (None: all)."""
+        return (rows, None) if self.lens is None else self.lens(rows)
+
+    def seen(self, batch: Batch) -> tuple[Batch, Batch]:
+        """(stored, shown): the rows of a batch that the lens sees, in both forms."""
+        shown, keep = self.show(batch.rows)
+        whole = Batch(shown, batch.weights)
+        if keep is None or keep.all():
+            return batch, whole
+        places = np.flatnonzero(keep)
+        return batch.take(places), whole.take(places)
 
 
 class JoinOperator(Operator):
@@ -86,7 +114,13 @@ class JoinOperator(Operator):
         self._spec = spec
         self._left = left
         self._right = right
-        self._both = pa.schema([*left.schema, *right.schema])
+        if spec.null_aware and spec.residual is not None:
+            raise UnsupportedError(
+                "NOT IN with a correlated subquery cannot run continuously", hint="write it as NOT EXISTS"
+            )
+        self._left_schema = _shown_schema(left.schema, spec.left_lens)
+        self._right_schema = _shown_schema(right.schema, spec.right_lens)
+        self._both = pa.schema([*self._left_schema, *self._right_schema])
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         left = self._side(self._left, self._spec.left_keys, inputs[0], turn, True)
@@ -114,24 +148,47 @@ class JoinOperator(Operator):
 
     def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> _Side:
         old = NOTHING if turn.initial else rows.old(turn.epoch)
-        return _Side(rows, keys, concat(delta) if delta else None, old, rows.new(turn.epoch), is_left)
+        lens = self._spec.left_lens if is_left else self._spec.right_lens
+        delta = [b for b in delta if b.num_rows]
+        changed = concat(delta) if delta else None
+        side = _Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch), is_left)
+        if lens is None or changed is None:
+            return side
+        stored, shown = side.seen(changed)
+        return replace(side, delta=stored, shown=shown) if stored.num_rows else replace(side, delta=None, shown=None)
 
     # -- pairs --------------------------------------------------------------------------------------------------
 
     def _pairs(self, left: _Side, right: _Side) -> Iterator[Batch]:
-        if left.delta is not None:
-            yield from self._matches(left.delta, left, right, right.old)
-        if right.delta is not None:
-            yield from self._matches(right.delta, right, left, left.new)
+        yield from self._matches(left, right, right.old)
+        yield from self._matches(right, left, left.new)
 
-    def _matches(self, delta: Batch, side: _Side, other: _Side, view: View) -> Iterator[Batch]:
-        """The rows of `delta` with each visible match in the other arrangement."""
-        probed = other.rows.probe(delta.rows, side.keys, view, nulls_match=self._spec.null_equals_null)
-        for places, ids in probed:
-            rows = self._combine(delta.rows.take(pa.array(places)), other.rows.rows_at(ids), side.is_left)
-            weights = _times(None if delta.weights is None else delta.weights[places], other.rows.weights_at(ids))
-            batch = Batch(rows, weights)
-            yield batch if self._spec.residual is None else batch.filter(self._spec.residual(rows))
+    def _matches(self, side: _Side, other: _Side, view: View) -> Iterator[Batch]:
+        """The changed rows of `side` with each visible match in the other arrangement."""
+        if side.delta is None or side.shown is None:
+            return
+        weights = side.shown.weights
+        for places, ids, rows in self._paired(side.delta.rows, side.shown.rows, side, other, view):
+            held = other.rows.weights_at(ids)
+            yield Batch(rows, _times(None if weights is None else weights[places], held))
+
+    def _paired(
+        self, stored: pa.RecordBatch, shown: pa.RecordBatch, side: _Side, other: _Side, view: View
+    ) -> Iterator[tuple[Places, Ids, pa.RecordBatch]]:
+        """(row number, id of the match, joined row) where keys are equal, the lens sees the match, and the residual holds."""
+        for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=self._spec.null_equals_null):
+            theirs, keep = other.show(other.rows.rows_at(ids))
+            if keep is not None and not keep.all():
+                kept = np.flatnonzero(keep)
+                places, ids, theirs = places[kept], ids[kept], theirs.take(pa.array(kept))
+            rows = self._combine(_at(shown, places), theirs, side.is_left)
+            if self._spec.residual is not None:
+                holds = self._spec.residual(rows).fill_null(False)
+                kept = np.flatnonzero(holds.to_numpy(zero_copy_only=False))
+                if kept.size < places.size:
+                    places, ids, rows = places[kept], ids[kept], rows.take(pa.array(kept))
+            if ids.size:
+                yield places, ids, rows
 
     def _combine(self, mine: pa.RecordBatch, theirs: pa.RecordBatch, mine_is_left: bool) -> pa.RecordBatch:
         columns = [*mine.columns, *theirs.columns] if mine_is_left else [*theirs.columns, *mine.columns]
@@ -139,81 +196,85 @@ class JoinOperator(Operator):
 
     # -- presence -----------------------------------------------------------------------------------------------
 
-    def _presence(self, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> list[Batch]:
-        """Changes of the rows of `side` that are present for the existence of a match in `other`."""
-        out = []
-        if side.delta is not None:
-            delta = side.delta
-            exists = self._exists(delta.rows, side, other, other.new)
+    def _presence(self, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
+        """Changes of the rows of `side`, as shown, that are present for the existence of a match in `other`."""
+        if side.delta is not None and side.shown is not None:
+            exists = self._exists(side.delta.rows, side, other, other.new)
             keep = np.flatnonzero(present(exists))
-            out.append(delta.take(keep) if keep.size < delta.num_rows else delta)
-        if other.delta is not None:
-            out += self._turned(side, other, present)
-        return out
+            yield side.shown.take(keep) if keep.size < side.shown.num_rows else side.shown
+        if other.delta is not None and other.shown is not None:
+            for ids in self._affected(side, other, other.delta.rows, other.shown.rows):
+                yield from self._turned(ids, side, other, present)
 
-    def _turned(self, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
-        """Old rows of `side` whose existence changes because of the other side's delta."""
-        assert other.delta is not None
-        keys = _distinct_keys(other.delta.rows, other.keys)
-        columns = range(len(other.keys))
-        if self._spec.residual is None:
-            nulls = self._spec.null_equals_null
-            before = other.rows.exists(keys, columns, other.old, nulls_match=nulls)
-            after = other.rows.exists(keys, columns, other.new, nulls_match=nulls)
-            keys = keys.filter(pa.array(before != after))
-        if not keys.num_rows:
+    def _affected(self, side: _Side, other: _Side, stored: pa.RecordBatch, shown: pa.RecordBatch) -> Iterator[Ids]:
+        """Old rows of `side` whose existence the other side's changed rows may turn; each once."""
+        if self._tests_pairs(other):
+            found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
+            yield from _pieces(np.unique(np.concatenate(found))) if found else ()
             return
-        probed = side.rows.probe(keys, columns, side.old, nulls_match=self._spec.null_equals_null)
-        for _, ids in probed:
-            rows = side.rows.rows_at(ids)
-            was = present(self._exists(rows, side, other, other.old))
-            now = present(self._exists(rows, side, other, other.new))
-            turned = np.flatnonzero(was != now)
+        nulls = self._spec.null_equals_null
+        keys, columns = _distinct_keys(stored, other.keys), range(len(other.keys))
+        before = other.rows.exists(keys, columns, other.old, nulls_match=nulls)
+        after = other.rows.exists(keys, columns, other.new, nulls_match=nulls)
+        turned = np.flatnonzero(before != after)
+        if turned.size:
+            for _, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
+                yield ids
+
+    def _turned(self, ids: Ids, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
+        """The changes of presence of these old rows of `side`."""
+        stored, shown = side.seen(Batch(side.rows.rows_at(ids), side.rows.weights_at(ids)))
+        was = present(self._exists(stored.rows, side, other, other.old))
+        now = present(self._exists(stored.rows, side, other, other.new))
+        turned = np.flatnonzero(was != now)
+        if turned.size:
             weights = now[turned].astype(np.int64) - was[turned]
-            held = side.rows.weights_at(ids)
-            yield Batch(rows.take(pa.array(turned)), weights if held is None else weights * held[turned])
+            yield Batch(
+                _at(shown.rows, turned), _times(weights, None if shown.weights is None else shown.weights[turned])
+            )
+
+    def _tests_pairs(self, other: _Side) -> bool:
+        """Does a match take more than equal keys?"""
+        return self._spec.residual is not None or other.lens is not None
 
     def _exists(self, rows: pa.RecordBatch, side: _Side, other: _Side, view: View) -> Mask:
-        """Whether each row has a visible match in the other arrangement, residual included."""
-        nulls = self._spec.null_equals_null
-        found = other.rows.exists(rows, side.keys, view, nulls_match=nulls)
-        if self._spec.residual is None or not found.any():
+        """Whether each stored row of `side` has a visible match in the other arrangement."""
+        found = other.rows.exists(rows, side.keys, view, nulls_match=self._spec.null_equals_null)
+        if not self._tests_pairs(other) or not found.any():
             return found
         candidates = np.flatnonzero(found)
         found[:] = False
-        maybe = rows.take(pa.array(candidates))
-        for places, ids in other.rows.probe(maybe, side.keys, view, nulls_match=nulls):
-            pairs = self._combine(maybe.take(pa.array(places)), other.rows.rows_at(ids), side.is_left)
-            holds = self._spec.residual(pairs).fill_null(False).to_numpy(zero_copy_only=False)
-            found[candidates[places[holds]]] = True
+        maybe = _at(rows, candidates)
+        for places, _, _ in self._paired(maybe, side.show(maybe)[0], side, other, view):
+            found[candidates[places]] = True
         return found
 
     # -- NOT IN -------------------------------------------------------------------------------------------------
 
     def _not_in(self, left: _Side, right: _Side) -> list[Batch]:
         """l NOT IN R: with R empty every row; with a NULL in R none; else rows with a non-NULL key and no match."""
-        before, after = _not_in_mode(right.rows, right.old), _not_in_mode(right.rows, right.new)
+        before, after = _not_in_mode(right, right.old), _not_in_mode(right, right.new)
         if before == after == "match":
-            return [_keep_valid(b, left.keys) for b in self._presence(left, right, _absent)]
+            return list(self._presence(_without_null_keys(left), right, _absent))
         if before == after:
-            return [left.delta] if left.delta is not None and after == "all" else []
+            return [left.shown] if left.shown is not None and after == "all" else []
         gone = [b.negate() for b in self._not_in_contents(left, right, left.old, right.old, before)]
-        return gone + self._not_in_contents(left, right, left.new, right.new, after)
+        return gone + list(self._not_in_contents(left, right, left.new, right.new, after))
 
-    def _not_in_contents(self, left: _Side, right: _Side, mine: View, theirs: View, mode: str) -> list[Batch]:
-        out = []
+    def _not_in_contents(self, left: _Side, right: _Side, mine: View, theirs: View, mode: str) -> Iterator[Batch]:
+        if mode == "none":
+            return
         for batch in left.rows.contents(mine):
-            if mode == "all":
-                out.append(batch)
-            elif mode == "match":
-                absent = ~self._exists(batch.rows, left, right, theirs) & _valid_keys(batch.rows, left.keys)
-                out.append(batch.take(np.flatnonzero(absent)))
-        return out
+            stored, shown = left.seen(batch)
+            if mode == "match":
+                absent = ~self._exists(stored.rows, left, right, theirs) & _valid_keys(stored.rows, left.keys)
+                shown = shown.take(np.flatnonzero(absent))
+            yield shown
 
     # -- shapes -------------------------------------------------------------------------------------------------
 
     def _padded(self, batch: Batch, is_left: bool) -> Batch:
-        other = self._right.schema if is_left else self._left.schema
+        other = self._right_schema if is_left else self._left_schema
         nulls = pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, f.type) for f in other], names=other.names)
         return batch.with_rows(_joined(batch.rows, nulls, is_left))
 
@@ -263,13 +324,48 @@ def _valid_keys(rows: pa.RecordBatch, keys: Sequence[int]) -> Mask:
     return valid
 
 
-def _keep_valid(batch: Batch, keys: Sequence[int]) -> Batch:
-    valid = _valid_keys(batch.rows, keys)
-    return batch if valid.all() else batch.take(np.flatnonzero(valid))
+def _without_null_keys(side: _Side) -> _Side:
+    """The side without changed rows that have a NULL in their key. (Old ones match nothing, so nothing turns them.)"""
+    if side.delta is None or side.shown is None:
+        return side
+    valid = _valid_keys(side.delta.rows, side.keys)
+    if valid.all():
+        return side
+    places = np.flatnonzero(valid)
+    return replace(side, delta=side.delta.take(places), shown=side.shown.take(places))
 
 
-def _not_in_mode(right: Arrangement, view: View) -> str:
+def _not_in_mode(right: _Side, view: View) -> str:
     """'all' when nothing is there, 'none' when a NULL key is, else 'match'."""
-    if right.sees_null_key(view):
+    if _sees_one(right, right.rows.null_keyed(view)):
         return "none"
-    return "match" if right.sees_any(view) else "all"
+    return "match" if _sees_one(right, right.rows.visible(view)) else "all"
+
+
+def _sees_one(side: _Side, pieces: Iterator[Ids]) -> bool:
+    """Does the lens see any of the rows?"""
+    for ids in pieces:
+        keep = None if side.lens is None else side.lens(side.rows.rows_at(ids))[1]
+        if keep is None or keep.any():
+            return True
+    return False
+
+
+def _shown_schema(stored: pa.Schema, lens: Lens | None) -> pa.Schema:
+    if lens is None:
+        return stored
+    empty = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in stored], schema=stored)
+    return lens(empty)[0].schema
+
+
+def _at(rows: pa.RecordBatch, places: Places | Ids) -> pa.RecordBatch:
+    """The rows at `places`; themselves when that is all of them in order, as in a join of unique keys."""
+    n = rows.num_rows
+    if places.size == n and (n == 0 or (places[0] == 0 and places[-1] == n - 1 and bool((np.diff(places) == 1).all()))):
+        return rows
+    return rows.take(pa.array(places))
+
+
+def _pieces(ids: Ids) -> Iterator[Ids]:
+    for start in range(0, ids.size, PAIRS):
+        yield ids[start : start + PAIRS]

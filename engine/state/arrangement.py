@@ -248,18 +248,22 @@ class Arrangement:
         found = [ids for _, ids in self.probe(keys, columns, View(_FOREVER, _FOREVER))]
         return self._store.gather(np.concatenate(found) if found else np.zeros(0, np.int64))
 
-    def sees_any(self, view: View) -> bool:
-        """Whether the view has a row at all."""
-        return any(True for _ in self._live_ids(view))
+    def visible(self, view: View) -> Iterator[Ids]:
+        """The row ids that the view has, a chunk at a time."""
+        return self._live_ids(view)
 
-    def sees_null_key(self, view: View) -> bool:
-        """Whether the view has a row with a NULL in its key."""
+    def null_keyed(self, view: View) -> Iterator[Ids]:
+        """The row ids in the view with a NULL in their key, in pieces."""
         if not self._null_keys:
-            return False
-        return any(
-            _valid(rows, range(len(self.key))) is not None
-            for rows in (self._store.gather(ids, list(self.key)) for ids in self._live_ids(view))
-        )
+            return
+        if len(self.key) == 1:  # they share a chain
+            null = pa.RecordBatch.from_arrays([pa.nulls(1, self.schema.field(self.key[0]).type)], names=["key"])
+            yield from (ids for _, ids in self.probe(null, (0,), view, nulls_match=True))
+            return
+        for ids in self._live_ids(view):
+            valid = _valid(self._store.gather(ids, list(self.key)), range(len(self.key)))
+            if valid is not None:
+                yield ids[~valid]
 
     def _live_ids(self, view: View | None = None, since: int = 1) -> Iterator[Ids]:
         last = self._store.next_id
