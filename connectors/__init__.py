@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from forebay.engine.connector import Registry
+from forebay.engine.files import Clock, Files
 
 
-def default_registry() -> Registry:
-    """Every connector and format that comes with Forebay."""
+def default_registry(files: Files | None = None, clock: Clock | None = None) -> Registry:
+    """Every connector and format that comes with Forebay. `files` and `clock` take the place of the real ones."""
     from forebay.connectors import blackhole, datagen, filesystem, formats, nexmark, topiclog
     from forebay.connectors import print as print_rows
 
     registry = Registry()
-    for register in (
-        formats.register,
-        blackhole.register,
-        datagen.register,
-        nexmark.register,
-        print_rows.register,
-        topiclog.register,
-        filesystem.register,
-    ):
-        register(registry)
+    for module in (formats, blackhole, datagen, nexmark, print_rows):
+        module.register(registry)
+    topiclog.register(registry, files, clock)
+    filesystem.register(registry, files, clock)
     return registry

@@ -14,7 +14,7 @@ from forebay.engine.connector import Option, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 
 PATH = Option("path", "file or directory: a local path or a URI such as 's3://bucket/table'", required=True)
-FORMAT = Option("format", "format of the files: parquet, json, csv, ...", required=True)
+FORMAT = Option("format", "format of the files, such as parquet, json or csv", required=True)
 MONITOR = Option("source.monitor-interval", "look for new files this often; without it the input is bounded")
 PATTERN = Option("source.path.regex-pattern", "read only files whose whole path matches")
 DEFAULT_NAME = Option("partition.default-name", "directory value that stands for NULL", "__DEFAULT_PARTITION__")
