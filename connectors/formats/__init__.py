@@ -1,28 +1,25 @@
-"""Formats: bytes to rows and back, under Flink's names and options."""
+"""Formats: bytes to rows and back, under Flink's names and options.
+
+A connector passes the schema of the columns that the format carries. Fields that carry the Arrow metadata
+`forebay.metadata` are metadata columns ('value.database' in SQL): the format fills them from its envelope. For a table with
+a primary key it also passes 'changelog.upsert' = 'true' and 'changelog.key' = 'a;b' to formats that carry changes.
+"""
 
 from __future__ import annotations
 
-from forebay.connectors.formats import canal, debezium, json
+from forebay.connectors.formats import canal, debezium, json, maxwell, ogg
 from forebay.engine.connector import Changelog, Format, Registry
 
 
 def register(registry: Registry) -> None:
     """Add every format."""
-    for format_ in (
-        Format("json", json.OPTIONS, json.JsonDecoder),
-        Format(
-            "debezium-json",
-            debezium.OPTIONS,
-            debezium.decoder,
-            changelog=Changelog.RETRACT,
-            metadata=debezium.METADATA,
-        ),
-        Format(
-            "canal-json",
-            canal.OPTIONS,
-            canal.decoder,
-            changelog=Changelog.RETRACT,
-            metadata=canal.METADATA,
-        ),
-    ):
-        registry.formats[format_.name] = format_
+    registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder)
+    registry.formats |= {
+        name: Format(name, module.OPTIONS, module.decoder, changelog=Changelog.RETRACT, metadata=module.METADATA)
+        for name, module in (
+            ("debezium-json", debezium),
+            ("canal-json", canal),
+            ("maxwell-json", maxwell),
+            ("ogg-json", ogg),
+        )
+    }

@@ -27,6 +27,7 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    epoch_millis,
     image_of,
     op_codes,
     text_at,
@@ -34,6 +35,7 @@ from forebay.connectors.formats.changes import (
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.connectors.formats.overlay import null_behind_old, overlay
 from forebay.engine.connector import Option
 from forebay.engine.errors import OptionError
 
@@ -88,7 +90,7 @@ class CanalDialect(Dialect):
 
     def value(self, key: str, document: Mapping[str, Any]) -> Any:
         member = {"sql-type": "sqlType", "pk-names": "pkNames"}.get(key) or _WIRE_METADATA[key]
-        return document.get(member)
+        return epoch_millis(document.get(member)) if member in ("ts", "es") else document.get(member)
 
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         rows = [document.get("data"), document.get("old")]
@@ -120,11 +122,11 @@ class CanalDialect(Dialect):
         data, old = chunk(table.column("data")), chunk(table.column("old"))
         rows, olds = _lengths(data), _lengths(old)
         closer |= ((op != NOTHING) & (rows == 0)) | ((op == UPDATE) & (rows != olds))
-        closer |= (op == UPDATE) & _null_behind_old(values, op == UPDATE)
+        closer |= (op == UPDATE) & null_behind_old(values, op == UPDATE)
         live = (op != NOTHING) & ~closer
         record = np.repeat(np.arange(len(values)), np.where(live, rows, 0))
         after = data.filter(pa.array(live)).flatten()
-        before = _overlay(after, old.filter(pa.array(live & (op == UPDATE))).flatten(), op[record])
+        before = overlay(after, old.filter(pa.array(live & (op == UPDATE))).flatten(), op[record])
         return Columns(record, op[record], before, after, closer)
 
 
@@ -149,36 +151,6 @@ def _matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:
 def _lengths(lists: pa.ListArray) -> Indices:
     lengths: Indices = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
     return lengths
-
-
-_OLD = b'"old"'
-
-
-def _null_behind_old(values: pa.BinaryArray, updates: Mask) -> Mask:
-    """Records whose `old` may hold an explicit null (or whose key 'old' is written with escapes)."""
-    found = np.zeros(len(values), bool)
-    for i, value in zip(np.flatnonzero(updates).tolist(), values.filter(pa.array(updates)).to_pylist()):
-        at = value.find(_OLD)
-        found[i] = at < 0 or value.find(b"null", at) >= 0
-    return found
-
-
-def _overlay(data: pa.StructArray, old: pa.StructArray, op: Any) -> pa.StructArray:
-    """The images before: the data, for updates overlaid with the old values that are given."""
-    updates = np.flatnonzero(op == UPDATE)
-    if not len(updates):
-        return data
-    if old.null_count or data.null_count:
-        raise Inexact
-    position = np.full(len(data), -1)
-    position[updates] = np.arange(len(updates))
-    at = pa.array(np.maximum(position, 0), mask=position < 0)
-    columns = [_coalesced(data.field(i), old.field(i), at) for i in range(data.type.num_fields)]
-    return pa.StructArray.from_arrays(columns, fields=list(data.type)) if columns else data
-
-
-def _coalesced(data: pa.Array, old: pa.Array, at: pa.Array) -> pa.Array:
-    return data if old.null_count == len(old) else pc.coalesce(old.take(at), data)
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:

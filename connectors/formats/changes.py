@@ -32,7 +32,7 @@ from forebay.connectors.formats.batches import (
     split_schema,
 )
 from forebay.connectors.formats.columns import Inexact, finish, read_table, wire_type
-from forebay.connectors.formats.documents import Malformed, kind
+from forebay.connectors.formats.documents import Instant, Malformed, kind
 from forebay.connectors.formats.json import rows_of
 from forebay.connectors.formats.values import Rules, converter, field_converter
 from forebay.engine.connector import Changelog
@@ -221,8 +221,9 @@ class ChangeDecoder(JsonBatchDecoder):
             finish(_pick(changes.before.field(i), changes.after.field(i), at), f.type)
             for i, f in enumerate(self._physical)
         ]
-        for key in keys:
-            columns.append(dialect.metadata_column(key, table).take(pa.array(record)))
+        for name, key in self._metadata.items():
+            column = dialect.metadata_column(key, table).take(pa.array(record))
+            columns.append(column.cast(self.schema.field(name).type))
         rows = rows_of([columns[i] for i in self._order], self.schema, len(at))
         empty = missing_values(rows, record, len(values))
         if empty is not None:
@@ -298,6 +299,11 @@ def text_at(document: Mapping[str, Any], name: str) -> str | None:
     """A member that is text, else None."""
     value = document.get(name)
     return value if type(value) is str else None
+
+
+def epoch_millis(value: Any) -> Instant | None:
+    """A number of milliseconds since 1970, for metadata columns of any precision; anything else is None."""
+    return Instant(value * 10**6, value) if type(value) is int else None
 
 
 def op_codes(names: pa.Array, codes: Mapping[str, int]) -> tuple[Ops, Mask]:

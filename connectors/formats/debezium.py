@@ -31,6 +31,7 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    epoch_millis,
     image_of,
     op_codes,
     text_at,
@@ -111,7 +112,9 @@ class DebeziumDialect(Dialect):
                 schema = document.get("schema")
                 return None if schema is None or payload is document else text_of(schema)
             case "ingestion-timestamp":
-                return payload.get("ts_ms")
+                return epoch_millis(payload.get("ts_ms"))
+            case "source.timestamp":
+                return epoch_millis(source.get("ts_ms"))
             case "source.properties":
                 return source or None
         return source.get(_SOURCE[key])

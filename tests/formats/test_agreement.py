@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.formats.reading import decoder, one_at_a_time, together
+from tests.formats.reading import decoder, meta, one_at_a_time, together
 
 SCHEMA = pa.schema(
     [
@@ -175,11 +175,47 @@ def debezium(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@st.composite
+def maxwell(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["insert", "update", "update", "delete", "table-alter", "bootstrap-start"]))
+    old = draw(OLDS) if kind == "update" and draw(st.integers(0, 9)) else None
+    return {
+        "data": draw(IMAGES),
+        "database": "d",
+        "old": old,
+        "table": "t",
+        "type": kind,
+        "ts": draw(st.integers(0, 9)),
+    }
+
+
+@st.composite
+def ogg(draw: st.DrawFn) -> dict[str, Any]:
+    event = draw(debezium())
+    op = {"c": "I", "r": "T", "u": "U", "d": "D"}.get(event.pop("op"), "?")
+    return {**event, "op_type": op, "table": "d.t", "op_ts": draw(st.sampled_from(["2024-01-31 12:00:00.000001", "x"]))}
+
+
+METADATA = {
+    "canal-json": [meta("m", "database", pa.string()), meta("e", "event-timestamp", pa.timestamp("us", "UTC"))],
+    "debezium-json": [
+        meta("m", "source.database", pa.string()),
+        meta("e", "ingestion-timestamp", pa.timestamp("ms", "UTC")),
+    ],
+    "maxwell-json": [meta("m", "table", pa.string()), meta("e", "ingestion-timestamp", pa.timestamp("ms", "UTC"))],
+    "ogg-json": [meta("m", "table", pa.string()), meta("e", "event-timestamp", pa.timestamp("ms", "UTC"))],
+}
+
+
 @pytest.mark.parametrize("upsert", ["false", "true"])
-@pytest.mark.parametrize(("name", "events"), [("canal-json", canal()), ("debezium-json", debezium())])
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [("canal-json", canal()), ("debezium-json", debezium()), ("maxwell-json", maxwell()), ("ogg-json", ogg())],
+)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_changes_agree(name: str, events: st.SearchStrategy[Any], upsert: str, data: st.DataObject) -> None:
+    schema = pa.schema([*IMAGE, *METADATA[name]]) if data.draw(st.booleans()) else IMAGE
     values = [json.dumps(e).encode() for e in data.draw(st.lists(events, min_size=25, max_size=40))]
-    made = decoder(name, IMAGE, changelog__upsert=upsert, changelog__key="id")
+    made = decoder(name, schema, changelog__upsert=upsert, changelog__key="id")
     assert together(made, values) == one_at_a_time(made, values)

@@ -1,0 +1,124 @@
+"""Format 'maxwell-json': {database, table, type, ts, data: row, old: changed fields}; one change per record.
+
+`ts` counts seconds. Bootstrap inserts are inserts; 'bootstrap-start' and '-complete' give nothing; 'table-alter' and its kin
+are statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forebay.connectors.formats.batches import Statement
+from forebay.connectors.formats.changes import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    Change,
+    ChangeDecoder,
+    Columns,
+    Dialect,
+    Event,
+    Image,
+    image_of,
+    op_codes,
+    text_at,
+)
+from forebay.connectors.formats.columns import Inexact, chunk
+from forebay.connectors.formats.documents import Instant, Malformed, kind, text_of
+from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.connectors.formats.overlay import null_behind_old, overlay
+
+OPTIONS = (IGNORE_ERRORS, *WRITE_OPTIONS)
+
+_MILLIS = pa.timestamp("ms", tz="UTC")
+_OPS = {"insert": INSERT, "bootstrap-insert": INSERT, "update": UPDATE, "delete": DELETE}
+_SILENT = frozenset(("bootstrap-start", "bootstrap-complete", "heartbeat"))
+_STATEMENTS = tuple(f"{what}-{verb}" for what in ("table", "database") for verb in ("create", "alter", "drop"))
+_SECOND = pa.scalar(1000, pa.int64())
+
+METADATA: Mapping[str, pa.DataType] = {
+    "database": pa.string(),
+    "table": pa.string(),
+    "primary-key-columns": pa.list_(pa.string()),
+    "ingestion-timestamp": _MILLIS,
+}
+
+
+class MaxwellDialect(Dialect):
+    """Maxwell's daemon."""
+
+    name = "maxwell-json"
+    metadata = METADATA
+    before_hint = "MySQL sends it with binlog_row_image = FULL"
+
+    def interpret(self, document: Mapping[str, Any]) -> Event:
+        database, table, op = text_at(document, "database"), text_at(document, "table"), document.get("type")
+        if op in _STATEMENTS:
+            text = text_at(document, "sql") or f"{op}: {text_of(document.get('def'))}"
+            return Event(statement=Statement(database, table, text))
+        if op in _SILENT:
+            return Event()
+        if op not in _OPS:
+            shown = repr(op[:20]) if isinstance(op, str) else kind(op)
+            raise Malformed(f"'type' must be insert, update or delete, found {shown}" if op else "'type' is missing")
+        data, old = image_of(document.get("data"), "data"), image_of(document.get("old"), "old")
+        if data is None:
+            raise Malformed("'data' is missing")
+        match _OPS[op]:
+            case code if code == INSERT:
+                change = Change(INSERT, None, data)
+            case code if code == DELETE:
+                change = Change(DELETE, data, None)
+            case _:
+                change = Change(UPDATE, None if old is None else {**data, **old}, data)
+        ts = document.get("ts")
+        return Event((change,), None, database, table, ts * 1000 if type(ts) is int else None)
+
+    def value(self, key: str, document: Mapping[str, Any]) -> Any:
+        match key:
+            case "ingestion-timestamp":
+                ts = document.get("ts")
+                return Instant(ts * 10**9, ts) if type(ts) is int else None
+            case "primary-key-columns":
+                return document.get("primary_key_columns")
+        return document.get(key)
+
+    def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
+        return [i for i in (document.get("data"), document.get("old")) if isinstance(i, dict)]
+
+    def wire(self, row: pa.DataType) -> pa.Schema:
+        return pa.schema([("data", row), ("old", row), ("type", pa.string())])
+
+    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
+        if "primary-key-columns" in keys:
+            raise Inexact
+        return pa.schema(
+            [("ts", pa.int64()) if k == "ingestion-timestamp" else (k, pa.string()) for k in dict.fromkeys(keys)]
+        )
+
+    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
+        if key == "ingestion-timestamp":
+            return pc.multiply_checked(chunk(table.column("ts")), _SECOND).cast(_MILLIS)
+        return chunk(table.column(key))
+
+    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
+        op, closer = op_codes(chunk(table.column("type")), _OPS)
+        data, old = chunk(table.column("data")), chunk(table.column("old"))
+        updates = op == UPDATE
+        no_data, no_old = (a.is_null().to_numpy(zero_copy_only=False) for a in (data, old))
+        closer = closer | no_data | (updates & no_old)
+        closer |= null_behind_old(values, updates & ~closer)
+        record = np.flatnonzero(~closer)
+        after = data.take(pa.array(record))
+        before = overlay(after, old.take(pa.array(record[updates[record]])), op[record])
+        return Columns(record, op[record], before, after, closer)
+
+
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+    """A decoder of 'maxwell-json'."""
+    return ChangeDecoder(MaxwellDialect(), schema, options, rules_of(options))
