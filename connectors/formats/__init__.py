@@ -7,15 +7,25 @@ a primary key it also passes 'changelog.upsert' = 'true' and 'changelog.key' = '
 
 from __future__ import annotations
 
+from functools import partial
+
 from forebay.connectors.formats import canal, debezium, json, maxwell, ogg
+from forebay.connectors.formats.json_text import ENVELOPES, JsonEncoder
 from forebay.engine.connector import Changelog, Format, Registry
 
 
 def register(registry: Registry) -> None:
     """Add every format."""
-    registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder)
+    registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, JsonEncoder)
     registry.formats |= {
-        name: Format(name, module.OPTIONS, module.decoder, changelog=Changelog.RETRACT, metadata=module.METADATA)
+        name: Format(
+            name,
+            module.OPTIONS,
+            module.decoder,
+            partial(JsonEncoder, envelope=ENVELOPES[name]),
+            Changelog.RETRACT,
+            module.METADATA,
+        )
         for name, module in (
             ("debezium-json", debezium),
             ("canal-json", canal),

@@ -21,19 +21,21 @@ def records(values: Sequence[bytes | None], first: int = 0) -> Records:
 
 
 def _options(name: str, given: dict[str, str]) -> dict[str, str]:
-    return {o.name: o.default for o in REGISTRY.format(name).options if o.default is not None} | given
+    return {o.name: o.default for o in REGISTRY.format(name).options if o.default is not None} | {
+        k.replace("__", ".").replace("_", "-"): v for k, v in given.items()
+    }
 
 
 def decoder(name: str, schema: pa.Schema, **options: str) -> Decoder:
     made = REGISTRY.format(name).decoder
     assert made is not None
-    return made(schema, _options(name, {k.replace("__", ".").replace("_", "-"): v for k, v in options.items()}))
+    return made(schema, _options(name, options))
 
 
 def encoder(name: str, schema: pa.Schema, **options: str) -> Encoder:
     made = REGISTRY.format(name).encoder
     assert made is not None
-    return made(schema, _options(name, {k.replace("__", ".").replace("_", "-"): v for k, v in options.items()}))
+    return made(schema, _options(name, options))
 
 
 def meta(name: str, key: str, type_: pa.DataType) -> pa.Field:
