@@ -7,6 +7,7 @@ from numba import int64, types, uint64, void
 
 from forebay.kernels.hash import i32_in, i64_in, i64_out, u8_in, u8_out, u64_in
 from forebay.kernels.jit import kernel
+from forebay.kernels.memory import copy_bytes
 
 matrix = types.Array(int64, 2, "C")
 matrix_in = types.Array(int64, 2, "C", readonly=True)
@@ -151,6 +152,4 @@ def equal_text(ids, places, lengths, heap, offsets, data, equal):
 def copy_text(places, lengths, heap, offsets, out):
     """out[offsets[i]:] = the text at places[i]."""
     for i in range(places.shape[0]):
-        start, at = places[i], offsets[i]
-        for k in range(lengths[i]):
-            out[at + k] = heap[start + k]
+        copy_bytes(out.ctypes.data + offsets[i], heap.ctypes.data + places[i], lengths[i])

@@ -159,6 +159,20 @@ def extremes(child, roots, groups, greatest, out):
         out[i] = t
 
 
+@kernel(int64(matrix, matrix, i64_in, i64_in, int64, i64_in, matrix_in, int64, i64_in, u8_in, i64_out))
+def promising(words, child, roots, sizes, limit, groups, offered, width, plan, heap, out):
+    """The rows i whose first `width` words, offered[i], may be among the `limit` best of groups[i]; returns how many."""
+    n = 0
+    for i in range(groups.shape[0]):
+        g = groups[i]
+        if sizes[g] >= limit:
+            if compare(offered, i, words, last_node(child, roots[g]), plan, heap, width) > 0:
+                continue
+        out[n] = i
+        n += 1
+    return n
+
+
 @kernel(int64(matrix, matrix, i64_out, i64_out, int64, i64_in, matrix_in, i64_out, i64_out, i64_out, i64_in, u8_in))
 def offer(words, child, roots, sizes, limit, groups, offered, free, accepted, evicted, plan, heap):
     """Offer row i, ordered by offered[i], to the `limit` best rows of groups[i], in order.

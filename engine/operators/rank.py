@@ -69,6 +69,10 @@ class RankOperator(Operator):
         groups = self._partitions.intern(
             batch.rows.select(self._spec.partition) if self._spec.partition else batch.rows
         )
+        if isinstance(self._rows, BestRows):
+            hopeful = self._rows.promising(groups, batch.rows)
+            if hopeful.shape[0] < batch.num_rows:
+                groups, batch = groups[hopeful], batch.take(hopeful)
         opened = self._partitions.open(groups)
         before = self._ranked(opened.ids)
         if isinstance(self._rows, BestRows):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.state.keys import KeyTable, RowTable
+from forebay.engine.state.slots import grown
 from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
@@ -60,15 +61,8 @@ class GroupTable:
 
     def reserve(self, capacity: int) -> None:
         """Make room for words of ids below `capacity`."""
-        have = self.words.shape[0]
-        if capacity <= have:
-            return
-        size = max(capacity, have + have // 2, 1024)
-        words = np.zeros((size, self.width), np.int64)
-        words[:have] = self.words
-        stamp = np.zeros(size, np.int64)
-        stamp[:have] = self._stamp
-        self.words, self._stamp = words, stamp
+        self.words = grown(self.words, capacity, 0)
+        self._stamp = grown(self._stamp, capacity, 0)
 
     def open(self, ids: Ids) -> Opened:
         """Open the distinct ids that this epoch has not opened yet, in order of appearance."""

@@ -219,6 +219,14 @@ class BestRows(OrderedRows):
         self._sizes: Ids = np.zeros(0, np.int64)
         self._resized: list[tuple[Ids, Ids]] = []
 
+    def promising(self, groups: Ids, rows: pa.RecordBatch) -> Ids:
+        """The rows that may be kept, as far as the order columns tell; all of them for an order of arrival."""
+        if self._by_arrival or self._limit == UNLIMITED:
+            return np.arange(groups.shape[0])
+        self._sizes = grown(self._sizes, int(groups.max(initial=-1)) + 1, 0)
+        self._ask(groups)
+        return self.index.promising(groups, rows, self._sizes, self._limit)
+
     def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Ids) -> None:
         """Offer rows to their groups, each as often as its weight, which is not negative."""
         if (weights != 1).any():

@@ -96,14 +96,14 @@ class _Encoder:
             j for j, step in enumerate(self.plan) if step != topn.WORD and self.plan[j - 1] == topn.WORD
         ]
 
-    def encode(self, rows: pa.RecordBatch) -> Words:
-        out = np.empty((rows.num_rows, len(self.plan)), np.int64)
+    def encode(self, rows: pa.RecordBatch, ties: bool = True) -> Words:
+        out = np.empty((rows.num_rows, len(self.plan) if ties else self.order_width), np.int64)
         at = 0
         for order in self._orders:
             for word in self._words(rows.column(order.column), order):
                 out[:, at] = word
                 at += 1
-        if self._ties:
+        if self._ties and ties:
             out[:, at] = hash_rows(rows, self._ties).view(np.int64)
         return out
 
@@ -189,6 +189,7 @@ class OrderIndex:
         self.roots: Ids = np.zeros(0, np.int64)
         self._position: Ids = np.zeros(0, np.int64)
         self._member = np.zeros(0, bool)
+        self._walked: Words = np.empty((1024, 4), np.int64)  # scratch
         self._log: list[tuple[bool, Ids, Ids]] = []
 
     @property
@@ -228,6 +229,15 @@ class OrderIndex:
     def _unlink(self, groups: Ids, nodes: Ids) -> None:
         topn.remove_nodes(self.words, self.child, self.roots, groups, nodes, self.plan, self.heap)
         self._member[nodes] = False
+
+    def promising(self, groups: Ids, rows: pa.RecordBatch, sizes: Ids, limit: int) -> Ids:
+        """The rows that may be among the `limit` best of their groups, as far as the order columns tell."""
+        words = self._encoder.encode(rows, ties=False)
+        out = np.empty(groups.shape[0], np.int64)
+        n = topn.promising(
+            self.words, self.child, self.roots, sizes, limit, groups, words, self.order_width, self.plan, self.heap, out
+        )
+        return out[:n]
 
     def offer(self, groups: Ids, words: Words, sizes: Ids, limit: int, free: Ids) -> tuple[Ids, Ids]:
         """Offer rows to the `limit` best of their groups; see `kernels.topn.offer`.
@@ -289,16 +299,15 @@ class OrderIndex:
         beyond: bool = False,
     ) -> Words:
         """Rows (index into groups, node, rank, weight) of the nodes ranked in [start, end]; see `kernels.topn.walk`."""
-        room = max(256, 2 * groups.shape[0])
         while True:
-            out = np.empty((room, 4), np.int64)
+            out = self._walked
             n = topn.walk(
                 self.words, self.child, self.roots, groups, counts, self.order_width, kind, start, end, ranked, beyond,
                 self.plan, self.heap, out,
             )  # fmt: skip
-            if n <= room:
-                return out[:n]
-            room = n
+            if n <= out.shape[0]:
+                return out[:n].copy()
+            self._walked = np.empty((n + n // 4, 4), np.int64)
 
     def difference(self, old: Words, new: Words, ranked: bool) -> Words:
         """Rows (node, rank, weight): what `new` has and `old` has not, both from `walk`."""

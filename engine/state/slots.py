@@ -32,15 +32,20 @@ Mask = npt.NDArray[np.bool_]
 
 
 def grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
-    """The array with room for at least `size` rows; new ones hold `fill`."""
+    """The array, moved to room for at least `size` rows, of which new ones hold `fill`. No view of it may be in use.
+
+    Growing in place lets the allocator remap large blocks: no copy, and no first touch of pages beyond the new rows.
+    """
     have = array.shape[0]
     if size <= have:
         return array
-    larger = np.full(
-        (max(size, 2 * have if have < 1 << 20 else have + have // 2, 64), *array.shape[1:]), fill, array.dtype
-    )
-    larger[:have] = array
-    return larger
+    if not array.flags.owndata:
+        array = array.copy()
+    room = max(size, 2 * have if have < 1 << 17 else have + have // 4, 64)
+    array.resize((room, *array.shape[1:]), refcheck=False)
+    if fill:
+        array[have:] = fill
+    return array
 
 
 class Column(ABC):
