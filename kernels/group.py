@@ -60,6 +60,18 @@ def changed(before, after, out):
     return n
 
 
+@kernel(int64(i64_in, u8_out, i64_out))
+def take_live(ids, live, out):
+    """The distinct ids that are live, in order of appearance; clears them. Returns how many."""
+    n = 0
+    for i in range(ids.shape[0]):
+        if live[ids[i]] != 0:
+            live[ids[i]] = 0
+            out[n] = ids[i]
+            n += 1
+    return n
+
+
 @kernel(int64(u64_in, pairs_out, i64_in, i64_out, i64_out))
 def intern(hashes, slots, free, ids, born):
     """ids[i] = the id under hashes[i]; a new hash takes the next of `free`. born = the first row of each; returns how many.

@@ -212,8 +212,8 @@ def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, b
     """The nodes of each group whose rank lies in [start, end], in order; returns how many, even past the room in `out`.
 
     Rows of `out` are (index into groups, node, rank, weight). Ranks compare the first `width` words; a node stands for
-    counts[node, 0] equal rows. Under ROW_NUMBER these have ranks of their own: one row of `out` each if `ranked`, else one with
-    the number of them in range. `beyond` gives the nodes ranked past `end` instead.
+    counts[node, 0] equal rows, or for one if `counts` is empty. Under ROW_NUMBER these have ranks of their own: one row of
+    `out` each if `ranked`, else one with the number of them in range. `beyond` gives the nodes ranked past `end` instead.
     """
     n = 0
     stack = np.empty(MAX_DEPTH, np.int64)
@@ -227,7 +227,7 @@ def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, b
                 t = child[t, 0]
             depth -= 1
             t = stack[depth]
-            weight = counts[t, 0]
+            weight = counts[t, 0] if counts.shape[0] > 0 else 1
             if kind == ROW_NUMBER:
                 rank = passed + 1
             elif previous == NIL or compare(words, previous, words, t, plan, heap, width) != 0:

@@ -229,7 +229,7 @@ def _column(rows: Words, at: int) -> Ids:
     return np.array(rows[:, at])
 
 
-class Held(ABC):
+class Held:
     """A function of rows kept in order, which the operator feeds; `column` is the value's place in these rows."""
 
     def __init__(self, held: OrderedRows, column: int, kind: pa.DataType) -> None:
@@ -237,12 +237,8 @@ class Held(ABC):
         self._column = column
         self._type = kind
 
-    @abstractmethod
-    def result(self, groups: Ids) -> pa.Array:
-        """One value per group, as the rows stand."""
-
     def _values(self, rows: Ids) -> pa.Array:
-        return self._held.gather(rows).column(self._column)
+        return self._held.table.keys.gather_column(rows, self._column)
 
 
 class Extreme(Held):
@@ -252,8 +248,12 @@ class Extreme(Held):
         super().__init__(held, column, kind)
         self._last = last
 
-    def result(self, groups: Ids) -> pa.Array:
-        rows = self._held.last(groups) if self._last else self._held.first(groups)
+    def choose(self, groups: Ids) -> Ids:
+        """The row whose value is the result of each group as the rows stand, -1 for none."""
+        return self._held.last(groups) if self._last else self._held.first(groups)
+
+    def result(self, rows: Ids) -> pa.Array:
+        """The values of chosen rows; those of the open epoch's start are still there."""
         found = rows >= 0
         values = self._values(rows[found])
         if not found.all():
@@ -272,6 +272,7 @@ class Collection(Held):
         self._once = once
 
     def result(self, groups: Ids) -> pa.Array:
+        """One value per group, as the rows stand."""
         walked = self._held.walk(groups)
         owners, rows, counts = (np.array(walked[:, j]) for j in (0, 1, 3))
         if not self._once:

@@ -1,7 +1,7 @@
 """GROUP BY under retraction: per epoch, one net change of each group whose row changed.
 
 A group lives while its rows do. Its words are: the number of rows, whether it has a row in the output, then those of each
-accumulator. In every epoch: intern the keys, open the groups, take the old results of held functions, feed the delta, and emit
+accumulator. In every epoch: intern the keys, open the groups, look at the old results, feed the delta, and emit
 -old +new where they differ. DISTINCT turns a delta of rows into the delta of values that appear or vanish, so the accumulators
 behind it are the ordinary ones. With no keys there is one group, which once born never dies: a global aggregate has no row
 before the first input (as in Flink) and one row ever after, COUNT 0 if all rows are retracted.
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
-from forebay.engine.consolidate import same_rows
+from forebay.engine.consolidate import same_values
 from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.calls import Calls, Delta
@@ -27,7 +27,7 @@ from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.multiset import UNMATCHED
 from forebay.engine.state.order import Order
 from forebay.kernels.aggregate import add_count
-from forebay.kernels.group import changed
+from forebay.kernels.group import changed, gather
 
 _COUNT, _SHOWN, EXTRA = 0, 1, 2
 
@@ -64,14 +64,18 @@ class Aggregation:
         groups = self.table.intern(batch.rows.select(self._spec.keys) if self._spec.keys else batch.rows)
         return Delta(batch.rows, groups, batch.weight_array()), self.table.open(groups)
 
-    def held(self, groups: Ids) -> list[pa.Array]:
-        """The results of held functions as they stand."""
-        return self._calls.held(groups)
+    def view(self, words: Words, groups: Ids) -> Words:
+        """Gathered words with what the results follow from as things stand; see `Calls.view`."""
+        return self._calls.view(words, groups)
+
+    def collections(self, groups: Ids) -> list[pa.Array]:
+        """The results that no words tell, as things stand."""
+        return self._calls.collections(groups)
 
     @property
-    def holds(self) -> bool:
-        """Are there held functions?"""
-        return self._calls.holds
+    def collects(self) -> bool:
+        """Are there such results?"""
+        return self._calls.collects
 
     def feed(self, delta: Delta, opened: Opened) -> Words:
         """Add the delta to its groups, let empty ones die; returns the words of the opened groups."""
@@ -100,9 +104,9 @@ class Aggregation:
         """Which gathered words are of groups that have rows."""
         return np.asarray(words[:, _SHOWN] == 1)
 
-    def results(self, words: Words, held: Sequence[pa.Array]) -> list[pa.Array]:
-        """One column per call over gathered words."""
-        return self._calls.results(words, held)
+    def results(self, view: Words, collections: Sequence[pa.Array]) -> list[pa.Array]:
+        """One column per call."""
+        return self._calls.results(view, collections)
 
     def rows(self, groups: Ids, results: Sequence[pa.Array]) -> pa.RecordBatch:
         """Output rows: the keys of the groups, then the results."""
@@ -135,33 +139,38 @@ class AggregateOperator(Operator):
         batches = [b for b in inputs[0] if b.num_rows]
         if not batches:
             return []
-        delta, opened = self._groups.locate(batches)
-        held_before = self._groups.held(opened.ids)
-        after = self._groups.feed(delta, opened)
-        return self._emit(opened, after, held_before, self._groups.held(opened.ids))
+        groups = self._groups
+        delta, opened = groups.locate(batches)
+        ids = opened.ids
+        before, collected = groups.view(opened.words, ids), groups.collections(ids)
+        after = groups.view(groups.feed(delta, opened), ids)
+        return self._emit(ids, before, after, collected, groups.collections(ids))
 
     def _emit(
-        self, opened: Opened, after: Words, held_before: list[pa.Array], held_after: list[pa.Array]
+        self, ids: Ids, before: Words, after: Words, collected: list[pa.Array], collected_after: list[pa.Array]
     ) -> list[Batch]:
         """-old +new of the groups whose rows differ."""
-        touched = np.arange(opened.ids.shape[0]) if self._groups.holds else _changed(opened.words, after)
+        touched = np.arange(ids.shape[0]) if self._groups.collects else _changed(before, after)
         n = touched.shape[0]
-        words = np.concatenate([opened.words[touched], after[touched]])
+        view = np.empty((2 * n, before.shape[1]), np.int64)
+        gather(before, touched, view[:n])
+        gather(after, touched, view[n:])
         at = pa.array(touched)
-        held = [pa.concat_arrays([a.take(at), b.take(at)]) for a, b in zip(held_before, held_after)]
-        results = self._groups.results(words, held)
-        names = [f"c{i}" for i in range(len(results))]
-        both = pa.RecordBatch.from_arrays(results, names=names)
-        was, lives = self._groups.shown(words[:n]), self._groups.shown(words[n:])
+        made = [pa.concat_arrays([a.take(at), b.take(at)]) for a, b in zip(collected, collected_after)]
+        results = self._groups.results(view, made)
+        was, lives = self._groups.shown(view[:n]), self._groups.shown(view[n:])
         same = was & lives
-        if results:
-            same &= same_rows(both.slice(0, n), both.slice(n))
+        for column in results:
+            same &= same_values(column.slice(0, n), column.slice(n))
         kept = np.flatnonzero(np.concatenate([was & ~same, lives & ~same]))
         if not kept.shape[0]:
             return []
-        groups = opened.ids[touched[np.where(kept < n, kept, kept - n)]]
-        rows = self._groups.rows(groups, [c.take(pa.array(kept)) for c in results])
-        return [Batch(rows, np.where(kept < n, -1, 1))]
+        old = kept < n
+        weights = np.where(old, -1, 1)
+        if kept.shape[0] < 2 * n:
+            results = [c.take(pa.array(kept)) for c in results]
+        kept[~old] -= n
+        return [Batch(self._groups.rows(ids[touched[kept]], results), weights)]
 
     @property
     def metrics(self) -> dict[str, int]:

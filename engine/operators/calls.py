@@ -20,7 +20,6 @@ from forebay.engine.operators.accumulators import (
     CallSpec,
     Collection,
     Extreme,
-    Held,
     accumulator,
     as_list,
     as_multiset,
@@ -167,21 +166,23 @@ class Calls:
         self._append_only = append_only
         self._maps: list[_DistinctMap] = []
         self._held_rows: dict[_Need, _HeldRows] = {}
-        self._order: list[_Folded | Held] = []
+        self._order: list[_Folded | Extreme | Collection] = []
         self.width = 0
         for call in calls:
             self._order.append(self._bind(call, start))
         for distinct in self._maps:
             distinct.build()
         self._folded = [c for c in self._order if isinstance(c, _Folded)]
-        self._held = [c for c in self._order if isinstance(c, Held)]
+        self._collections = [c for c in self._order if isinstance(c, Collection)]
+        self._extremes = [c for c in self._order if isinstance(c, Extreme)]
+        self._chosen = start + self.width
 
     @property
-    def holds(self) -> bool:
-        """Are there held functions?"""
-        return bool(self._held)
+    def collects(self) -> bool:
+        """Are there results that are made by walking the group?"""
+        return bool(self._collections)
 
-    def _bind(self, call: CallSpec, start: int) -> _Folded | Held:
+    def _bind(self, call: CallSpec, start: int) -> _Folded | Extreme | Collection:
         name = function_name(call.name)
         arg = self._schema.field(call.args[0]).type if call.args else None
         function = accumulator(call, arg)
@@ -203,7 +204,7 @@ class Calls:
         self._maps.append(_DistinctMap(self._schema, call.args))
         return _Source(len(self._maps) - 1, self._maps[-1].variant(call.filter))
 
-    def _bind_held(self, call: CallSpec, name: str, source: _Source) -> Held:
+    def _bind_held(self, call: CallSpec, name: str, source: _Source) -> Extreme | Collection:
         value = call.args[0]
         condition = None if source.map is not None else call.filter
         order = (Order(value),) if name in ("min", "max") else tuple(Order(*o) for o in call.order)
@@ -251,14 +252,28 @@ class Calls:
         for folded in self._folded:
             folded.function.settle(rows, folded.at)
 
-    def held(self, groups: Ids) -> list[pa.Array]:
-        """The results of held functions as they stand."""
-        return [held.result(groups) for held in self._held]
+    def view(self, words: Words, groups: Ids) -> Words:
+        """The gathered words of groups, and after them the row that each extreme chooses as things stand."""
+        if not self._extremes:
+            return words
+        return np.column_stack([words, *(e.choose(groups) for e in self._extremes)])
 
-    def results(self, words: Words, held: Sequence[pa.Array]) -> list[pa.Array]:
-        """One column per call: over gathered words, or the next of `held`."""
-        left = iter(held)
-        return [c.function.result(words, c.at) if isinstance(c, _Folded) else next(left) for c in self._order]
+    def collections(self, groups: Ids) -> list[pa.Array]:
+        """The results that are made by walking the group, as things stand."""
+        return [c.result(groups) for c in self._collections]
+
+    def results(self, view: Words, collections: Sequence[pa.Array]) -> list[pa.Array]:
+        """One column per call, from a view and the `collections` of the same groups."""
+        made, chosen = iter(collections), iter(range(self._chosen, view.shape[1]))
+        columns = []
+        for call in self._order:
+            if isinstance(call, _Folded):
+                columns.append(call.function.result(view, call.at))
+            elif isinstance(call, Extreme):
+                columns.append(call.result(np.array(view[:, next(chosen)])))
+            else:
+                columns.append(next(made))
+        return columns
 
     def drop(self, groups: Ids) -> None:
         """Forget what is kept for these groups, after the epoch's `feed`."""

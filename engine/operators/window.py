@@ -192,7 +192,8 @@ class WindowAggregateOperator(Operator):
         if not due.any():
             return []
         groups = ids[due]
-        results = self._groups.results(words[due], self._groups.held(groups))
+        view = self._groups.view(words[due], groups)
+        results = self._groups.results(view, self._groups.collections(groups))
         rows = self._groups.rows(groups, results)
         table.open(groups)
         self._groups.drop(groups)

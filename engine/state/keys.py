@@ -67,6 +67,10 @@ class RowTable:
             return pa.RecordBatch.from_struct_array(pa.array([{}] * ids.shape[0], pa.struct([])))
         return pa.RecordBatch.from_arrays([column.gather(ids) for column in self._columns], schema=self.schema)
 
+    def gather_column(self, ids: Ids, column: int) -> pa.Array:
+        """One column of `gather`."""
+        return self._columns[column].gather(ids)
+
     def live(self, ids: Ids) -> Mask:
         """Which ids are in use."""
         return self._live[ids]
@@ -77,13 +81,16 @@ class RowTable:
 
     def release(self, ids: Ids) -> None:
         """Let rows go for good; ids may repeat, and may be free already."""
-        ids = np.unique(ids)
-        ids = ids[self._live[ids]]
-        if not ids.shape[0]:
-            return
+        self._release(self._take_live(ids))
+
+    def _take_live(self, ids: Ids) -> Ids:
+        """Which ids were live, once each; they no longer are."""
+        out = np.empty(ids.shape[0], np.int64)
+        return out[: kernels.take_live(ids, self._live.view(np.uint8), out)]
+
+    def _release(self, ids: Ids) -> None:
         for column in self._columns:
             column.forget(ids)
-        self._live[ids] = False
         self.count -= ids.shape[0]
         self.give_back(ids)
 
@@ -195,13 +202,9 @@ class KeyTable(RowTable):
         ids = self.all_ids()
         kernels.place(self._hashes[ids], ids, self._slots)
 
-    def release(self, ids: Ids) -> None:
-        ids = np.unique(ids)
-        ids = ids[self._live[ids]]
-        if not ids.shape[0]:
-            return
+    def _release(self, ids: Ids) -> None:
         kernels.displace(self._hashes[ids], ids, self._slots)
-        super().release(ids)
+        super()._release(ids)
         if self._moved.shape[0]:
             self._resettle()
 

@@ -78,7 +78,11 @@ class OrderedRows:
         beyond: bool = False,
     ) -> Words:
         """(index into groups, row, rank, weight) of the rows ranked in [start, end]; see `kernels.topn.walk`."""
-        return self._ask(groups).walk(groups, self.table.words, kind, start, end, ranked, beyond)
+        return self._ask(groups).walk(groups, self._counts(), kind, start, end, ranked, beyond)
+
+    def _counts(self) -> Words:
+        """Words of which the first counts equal rows; none where each row stands for one."""
+        return self.table.words
 
     def _ask(self, groups: Ids) -> OrderIndex:
         self.index.reserve(int(groups.max(initial=-1)) + 1, 0)
@@ -218,6 +222,9 @@ class BestRows(OrderedRows):
         self._limit = limit
         self._sizes: Ids = np.zeros(0, np.int64)
         self._resized: list[tuple[Ids, Ids]] = []
+
+    def _counts(self) -> Words:
+        return self.table.words[:0]
 
     def promising(self, groups: Ids, rows: pa.RecordBatch) -> Ids:
         """The rows that may be kept, as far as the order columns tell; all of them for an order of arrival."""
