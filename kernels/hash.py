@@ -98,7 +98,7 @@ def combine_strings(offsets, data, out):
 
 @kernel(void(u8_in, u64_in, u64_out))
 def null_hashes(valid, before, out):
-    """Where valid[i] is 0, out[i] = combine(before[i], NULL_HASH): a NULL hashes like no value."""
+    """Where valid[i] is 0, out[i] = combine(before[i], NULL_HASH): a NULL hashes like that one word, and like no other."""
     for i in range(out.shape[0]):
         if valid[i] == 0:
             out[i] = combine(before[i], NULL_HASH)

@@ -35,6 +35,7 @@ from forebay.engine.state.rows import Ids
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]
 Residual = Callable[[pa.RecordBatch], pa.BooleanArray]
+_PAIRING = ("inner", "left", "right", "full")
 Lens = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Mask | None]]
 """Stored rows to (the columns that the job sees of each, bool[n] of those that it sees or None for all). Pure."""
 
@@ -121,13 +122,15 @@ class JoinOperator(Operator):
         self._left_schema = _shown_schema(left.schema, spec.left_lens)
         self._right_schema = _shown_schema(right.schema, spec.right_lens)
         self._both = pa.schema([*self._left_schema, *self._right_schema])
+        if spec.residual is None and spec.kind in _PAIRING:
+            self._both = spec.schema
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         left = self._side(self._left, self._spec.left_keys, inputs[0], turn, True)
         right = self._side(self._right, self._spec.right_keys, inputs[1], turn, False)
         kind = self._spec.kind
         out: list[Batch] = []
-        if kind in ("inner", "left", "right", "full"):
+        if kind in _PAIRING:
             out += self._pairs(left, right)
         if kind in ("left", "full"):
             out += [self._padded(b, True) for b in self._presence(left, right, _absent)]
@@ -144,7 +147,7 @@ class JoinOperator(Operator):
         if kind == "left mark":
             for mark, presence in ((True, _present), (False, _absent)):
                 out += [self._marked(b, mark) for b in self._presence(left, right, presence)]
-        return [Batch(_with_schema(b.rows, self.schema), b.weights) for b in out if b.num_rows]
+        return [_with_schema(b, self.schema) for b in out if b.num_rows]
 
     def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> _Side:
         old = NOTHING if turn.initial else rows.old(turn.epoch)
@@ -214,8 +217,10 @@ class JoinOperator(Operator):
             return
         nulls = self._spec.null_equals_null
         keys, columns = _distinct_keys(stored, other.keys), range(len(other.keys))
-        before = other.rows.exists(keys, columns, other.old, nulls_match=nulls)
-        after = other.rows.exists(keys, columns, other.new, nulls_match=nulls)
+        hashes = other.rows.hash_keys(keys, columns)
+        before, after = (
+            other.rows.exists(keys, columns, v, nulls_match=nulls, hashes=hashes) for v in (other.old, other.new)
+        )
         turned = np.flatnonzero(before != after)
         if turned.size:
             for _, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
@@ -291,8 +296,10 @@ def _joined(mine: pa.RecordBatch, theirs: pa.RecordBatch, mine_is_left: bool) ->
     return pa.RecordBatch.from_arrays(columns, names=[f"c{i}" for i in range(len(columns))])
 
 
-def _with_schema(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    return rows if rows.schema is schema else pa.RecordBatch.from_arrays(rows.columns, schema=schema)
+def _with_schema(batch: Batch, schema: pa.Schema) -> Batch:
+    if batch.rows.schema.equals(schema):
+        return batch
+    return batch.with_rows(pa.RecordBatch.from_arrays(batch.rows.columns, schema=schema))
 
 
 def _present(exists: Mask) -> Mask:

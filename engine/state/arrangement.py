@@ -108,6 +108,7 @@ class Arrangement:
             return
         first = self._store.append(rows)
         ids = np.arange(first, first + rows.num_rows)
+        self._died.reserve(int(ids[-1]) >> SHIFT)
         self._index.insert(self._hash_keys(rows), ids)
         if self._by_identity is not None:
             self._by_identity.insert(hash_rows(rows, self.identity), ids)
@@ -208,14 +209,26 @@ class Arrangement:
             if ids.size:
                 yield (index if places is None else places[index]), ids
 
+    def hash_keys(self, keys: pa.RecordBatch, columns: Sequence[int]) -> Hashes:
+        """What `exists` takes as `hashes`, for callers that ask about the same keys several times."""
+        return hash_rows(keys, columns)
+
     def exists(
-        self, keys: pa.RecordBatch, columns: Sequence[int], view: View, *, nulls_match: bool = False
+        self,
+        keys: pa.RecordBatch,
+        columns: Sequence[int],
+        view: View,
+        *,
+        nulls_match: bool = False,
+        hashes: Hashes | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Whether each key has a visible row: bool[n]. Costs one probe however many rows match."""
         found = np.zeros(keys.num_rows, bool)
         if not self._live and not self._pending:
             return found
-        ids = self._index.newest(hash_rows(keys, columns), self._died.addresses, view.most, view.least)
+        if hashes is None:
+            hashes = hash_rows(keys, columns)
+        ids = self._index.newest(hashes, self._died.addresses, view.most, view.least)
         hit = np.flatnonzero(ids)
         found[hit] = True
         if hit.size and self._must_verify(keys, columns):
@@ -290,8 +303,8 @@ class Arrangement:
         """Equal hashes are equal keys for one fixed-width column without NULLs, and for no columns at all."""
         if len(self.key) != 1:
             return bool(self.key)
-        kind = self.schema.field(self.key[0]).type
-        return self._null_keys > 0 or not is_fixed(kind) or kind != keys.schema.field(columns[0]).type
+        kind, probed = self.schema.field(self.key[0]).type, keys.column(columns[0])
+        return self._null_keys > 0 or not is_fixed(kind) or kind != probed.type or probed.null_count > 0
 
     def _same_keys(
         self, keys: pa.RecordBatch, columns: Sequence[int], probe: npt.NDArray[np.int32], ids: Ids
@@ -434,6 +447,7 @@ class Arrangement:
         source = np.searchsorted(ids, span)
         live = (ids[source] == span) & ~np.isin(span, gone)
         self._store.append(rows if span.size == ids.size else rows.take(pa.array(source)))
+        self._died.reserve(int(span[-1]) >> SHIFT)
         self._put(self._died, span[~live], np.full(int((~live).sum()), -1, np.int64))
         self._dead += int((~live).sum())
         self._live += int(live.sum())

@@ -44,7 +44,10 @@ class RowIndex:
     def pairs(
         self, hashes: Hashes, died: Ids, most: int, least: int, limit: int
     ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
-        """(probe index, row) of every visible row under each hash, in pieces of at most `limit` pairs."""
+        """(probe index, row) of every visible row under each hash, in pieces of at most `limit` pairs.
+
+        `died` has an entry (perhaps 0) for the chunk of every row that was ever inserted.
+        """
         cursor = np.empty(hashes.shape[0], np.uint64)
         total = kernels.find(hashes, self._parts, cursor)
         progress = np.zeros(1, np.int64)

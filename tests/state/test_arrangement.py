@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from forebay.engine.batch import Batch
 from forebay.engine.state.arrangement import NOTHING, Arrangement, View
+from forebay.kernels.hash import NULL_HASH
 
 Row = tuple[Any, ...]
 PAIR = pa.schema([("k", pa.int64()), ("v", pa.string())])
@@ -148,6 +149,21 @@ def test_each_retraction_of_a_busy_key_takes_its_own_row() -> None:
     assert arrangement.unmatched == 0
 
 
+def test_null_is_not_the_number_that_it_hashes_like() -> None:
+    number = int(NULL_HASH)
+    arrangement = Arrangement(PAIR, (0,))
+    arrangement.update([batch_of([((None, "null"), 1), ((number, "number"), 1)])], 1)
+    assert probed(arrangement, [number, None], arrangement.new(1)) == Counter({(number, number, "number"): 1})
+    both = probed(arrangement, [number, None], arrangement.new(1), nulls_match=True)
+    assert both == Counter({(number, number, "number"): 1, (None, None, "null"): 1})
+    without_null = Arrangement(PAIR, (0,))
+    without_null.update([batch_of([((number, "number"), 1)])], 1)
+    assert probed(without_null, [None], without_null.new(1), nulls_match=True) == Counter()
+    arrangement.update([batch_of([((number, "number"), -1)])], 1)
+    keys = pa.RecordBatch.from_arrays([pa.array([number])], names=["k"])
+    assert arrangement.exists(keys, (0,), arrangement.new(1)).tolist() == [False]
+
+
 def test_keys_of_other_integer_widths_match() -> None:
     arrangement = Arrangement(PAIR, (0,))
     arrangement.update([batch_of([((-7, "a"), 1), ((2**40, "b"), 1)])], 1)
@@ -194,6 +210,23 @@ def test_every_type_is_stored_found_and_retracted(kind: pa.DataType, values: lis
         left = pa.Table.from_batches([b.rows for b in each.contents()])
         assert left.column("k").to_pylist() == [9, 3]
         assert left.column("v").to_pylist() == [None, rows.column(1)[3].as_py()]
+
+
+def test_more_chunks_than_the_first_tables_hold() -> None:
+    n = 18 << 16
+    schema = pa.schema([("k", pa.int64())])
+    rows = pa.RecordBatch.from_arrays([pa.array(np.arange(n))], schema=schema)
+    arrangement = Arrangement(schema, (0,))
+    arrangement.update([Batch(rows)], 1)
+    arrangement.commit()
+    restored = Arrangement(schema, (0,))
+    restored.load(arrangement.changes(full=True))
+    for each in (arrangement, restored):
+        last = rows.slice(n - 100_000)
+        assert each.exists(last, (0,), each.new(1)).all()
+        assert sum(ids.size for _, ids in each.probe(last, (0,), each.new(1))) == 100_000
+        each.update([Batch(rows.slice(n - 5), np.full(5, -1))], 2)
+        assert each.exists(last, (0,), each.new(2)).sum() == 100_000 - 5
 
 
 def test_many_chunks_and_long_chains() -> None:
