@@ -49,7 +49,9 @@ def rows(decoded: Decoded) -> list[tuple[int, tuple[Any, ...]]]:
 
 
 def _plain(scalar: Any) -> Any:
-    if pa.types.is_temporal(scalar.type) and scalar.is_valid:
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_temporal(scalar.type):
         return scalar.cast(pa.int64() if scalar.type.bit_width == 64 else pa.int32()).as_py()
     value = scalar.as_py() if not pa.types.is_nested(scalar.type) else str(scalar)
     return "NaN" if isinstance(value, float) and value != value else value
