@@ -178,8 +178,9 @@ def first_visible(payloads, chain, died, most, least, out):
     """out[i] = the newest visible row of the chain that `find` gave, 0 for none."""
     for i in range(payloads.shape[0]):
         r = np.int64(payloads[i] & _ROW)
+        single = (payloads[i] >> _COUNT) == np.uint64(1)
         while r != 0 and not _visible(died, r, most, least):
-            r = load_i64(chain[r >> SHIFT] + (r & MASK) * 8)
+            r = 0 if single else load_i64(chain[r >> SHIFT] + (r & MASK) * 8)
         out[i] = r
 
 

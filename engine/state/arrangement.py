@@ -22,10 +22,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights
-from forebay.engine.consolidate import consolidate, same_rows, same_values
+from forebay.engine.consolidate import consolidate
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.index import Hashes, RowIndex
-from forebay.engine.state.rows import CHUNK, ChunkTable, Ids, RowStore
+from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn
 from forebay.kernels.rows import MASK, SHIFT
 
 PAIRS = 1 << 16
@@ -69,8 +69,10 @@ class Arrangement:
         self._store = RowStore(self.schema)
         self._index = RowIndex()
         self._by_identity: RowIndex | None = None
-        self._died = ChunkTable(8, fill=0)
-        self._weights = ChunkTable(8, fill=0)
+        self._died = SparseColumn()
+        """Epoch of death; 0 while alive, -1 for rows of an epoch that was rolled back."""
+        self._weights = SparseColumn()
+        """Weight - 1."""
         self._live = 0
         self._dead = 0
         self._firsts: list[tuple[int, int]] = []
@@ -115,7 +117,7 @@ class Arrangement:
         if any(rows.column(k).null_count for k in self.key):
             self._null_keys += rows.num_rows
         if weights is not None and not (weights == 1).all():
-            self._put(self._weights, ids, weights - 1)
+            self._weights.set(ids, weights - 1)
         self._live += rows.num_rows
 
     def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> None:
@@ -135,7 +137,7 @@ class Arrangement:
         dead, left = ids[hit], (held - taken)[hit]
         if not dead.size:
             return
-        self._put(self._died, dead, np.full(dead.size, epoch, np.int64))
+        self._died.set(dead, np.full(dead.size, epoch, np.int64))
         self._pending.append((epoch, dead))
         self._live -= dead.size
         if left.any():
@@ -148,9 +150,10 @@ class Arrangement:
         and each retraction must take its own.
         """
         index, columns = self._identity_index()
+        whole = range(len(self.schema))
         probes, found = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for probe, ids in index.pairs(hash_rows(rows, columns), self._died.addresses, _FOREVER, _FOREVER, PAIRS):
-            keep = self._equal(rows, probe, ids)
+            keep = self._store.same(ids, whole, rows, whole, probe)
             probes.append(probe[keep])
             found.append(ids[keep])
         return np.concatenate(probes), np.concatenate(found)
@@ -164,10 +167,6 @@ class Arrangement:
             for ids in self._live_ids():
                 self._by_identity.insert(self._hashes_of(ids, self.identity), ids)
         return self._by_identity, self.identity
-
-    def _equal(self, rows: pa.RecordBatch, probe: npt.NDArray[np.int32], ids: Ids) -> npt.NDArray[np.bool_]:
-        """True where stored row ids[i] equals rows[probe[i]]; NULL equals NULL."""
-        return same_rows(self._store.gather(ids), rows.take(pa.array(probe)))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -309,28 +308,11 @@ class Arrangement:
     def _same_keys(
         self, keys: pa.RecordBatch, columns: Sequence[int], probe: npt.NDArray[np.int32], ids: Ids
     ) -> npt.NDArray[np.bool_]:
-        stored = self._store.gather(ids, list(self.key))
-        places = pa.array(probe)
-        same = np.ones(ids.shape[0], bool)
-        for number, column in enumerate(columns):
-            same &= same_values(stored.column(number), keys.column(column).take(places))
-        return same
-
-    # -- small columns ------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _put(table: ChunkTable, ids: Ids, values: Weights) -> None:
-        chunks = ids >> SHIFT
-        for chunk in np.unique(chunks).tolist():
-            mine = chunks == chunk
-            table.require(chunk)[: CHUNK * 8].view(np.int64)[ids[mine] & MASK] = values[mine]
+        return self._store.same(ids, self.key, keys, columns, probe)
 
     def _weight_of(self, ids: Ids) -> Weights:
         out = np.ones(ids.shape[0], np.int64)
-        for chunk in self._weights.chunks:
-            mine = np.flatnonzero(ids >> SHIFT == chunk)
-            extra = self._weights.chunks[chunk][: CHUNK * 8].view(np.int64)
-            out[mine] += extra[ids[mine] & MASK]
+        self._weights.add_to(ids, out)
         return out
 
     # -- the state contract -------------------------------------------------------------------------------------
@@ -377,12 +359,12 @@ class Arrangement:
         revived = [ids for e, ids in self._pending if e == epoch]
         self._pending = [(e, ids) for e, ids in self._pending if e != epoch]
         for ids in revived:
-            self._put(self._died, ids, np.zeros(ids.size, np.int64))
+            self._died.set(ids, np.zeros(ids.size, np.int64))
             self._live += ids.size
         born = np.arange(first, self._store.next_id)
         alive = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=first)])
         self._live -= alive.size
-        self._put(self._died, born, np.full(born.size, -1, np.int64))
+        self._died.set(born, np.full(born.size, -1, np.int64))
         self._unlink(born)
 
     def _unlink(self, ids: Ids) -> None:
@@ -448,13 +430,13 @@ class Arrangement:
         live = (ids[source] == span) & ~np.isin(span, gone)
         self._store.append(rows if span.size == ids.size else rows.take(pa.array(source)))
         self._died.reserve(int(span[-1]) >> SHIFT)
-        self._put(self._died, span[~live], np.full(int((~live).sum()), -1, np.int64))
+        self._died.set(span[~live], np.full(int((~live).sum()), -1, np.int64))
         self._dead += int((~live).sum())
         self._live += int(live.sum())
         kept, held = rows.take(pa.array(source[live])), weights[source[live]]
         self._index.insert(self._hash_keys(kept), span[live])
         if (held != 1).any():
-            self._put(self._weights, span[live], held - 1)
+            self._weights.set(span[live], held - 1)
         if any(kept.column(k).null_count for k in self.key):
             self._null_keys += kept.num_rows
 

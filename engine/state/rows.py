@@ -13,18 +13,23 @@ builds a new store.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from forebay.engine.consolidate import same_values
 from forebay.engine.errors import DataError
 from forebay.engine.state import arrays as columns
+from forebay.engine.state.arrays import Mask
+from forebay.kernels import probe
 from forebay.kernels import rows as kernels
 from forebay.kernels.rows import MASK, SHIFT
 
 Ids = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int32]
 CHUNK = 1 << SHIFT
 _SLACK = 64
 _MOST_TEXT = 2**32 - 1
@@ -69,6 +74,24 @@ class ChunkTable:
         return sum(c.nbytes for c in self.chunks.values()) + self.addresses.nbytes
 
 
+class SparseColumn(ChunkTable):
+    """An int64 per row id, 0 unless set; chunks without a set row take no memory."""
+
+    def __init__(self) -> None:
+        super().__init__(8, fill=0)
+
+    def set(self, rows: Ids, values: Ids) -> None:
+        """Set the values of the rows."""
+        for chunk in np.unique(rows >> SHIFT).tolist():
+            self.require(chunk)
+        probe.put_sparse(self.addresses, rows, values)
+
+    def add_to(self, rows: Ids, out: Ids) -> None:
+        """out[i] += the value of rows[i]."""
+        if self.chunks:
+            probe.add_sparse(self.addresses, rows, out)
+
+
 class _Column(ABC):
     """The stored values of one column."""
 
@@ -79,6 +102,10 @@ class _Column(ABC):
     @abstractmethod
     def gather(self, rows: Ids) -> pa.Array:
         """The values of the rows, in order."""
+
+    @abstractmethod
+    def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
+        """Whether the value of rows[i] equals array[places[i]]; NULL equals NULL, NaN NaN, -0.0 0.0."""
 
     @abstractmethod
     def nbytes(self) -> int: ...
@@ -96,15 +123,25 @@ class _Validity:
         if array.null_count or chunk in self.table.chunks:
             self.table.require(chunk)[place : place + len(array)] = ~columns.is_null(array)
 
-    def gather(self, rows: Ids) -> columns.Mask | None:
+    def gather(self, rows: Ids) -> Mask | None:
         """True where NULL; None when no row is."""
         if not self.table.chunks:
             return None
         valid = np.empty(rows.shape[0], np.uint8)
         if not kernels.gather_valid(self.table.addresses, rows, valid):
             return None
-        null: columns.Mask = valid == 0
+        null: Mask = valid == 0
         return null
+
+    def apply(self, equal: Mask, rows: Ids, array: pa.Array, places: Places) -> Mask:
+        """`equal` of the values, with NULLs minded on both sides."""
+        mine = self.gather(rows)
+        if mine is None and not array.null_count:
+            return equal
+        theirs = columns.is_null(array)[places]
+        if mine is None:
+            return equal & ~theirs
+        return np.where(mine | theirs, mine & theirs, equal)
 
 
 _GATHERS: dict[int, tuple[Any, type, int]] = {
@@ -135,10 +172,24 @@ class _Fixed(_Column):
         chunk[start : start + len(array) * width] = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
 
     def gather(self, rows: Ids) -> pa.Array:
-        out = np.empty(rows.shape[0] * self._words, self._dtype)
-        self._gather(self._values.addresses, rows, out)
+        out = self._bytes(rows)
         null = self._validity.gather(rows)
         return columns.fixed_array(out.reshape(-1, 2) if self._pair else out, null, self._kind)
+
+    def _bytes(self, rows: Ids) -> npt.NDArray[Any]:
+        out = np.empty(rows.shape[0] * self._words, self._dtype)
+        self._gather(self._values.addresses, rows, out)
+        return out
+
+    def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
+        if array.type != self._kind or pa.types.is_floating(self._kind):
+            return _same_at(self.gather(rows), array, places)
+        mine = self._bytes(rows)
+        if self._pair:
+            equal = (mine.reshape(-1, 2) == columns.pairs(array)[places]).all(axis=1)
+        else:
+            equal = mine == columns.raw(array)[places].view(mine.dtype)
+        return self._validity.apply(equal, rows, array, places)
 
     def nbytes(self) -> int:
         return self._values.nbytes() + self._validity.table.nbytes()
@@ -196,8 +247,24 @@ class _Text(_Column):
         kernels.text_copy(self._offsets.addresses, self._heap.addresses, rows, starts, out.ctypes.data)
         return columns.text_array(starts, out, self._validity.gather(rows), self._kind)
 
+    def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
+        if array.type != self._kind:
+            return _same_at(self.gather(rows), array, places)
+        equal = np.empty(rows.shape[0], np.uint8)
+        starts, data = columns.text(array)
+        probe.equal_text(self._offsets.addresses, self._heap.addresses, rows, starts, data, places, equal)
+        return self._validity.apply(equal.view(bool), rows, array, places)
+
     def nbytes(self) -> int:
         return self._offsets.nbytes() + self._heap.nbytes() + self._validity.table.nbytes()
+
+
+def _same_at(mine: pa.Array, array: pa.Array, places: Places) -> Mask:
+    """mine[i] against array[places[i]]: for types that differ in width, floats and nested ones."""
+    theirs = array.take(pa.array(places))
+    if mine.type != theirs.type and pa.types.is_floating(mine.type):
+        mine, theirs = mine.cast(pa.float64()), theirs.cast(pa.float64())
+    return same_values(mine, theirs)
 
 
 class _Other(_Column):
@@ -228,6 +295,9 @@ class _Other(_Column):
             starts.append(starts[-1] + len(arrays[0]))
         whole = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
         return whole.take(pa.array(np.array(starts)[inverse] + (rows & MASK)))
+
+    def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
+        return _same_at(self.gather(rows), array, places)
 
     def nbytes(self) -> int:
         return sum(a.nbytes for arrays in self._arrays.values() for a in arrays)
@@ -268,6 +338,15 @@ class RowStore:
         if not arrays:
             return pa.RecordBatch.from_struct_array(pa.array([{}] * len(ids), pa.struct([])))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def same(
+        self, ids: Ids, wanted: Sequence[int], rows: pa.RecordBatch, columns: Sequence[int], places: Places
+    ) -> Mask:
+        """Whether the `wanted` columns of stored row ids[i] equal `columns` of rows[places[i]]; NULL equals NULL."""
+        equal = np.ones(ids.shape[0], bool)
+        for mine, theirs in zip(wanted, columns):
+            equal &= self._columns[mine].same(ids, rows.column(theirs), places)
+        return equal
 
     def nbytes(self) -> int:
         return sum(c.nbytes() for c in self._columns)

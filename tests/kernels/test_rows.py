@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from forebay.engine.errors import DataError
 from forebay.engine.state import rows as module
-from forebay.engine.state.rows import CHUNK, RowStore
+from forebay.engine.state.rows import CHUNK, RowStore, SparseColumn
 
 KINDS: list[tuple[pa.DataType, list[Any]]] = [
     (pa.bool_(), [True, False, None]),
@@ -79,3 +79,45 @@ def test_text_beyond_the_limits_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match="too large for memory"):
         store.append(rows)
     assert store.gather(np.arange(1, 3)).column(0).to_pylist() == ["x" * 100] * 2
+
+
+@pytest.mark.parametrize(("kind", "values"), KINDS, ids=lambda x: str(x) if isinstance(x, pa.DataType) else "")
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_same_is_equality_with_null(kind: pa.DataType, values: list[Any], data: st.DataObject) -> None:
+    schema = pa.schema([("i", pa.int8()), ("v", kind)])
+    stored = data.draw(st.lists(st.sampled_from(values), min_size=1, max_size=10))
+    probed = data.draw(st.lists(st.sampled_from(values), min_size=1, max_size=10))
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, len(stored) - 1), st.integers(0, len(probed) - 1)), max_size=20)
+    )
+    store = RowStore(schema)
+    numbers = pa.array([0] * len(stored), pa.int8())
+    store.append(pa.RecordBatch.from_arrays([numbers, pa.array(stored, kind)], schema=schema))
+    rows = pa.RecordBatch.from_arrays([pa.array([values[0], *probed], kind)[1:]], names=["v"])
+    ids = np.array([s + 1 for s, _ in pairs], np.int64)
+    places = np.array([p for _, p in pairs], np.int32)
+    assert store.same(ids, [1], rows, [0], places).tolist() == [stored[s] == probed[p] for s, p in pairs]
+
+
+def test_same_minds_zeros_and_nans_and_widths() -> None:
+    store = RowStore(pa.schema([("v", pa.float32())]))
+    store.append(pa.RecordBatch.from_arrays([pa.array([0.0, float("nan"), 1.5, None], pa.float32())], names=["v"]))
+    for kind in (pa.float32(), pa.float64()):
+        probed = pa.RecordBatch.from_arrays([pa.array([-0.0, float("nan"), 1.25, None], kind)], names=["v"])
+        same = store.same(np.arange(1, 5), [0], probed, [0], np.arange(4, dtype=np.int32))
+        assert same.tolist() == [True, True, False, True]
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from([1, 5, CHUNK - 1, CHUNK, 3 * CHUNK + 7]), st.integers(-3, 3)), max_size=5)
+)
+def test_sparse_column_is_a_dict_of_numbers(writes: list[dict[int, int]]) -> None:
+    column, naive = SparseColumn(), dict[int, int]()
+    for write in writes:
+        column.set(np.array(list(write), np.int64), np.array(list(write.values()), np.int64))
+        naive |= write
+    rows = [1, 2, CHUNK - 1, CHUNK, 3 * CHUNK + 7, 900 * CHUNK]
+    out = np.full(len(rows), 10, np.int64)
+    column.add_to(np.array(rows), out)
+    assert out.tolist() == [10 + naive.get(r, 0) for r in rows]
