@@ -226,7 +226,8 @@ class _Rare(Column):
 
     def _keep_equal(self, ids: Ids, array: pa.Array, equal: npt.NDArray[np.uint8]) -> None:
         mine = self._values[ids].tolist()
-        equal &= [canonical_value(a) == canonical_value(b) for a, b in zip(mine, array.to_pylist())]
+        same = [canonical_value(a) == canonical_value(b) for a, b in zip(mine, array.to_pylist())]
+        equal &= np.array(same, bool)
 
     def forget(self, ids: Ids) -> None:
         self._values[ids] = None
