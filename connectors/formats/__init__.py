@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from forebay.connectors.formats import canal, debezium, json, maxwell, ogg
+from forebay.connectors.formats import canal, csv, debezium, json, maxwell, ogg, raw
 from forebay.connectors.formats.json_text import ENVELOPES, JsonEncoder
 from forebay.engine.connector import Changelog, Format, Registry
 
@@ -17,6 +17,8 @@ from forebay.engine.connector import Changelog, Format, Registry
 def register(registry: Registry) -> None:
     """Add every format."""
     registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, JsonEncoder)
+    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.CsvEncoder)
+    registry.formats["raw"] = Format("raw", raw.OPTIONS, raw.RawDecoder, raw.RawEncoder)
     registry.formats |= {
         name: Format(
             name,

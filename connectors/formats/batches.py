@@ -1,4 +1,4 @@
-"""Decoding a batch of JSON records: as columns where that is exact, record by record where not.
+"""Decoding a batch of textual records: as columns where that is exact, record by record where not.
 
 Records that look like one object each go through the columnar reader together; when it refuses (one bad record spoils a
 batch), the batch is halved until the bad ones stand alone, and those are read by the exact reference of `documents` and
@@ -81,11 +81,23 @@ Rows = list[tuple[int, tuple[Any, ...]]]
 """Weighted rows of one record."""
 
 
-class JsonBatchDecoder(Decoder):
-    """The frame shared by every JSON format; a format adds how one batch and how one document become rows."""
+class BatchDecoder(Decoder):
+    """The frame shared by the textual formats; a format adds how one batch and how one document become rows."""
 
     skip_bad: bool = False
     """Bad records vanish ('ignore-parse-errors')."""
+
+    def parse(self, value: bytes) -> Mapping[str, Any] | None:
+        """The document of one record; None for one that means nothing.
+
+        Raises:
+            Malformed: the record is bad, with the reason.
+        """
+        return parse_object(value)
+
+    def sort_out(self, values: pa.BinaryArray) -> tuple[Indices, Indices]:
+        """Indices of the records that `read_columns` may see, and of the others; tombstones are in neither."""
+        return sort_objects(values)
 
     @abstractmethod
     def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
@@ -111,7 +123,7 @@ class JsonBatchDecoder(Decoder):
     def decode(self, records: Records) -> Decoded:
         """See `Decoder.decode`; tombstones give nothing."""
         collected, parts = Collected(), list[Part]()
-        plain, odd = _sort_out(records.values)
+        plain, odd = self.sort_out(records.values)
         self._descend(records.values, plain, parts, collected)
         self._one_by_one(records.values, odd, collected)
         if collected.rows or not parts:
@@ -146,13 +158,15 @@ class JsonBatchDecoder(Decoder):
             if closer is not None and closer.any():
                 self._one_by_one(values, at[closer], collected)
 
-    def _sample(self, values: pa.BinaryArray, collected: Collected) -> list[dict[str, Any]]:
-        documents = []
+    def _sample(self, values: pa.BinaryArray, collected: Collected) -> list[Mapping[str, Any]]:
+        documents = list[Mapping[str, Any]]()
         for i in np.unique(np.linspace(0, len(values) - 1, SAMPLES, dtype=np.int64)).tolist():
             try:
-                document = parse_object(values[i].as_py())
+                document = self.parse(values[i].as_py())
             except Malformed:
                 raise Inexact from None
+            if document is None:
+                continue
             documents.append(document)
             collected.unknown.update(self.unknown_fields(document))
         return documents
@@ -162,15 +176,16 @@ class JsonBatchDecoder(Decoder):
             return
         for i, value in zip(at.tolist(), values.take(pa.array(at)).to_pylist()):
             try:
-                document = parse_object(value)
-                made = self.read_document(document)
+                document = self.parse(value)
+                made = [] if document is None else self.read_document(document)
             except Malformed as error:
                 collected.dead.append((i, str(error)))
                 continue
             if isinstance(made, Statement):
                 collected.statements.append((i, made))
                 continue
-            collected.unknown.update(self.unknown_fields(document))
+            if document is not None:
+                collected.unknown.update(self.unknown_fields(document))
             for weight, row in made:
                 collected.rows.append(row)
                 collected.record.append(i)
@@ -180,8 +195,8 @@ class JsonBatchDecoder(Decoder):
 _LITERALS = r"[:,\[]\s*-?Inf"
 
 
-def _sort_out(values: pa.BinaryArray) -> tuple[Indices, Indices]:
-    """Indices of the records that look like one object each, and of the others; tombstones are in neither."""
+def sort_objects(values: pa.BinaryArray) -> tuple[Indices, Indices]:
+    """Indices of the records that look like one JSON object each, and of the others."""
     offsets = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset).astype(np.int64)
     buffer = values.buffers()[2]
     data = np.frombuffer(buffer, np.uint8) if buffer is not None and buffer.size else np.zeros(1, np.uint8)
@@ -190,14 +205,14 @@ def _sort_out(values: pa.BinaryArray) -> tuple[Indices, Indices]:
     plain = present & (end - start > 1)
     last = len(data) - 1
     plain &= (data[np.minimum(start, last)] == ord("{")) & (data[np.clip(end - 1, 0, last)] == ord("}"))
-    for suspicious in (_invalid_text, _odd_literals, _deeply_nested):
-        found = suspicious(values, start, end)
+    for found in (invalid_text(values), _odd_literals(values, start, end), _deeply_nested(values, start, end)):
         if found is not None:
             plain &= ~found
     return np.flatnonzero(plain), np.flatnonzero(present & ~plain)
 
 
-def _invalid_text(values: pa.BinaryArray, start: Indices, end: Indices) -> Mask | None:
+def invalid_text(values: pa.BinaryArray) -> Mask | None:
+    """The records that are no UTF-8; None if all are."""
     try:
         values.cast(pa.string())
     except pa.ArrowInvalid:

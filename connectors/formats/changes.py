@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forebay.connectors.formats.batches import (
+    BatchDecoder,
     Indices,
-    JsonBatchDecoder,
     Mask,
     Part,
     Rows,
@@ -134,7 +134,7 @@ class Dialect(ABC):
         raise Inexact
 
 
-class ChangeDecoder(JsonBatchDecoder):
+class ChangeDecoder(BatchDecoder):
     """Change events of one dialect to rows."""
 
     def __init__(self, dialect: Dialect, schema: pa.Schema, options: Mapping[str, str], rules: Rules) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import (
-    JsonBatchDecoder,
+    BatchDecoder,
     Mask,
     Part,
     Rows,
@@ -62,7 +62,7 @@ def rules_of(options: Mapping[str, str], epochs: bool = False) -> Rules:
     return Rules(null_on_error=lenient, fail_on_missing=strict, epochs=epochs)
 
 
-class JsonDecoder(JsonBatchDecoder):
+class JsonDecoder(BatchDecoder):
     """Objects to rows, append-only."""
 
     changelog = Changelog.APPEND

@@ -100,7 +100,7 @@ def _chosen(registry: Registry, spec: TableSpec, name: str, prefixes: Sequence[s
     check_options(given, format_.options, (), f"format '{name}'")
     defaults = {o.name: o.default for o in format_.options if o.default is not None}
     if format_.changelog is not Changelog.APPEND and spec.primary_key:
-        defaults["changelog.upsert"] = "true"
+        defaults |= {"changelog.upsert": "true", "changelog.key": ";".join(spec.primary_key)}
     return ChosenFormat(format_, defaults | given)
 
 
