@@ -201,7 +201,7 @@ class OrderIndex:
         """Make room for ids below `groups` and `nodes`."""
         self.roots = grown(self.roots, groups, topn.NIL)
         self.words = grown(self.words, nodes, 0)
-        self.child = grown(self.child, nodes, topn.NIL)
+        self.child = grown(self.child, nodes, 0)  # inserting a node sets its links
         self._position = grown(self._position, nodes, 0)
         self._member = grown(self._member, nodes, 0)
 

@@ -32,20 +32,18 @@ Mask = npt.NDArray[np.bool_]
 
 
 def grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
-    """The array, moved to room for at least `size` rows, of which new ones hold `fill`. No view of it may be in use.
+    """The array, or a copy of it with room for at least `size` rows, of which new ones hold `fill`.
 
-    Growing in place lets the allocator remap large blocks: no copy, and no first touch of pages beyond the new rows.
+    Zeroed memory stays untouched until it is used, and numpy asks for huge pages for it; remapping in place gets neither.
     """
     have = array.shape[0]
     if size <= have:
         return array
-    if not array.flags.owndata:
-        array = array.copy()
-    room = max(size, 2 * have if have < 1 << 17 else have + have // 4, 64)
-    array.resize((room, *array.shape[1:]), refcheck=False)
+    larger = np.zeros((max(size, 2 * have, 64), *array.shape[1:]), array.dtype)
+    larger[:have] = array
     if fill:
-        array[have:] = fill
-    return array
+        larger[have:] = fill
+    return larger
 
 
 class Column(ABC):
