@@ -26,6 +26,7 @@ VARIANCE_WIDTH = 11  # the same for the values, then a window for their squares
 DECIMAL_WIDTH = 4  # wide (3 words), count
 
 _INFINITY = 0x7FF0000000000000
+_NOISE = 2.0**-98  # of a double-double: equal values have no spread
 
 
 @kernel(void(acc_rows, int64, i64_in, i64_in))
@@ -184,7 +185,8 @@ def variance_result(rows, at, less, out):
         mean = p / n
         back, back_low = _two_product(mean, n)
         mean_low = ((p - back) - back_low + p_low) / n
-        out[i] = max(0.0, (q - mean) + (q_low - mean_low)) / (n - less)
+        spread = (q - mean) + (q_low - mean_low)
+        out[i] = spread / (n - less) if spread > q * _NOISE else 0.0
 
 
 @kernel(void(acc_in, int64, i64_in, int64, int64, uint64, uint64, words_out, u8_out))

@@ -13,15 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.state.order import Order
-from tests.operators.changelogs import (
-    Row,
-    assert_follows,
-    canonical,
-    histories,
-)
+from tests.operators.changelogs import Row, assert_follows, batches_of, canonical, histories, net, turn
 
 INPUT = pa.schema(
     [
@@ -182,3 +178,117 @@ def test_follows_the_model(data: st.DataObject, calls: list[tuple[CallSpec, Mode
     spec = spec_of([c for c, _ in chosen], keys, append_only)
     model = model_of(chosen, keys)
     assert_follows(lambda: AggregateOperator(spec), INPUT, history, model, restart=restart, rollback=rollback)
+
+
+def row(**values: Any) -> Row:
+    return tuple(values.get(field.name) for field in INPUT)
+
+
+def step(operator: AggregateOperator, *changes: tuple[Row, int]) -> dict[Row, int]:
+    """One committed epoch's net output."""
+    output = net(operator.process([batches_of(INPUT, list(changes))], turn()))
+    for state in operator.states().values():
+        state.commit()
+    return dict(output)
+
+
+def test_global_aggregate_has_no_row_before_the_first_input_and_one_ever_after() -> None:
+    calls = (call("count", None, pa.int64()), call("sum", N, pa.int64()), call("max", S, pa.string()))
+    operator = AggregateOperator(spec_of(calls, ()))
+    assert step(operator) == {}
+    assert step(operator, (row(n=1), 1), (row(n=1), -1)) == {}
+    assert step(operator, (row(n=4, s="x"), 1)) == {(1, 4, "x"): 1}
+    assert step(operator, (row(n=4, s="x"), -1)) == {(1, 4, "x"): -1, (0, None, None): 1}
+    assert step(operator, (row(n=2), 2)) == {(0, None, None): -1, (2, 4, None): 1}
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+@given(history=st.data())
+def test_global_aggregate_follows_the_model(history: st.DataObject, append_only: bool) -> None:
+    epochs = history.draw(histories(INPUT, append_only))
+    epochs[0] = [*epochs[0], (row(n=7), 1)]
+    chosen = [FOLDED[0], FOLDED[2], EXTREMES[4], DISTINCT[0]]
+    spec = spec_of([c for c, _ in chosen], (), append_only)
+
+    def model(rows: list[Row]) -> Iterable[Row]:
+        yield tuple(evaluate(c, function, rows) for c, function in chosen)
+
+    assert_follows(lambda: AggregateOperator(spec), INPUT, epochs, model, restart=1, rollback=1)
+
+
+def test_distinct_is_an_aggregate_without_calls() -> None:
+    operator = AggregateOperator(spec_of((), (K, F)))
+    nan = row(k="a", f=math.nan)
+    assert step(operator, (nan, 1), (nan, 1), (row(k="a", f=-0.0), 1), (row(k="a", f=0.0), 1)) == {
+        ("a", "NaN"): 1,
+        ("a", 0.0): 1,
+    }
+    assert step(operator, (nan, -1), (row(k="a", f=0.0), -2)) == {("a", 0.0): -1}
+
+
+def test_a_group_born_and_dead_in_one_epoch_emits_nothing() -> None:
+    operator = AggregateOperator(spec_of([c for c, _ in FOLDED + DISTINCT + COLLECTED]))
+    assert step(operator, (row(k="a", n=1, s="x"), 1), (row(k="a", n=1, s="x"), -1)) == {}
+    assert all(state.rows() == 0 for state in operator.states().values())
+
+
+def test_an_unchanged_result_emits_nothing() -> None:
+    operator = AggregateOperator(spec_of([call("avg", I, pa.int32()), call("max", S, pa.string())]))
+    assert step(operator, (row(k="a", i=3, s="x"), 1)) == {("a", 3, "x"): 1}
+    assert step(operator, (row(k="a", i=4, s="w"), 1)) == {}
+
+
+def test_state_shrinks_with_its_groups() -> None:
+    operator = AggregateOperator(spec_of([c for c, _ in FOLDED + EXTREMES + DISTINCT + COLLECTED]))
+    sizes = []
+    for epoch in range(12):
+        rows = [row(k=f"{epoch}-{i}" * 20, n=i, i=i, s="text" * 50, f=0.1) for i in range(300)]
+        step(operator, *((r, 1) for r in rows))
+        step(operator, *((r, -1) for r in rows))
+        sizes.append(sum(state.nbytes() for state in operator.states().values()))
+    assert all(state.rows() == 0 for state in operator.states().values())
+    assert max(sizes[6:]) <= sizes[5] * 2
+
+
+def test_unmatched_retractions_are_dropped_and_counted() -> None:
+    calls = [call("count", None, pa.int64()), call("max", S, pa.string()), call("count", S, pa.int64(), distinct=True)]
+    operator = AggregateOperator(spec_of(calls))
+    step(operator, (row(k="a", s="x"), 1))
+    assert step(operator, (row(k="a", s="x"), -2), (row(k="b", s="y"), 1)) == {
+        ("a", 1, "x", 1): -1,
+        ("b", 1, "y", 1): 1,
+    }
+    assert operator.metrics["retractions_unmatched"] > 0
+    assert step(operator, (row(k="c", s="z"), 1)) == {("c", 1, "z", 1): 1}
+    assert step(operator, (row(k="a", s="w"), 1)) == {("a", 1, "w", 1): 1}
+
+
+def test_arrival_order_where_none_is_asked_for() -> None:
+    calls = [
+        call("first_value", S, pa.string()),
+        call("last_value", S, pa.string()),
+        call("string_agg", S, pa.string(), constants=("-",)),
+        call("array_agg", S, pa.list_(pa.string())),
+    ]
+    for append_only in (True, False):
+        operator = AggregateOperator(spec_of(calls, append_only=append_only))
+        step(operator, (row(k="a", s="c"), 1), (row(k="a", s="a"), 1), (row(k="a"), 1))
+        output = step(operator, (row(k="a", s="b"), 1))
+        assert output[("a", "c", "b", "c-a-b", ("c", "a", None, "b"))] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("stddev_samp", pa.float64()), ("var_pop", pa.float64()), ("stddev_pop", pa.int32())]
+)
+def test_variance_of_integers(name: str, kind: pa.DataType) -> None:
+    operator = AggregateOperator(spec_of([call(name, I, kind)]))
+    ((_, first),) = step(operator, (row(k="a", i=2), 1), (row(k="a", i=4), 1), (row(k="a", i=9), 1))
+    assert first == pytest.approx({"stddev_samp": math.sqrt(13), "var_pop": 26 / 3, "stddev_pop": 2}[name])
+    output = step(operator, (row(k="a", i=4), -1), (row(k="a", i=9), -1))
+    assert output[("a", None if name == "stddev_samp" else 0)] == 1
+
+
+def test_what_cannot_be_aggregated_is_refused_by_name() -> None:
+    for bad in (call("sum", S, pa.int64()), call("median", N, pa.int64()), call("max", None, pa.int64())):
+        with pytest.raises(UnsupportedError):
+            AggregateOperator(spec_of([bad]))
