@@ -186,7 +186,7 @@ def variance_result(rows, at, less, out):
         back, back_low = _two_product(mean, n)
         mean_low = ((p - back) - back_low + p_low) / n
         spread = (q - mean) + (q_low - mean_low)
-        out[i] = spread / (n - less) if spread > q * _NOISE else 0.0
+        out[i] = spread / (n - less) if row[at + 4] > 1 and spread > q * _NOISE else 0.0
 
 
 @kernel(void(acc_in, int64, i64_in, int64, int64, uint64, uint64, words_out, u8_out))
