@@ -1,9 +1,9 @@
 """The hash index of an arrangement: 256 open-addressing tables by the top bits of the hash, chains newest row first.
 
 A slot is 16 bytes {hash, newest row : 40 | chain length : 24}; an empty slot has payload 0, because row ids start at 1. The
-row before `r` under the same hash is in the chunked `next` column. `parts` is int64[256, 4]: {address, mask, used, limit};
-tables grow one at a time at jittered limits, so that no batch pays for all of them. Layout and loops follow the
-partitioned tables of Balkesen et al. (ICDE 2013); probes prefetch ahead as in Chen et al. (group prefetching, ICDE 2004).
+row before `r` under the same hash is in the chunked column `chain`, the one after it in `back`. `parts` is int64[256, 4]:
+{address, mask, used, limit}; tables grow one at a time at jittered limits, so that no batch pays for all of them. Layout and
+loops follow the partitioned tables of Balkesen et al. (ICDE 2013); probes prefetch ahead as in Chen et al. (ICDE 2004).
 
 A row is *visible* below `most` and if it is alive, or died in epoch `least` or later (`died` has no address for chunks
 without deaths).
@@ -102,13 +102,14 @@ def rehash(old, slots, new, mask):
             store_u64(new + np.int64(s) * 16 + 8, payload)
 
 
-@kernel(void(u64_in, i64_in, parts_out, table_in))
-def insert(hashes, rows, parts, chain):
-    """Put each row at the head of its hash's chain; the parts have room and fresh rows a `chain` of 0.
+@kernel(int64(u64_in, i64_in, parts_out, table_in, table_in))
+def insert(hashes, rows, parts, chain, back):
+    """Put each row at the head of its hash's chain; the parts have room and fresh rows zeros in `chain` and `back`.
 
-    The first row of a chain does not touch it: with unique keys its pages never come to be.
+    The first row of a chain touches neither: with unique keys their pages never come to be. Returns how many others there were.
     """
     n = hashes.shape[0]
+    chained = 0
     for i in range(n):
         if i + AHEAD < n:
             _prefetch_slot(parts, hashes[i + AHEAD])
@@ -121,10 +122,14 @@ def insert(hashes, rows, parts, chain):
             store_u64(at, x)
             parts[np.int64(x >> _TOP), 2] += 1
         else:
-            store_i64(chain[r >> SHIFT] + (r & MASK) * 8, np.int64(payload & _ROW))
+            head = np.int64(payload & _ROW)
+            store_i64(chain[r >> SHIFT] + (r & MASK) * 8, head)
+            store_i64(back[head >> SHIFT] + (head & MASK) * 8, r)
+            chained += 1
         if count < _FULL:
             count += np.uint64(1)
         store_u64(at + 8, np.uint64(r) | (count << _COUNT))
+    return chained
 
 
 @kernel(int64(u64_in, parts_in, u64_out))
@@ -184,28 +189,35 @@ def first_visible(payloads, chain, died, most, least, out):
         out[i] = r
 
 
-@kernel(int64(u64_in, i64_in, parts_out, table_in))
-def unlink(hashes, rows, parts, chain):
-    """Take rows out of their chains; a slot whose chain ends is closed (Knuth 6.4, algorithm R). Returns how many were there."""
+@kernel(int64(u64_in, i64_in, parts_out, table_in, table_in))
+def unlink(hashes, rows, parts, chain, back):
+    """Take rows out of their chains; a slot whose chain ends is closed (Knuth 6.4, algorithm R). Returns how many were there.
+
+    A row that is no head and has none before it is in no chain. The links back make this independent of the chain's length.
+    """
     found = 0
     for i in range(hashes.shape[0]):
+        if i + AHEAD < hashes.shape[0]:
+            _prefetch_slot(parts, hashes[i + AHEAD])
         x = hashes[i]
-        row = rows[i]
+        r = rows[i]
         at = _slot(parts, x)
         payload = load_u64(at + 8)
-        before = 0
-        r = np.int64(payload & _ROW)
-        while r != 0 and r != row:
-            before = r
-            r = load_i64(chain[r >> SHIFT] + (r & MASK) * 8)
-        if r == 0:
+        before = load_i64(back[r >> SHIFT] + (r & MASK) * 8)
+        is_head = np.int64(payload & _ROW) == r
+        if before == 0 and not is_head:
             continue
         found += 1
-        after = load_i64(chain[r >> SHIFT] + (r & MASK) * 8)
         count = payload >> _COUNT
+        after = np.int64(0)
+        if count != np.uint64(1):
+            after = load_i64(chain[r >> SHIFT] + (r & MASK) * 8)
+        if after != 0:
+            store_i64(back[after >> SHIFT] + (after & MASK) * 8, before)
         fewer = count - np.uint64(1) if np.uint64(1) < count < _FULL else count
-        if before != 0:
+        if not is_head:
             store_i64(chain[before >> SHIFT] + (before & MASK) * 8, after)
+            store_i64(back[r >> SHIFT] + (r & MASK) * 8, 0)
             store_u64(at + 8, (payload & _ROW) | (fewer << _COUNT))
         elif after != 0:
             store_u64(at + 8, np.uint64(after) | (fewer << _COUNT))

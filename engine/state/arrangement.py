@@ -9,8 +9,8 @@ reader can ask for the contents before an epoch (*old*) or after it (*new*), who
     new of epoch e         most = first id of e + 1,  least = e + 1
 
 That is what makes ΔL ⋈ R_old + L_new ⋈ ΔR exact for any order of processing, self joins included.
-A retraction finds its row by *identity*: columns known to be unique, or the whole row; the index for that is built at the first
-retraction, so append-only relations never pay for it. A retraction that finds no row is dropped and counted.
+A retraction finds its row through the key's chain if that is short, else through an index by *identity*: columns known to be
+unique, or the whole row. A retraction that finds no row is dropped and counted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from forebay.kernels.rows import MASK, SHIFT
 PAIRS = 1 << 16
 """Most pairs in one piece of a probe: output batches stay bounded."""
 _FOREVER = 2**62
+_SHORT_CHAIN = 8
+"""Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
 _PART = b"part"
 _ID = pa.field("__id", pa.int64(), False)
 _WEIGHT = pa.field("__weight", pa.int64(), False)
@@ -149,24 +151,29 @@ class Arrangement:
         Whole rows are compared, also when the identity is a key: between two changes of one epoch a key may have several rows,
         and each retraction must take its own.
         """
-        index, columns = self._identity_index()
+        index, hashes = self._candidates(rows)
         whole = range(len(self.schema))
         probes, found = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-        for probe, ids in index.pairs(hash_rows(rows, columns), self._died.addresses, _FOREVER, _FOREVER, PAIRS):
+        for probe, ids in index.pairs(hashes, self._died.addresses, _FOREVER, _FOREVER, PAIRS):
             keep = self._store.same(ids, whole, rows, whole, probe)
             probes.append(probe[keep])
             found.append(ids[keep])
         return np.concatenate(probes), np.concatenate(found)
 
-    def _identity_index(self) -> tuple[RowIndex, tuple[int, ...]]:
-        """The index by which a retracted row is found: by key if that is selective enough, else by identity."""
-        if self.key and set(self.identity) <= set(self.key):
-            return self._index, self.key
+    def _candidates(self, rows: pa.RecordBatch) -> tuple[RowIndex, Hashes]:
+        """The index and hashes by which to look for retracted rows: by key while its chains are short, else by identity.
+
+        The index by identity is made when it is first needed: relations that are append-only, or whose key nearly tells the
+        row, never pay for it.
+        """
         if self._by_identity is None:
+            by_key = hash_rows(rows, self.key)
+            if set(self.identity) <= set(self.key) or self._index.candidates(by_key) <= _SHORT_CHAIN * rows.num_rows:
+                return self._index, by_key
             self._by_identity = RowIndex()
             for ids in self._live_ids():
                 self._by_identity.insert(self._hashes_of(ids, self.identity), ids)
-        return self._by_identity, self.identity
+        return self._by_identity, hash_rows(rows, self.identity)
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
 _INITIAL = 16
+_PAGE = 4096
 _SMALL = 4096
 """Smaller tables grow fourfold: what costs there is the number of steps."""
 
@@ -24,6 +25,8 @@ class RowIndex:
         self._tables = [np.zeros(_INITIAL * 2, np.uint64) for _ in range(kernels.PARTS)]
         self._parts = np.zeros((kernels.PARTS, 4), np.int64)
         self._chain = ChunkTable(8, fill=0)
+        self._back = ChunkTable(8, fill=0)
+        self._chained = 0
         self._wanted = np.zeros(kernels.PARTS, np.int64)
         for part in range(kernels.PARTS):
             self._install(part, self._tables[part])
@@ -35,11 +38,19 @@ class RowIndex:
         self._grow(hashes)
         for chunk in range(int(rows[0]) >> SHIFT, (int(rows[-1]) >> SHIFT) + 1):
             self._chain.require(chunk)
-        kernels.insert(hashes, rows, self._parts, self._chain.addresses)
+            self._back.require(chunk)
+        self._chained += kernels.insert(hashes, rows, self._parts, self._chain.addresses, self._back.addresses)
 
     def unlink(self, hashes: Hashes, rows: Ids) -> None:
-        """Take rows out; they must have been inserted under these hashes."""
-        kernels.unlink(hashes, rows, self._parts, self._chain.addresses)
+        """Take rows out that were inserted under these hashes; rows that are not in a chain are left alone."""
+        if rows.shape[0]:
+            for table in (self._chain, self._back):
+                table.require(int(rows.max()) >> SHIFT)
+            kernels.unlink(hashes, rows, self._parts, self._chain.addresses, self._back.addresses)
+
+    def candidates(self, hashes: Hashes) -> int:
+        """How many rows, dead ones included, the chains of these hashes have."""
+        return int(kernels.find(hashes, self._parts, np.empty(hashes.shape[0], np.uint64)))
 
     def pairs(
         self, hashes: Hashes, died: Ids, most: int, least: int, limit: int
@@ -67,7 +78,8 @@ class RowIndex:
         return rows
 
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in self._tables) + self._chain.nbytes() + self._parts.nbytes
+        links = min(self._chain.nbytes() + self._back.nbytes(), 2 * _PAGE * self._chained)
+        return sum(t.nbytes for t in self._tables) + links + self._parts.nbytes
 
     def _grow(self, hashes: Hashes) -> None:
         kernels.histogram(hashes, self._wanted)

@@ -69,11 +69,23 @@ deltas = st.lists(st.tuples(rows_of_pair, st.sampled_from([1, 1, 1, 2, 3, -1, -1
     ),
     identity=st.sampled_from([None, (0,), (1,)]),
     key=st.sampled_from([(0,), (1,), (0, 1), ()]),
+    short_chain=st.sampled_from([0, 8]),
 )
 def test_follows_a_multiset(
+    steps: list[tuple[list[tuple[Row, int]], str]],
+    identity: tuple[int, ...] | None,
+    key: tuple[int, ...],
+    short_chain: int,
+) -> None:
+    """`identity` is a hint for finding rows: a wrong one may cost time, never a row. Nor does the choice of index."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forebay.engine.state.arrangement._SHORT_CHAIN", short_chain)
+        follow(steps, identity, key)
+
+
+def follow(
     steps: list[tuple[list[tuple[Row, int]], str]], identity: tuple[int, ...] | None, key: tuple[int, ...]
 ) -> None:
-    """`identity` is a hint for finding rows: a wrong one may cost time, never a row."""
     arrangement, model = Arrangement(PAIR, key, identity), Counter[Row]()
     chain: list[pa.RecordBatch] = []
     for number, (changes, end) in enumerate(steps, 1):
@@ -210,6 +222,21 @@ def test_every_type_is_stored_found_and_retracted(kind: pa.DataType, values: lis
         left = pa.Table.from_batches([b.rows for b in each.contents()])
         assert left.column("k").to_pylist() == [9, 3]
         assert left.column("v").to_pylist() == [None, rows.column(1)[3].as_py()]
+
+
+def test_retraction_does_not_walk_the_chain_of_a_busy_key() -> None:
+    """Half a million rows without a key, as outer joins see them: to walk to each row would take hours."""
+    n = 500_000
+    schema = pa.schema([("k", pa.int64()), ("v", pa.int64())])
+    rows = pa.RecordBatch.from_arrays([pa.nulls(n, pa.int64()), pa.array(np.arange(n))], schema=schema)
+    arrangement = Arrangement(schema, (0,), (1,))
+    arrangement.update([Batch(rows)], 1)
+    arrangement.commit()
+    for epoch in range(2, 12):
+        arrangement.update([Batch(rows.slice(epoch * 8192, 8192)).negate()], epoch)
+        arrangement.commit()
+    assert arrangement.rows() == n - 10 * 8192
+    assert arrangement.unmatched == 0
 
 
 def test_more_chunks_than_the_first_tables_hold() -> None:
