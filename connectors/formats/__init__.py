@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from forebay.connectors.formats import canal, csv, debezium, json, maxwell, ogg, raw
+from forebay.connectors.formats import canal, csv, debezium, json, maxwell, ods, ogg, raw
 from forebay.connectors.formats.json_text import ENVELOPES, JsonEncoder
 from forebay.engine.connector import Changelog, Format, Registry
 
@@ -35,3 +35,6 @@ def register(registry: Registry) -> None:
             ("ogg-json", ogg),
         )
     }
+    registry.formats["ods-json"] = Format(
+        "ods-json", ods.OPTIONS, ods.decoder, ods.encoder, Changelog.RETRACT, ods.METADATA
+    )

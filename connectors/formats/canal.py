@@ -22,7 +22,6 @@ from forebay.connectors.formats.changes import (
     NOTHING,
     UPDATE,
     Change,
-    ChangeDecoder,
     Columns,
     Dialect,
     Event,
@@ -34,14 +33,15 @@ from forebay.connectors.formats.changes import (
 )
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
+from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
 from forebay.connectors.formats.overlay import null_behind_old, overlay
-from forebay.engine.connector import Option
+from forebay.engine.connector import Decoder, Option
 from forebay.engine.errors import OptionError
 
 DATABASES = Option("database.include", "only changes of databases whose whole name matches this regular expression")
 TABLES = Option("table.include", "only changes of tables whose whole name matches this regular expression")
-OPTIONS = (DATABASES, TABLES, IGNORE_ERRORS, *WRITE_OPTIONS)
+OPTIONS = (DATABASES, TABLES, ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _MILLIS = pa.timestamp("ms", tz="UTC")
 _OPS = {"INSERT": INSERT, "UPDATE": UPDATE, "DELETE": DELETE}
@@ -92,6 +92,10 @@ class CanalDialect(Dialect):
         member = {"sql-type": "sqlType", "pk-names": "pkNames"}.get(key) or _WIRE_METADATA[key]
         return epoch_millis(document.get(member)) if member in ("ts", "es") else document.get(member)
 
+    def position(self, document: Mapping[str, Any]) -> Any:
+        gtid = text_at(document, "gtid")
+        return gtid or document.get("id")
+
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         rows = [document.get("data"), document.get("old")]
         return [image for r in rows if isinstance(r, list) for image in r[:4] if isinstance(image, dict)]
@@ -117,7 +121,7 @@ class CanalDialect(Dialect):
         op, closer = op_codes(chunk(table.column("type")), _OPS)
         closer |= chunk(table.column("isDdl")).fill_null(False).to_numpy(zero_copy_only=False)
         for name, pattern in self._filters:
-            dropped = ~_matching(chunk(table.column(name)), pattern)
+            dropped = ~matching(chunk(table.column(name)), pattern)
             op, closer = np.where(dropped, NOTHING, op).astype(np.int8), closer & ~dropped
         data, old = chunk(table.column("data")), chunk(table.column("old"))
         rows, olds = _lengths(data), _lengths(old)
@@ -140,7 +144,8 @@ def _images(document: Mapping[str, Any], name: str) -> list[Image]:
     return [i for i in images if i is not None]
 
 
-def _matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:
+def matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:
+    """The names that match as a whole; NULL counts as the empty name."""
     coded = names.dictionary_encode()
     verdict = [pattern.fullmatch(n) is not None for n in coded.dictionary.to_pylist()]
     table = np.array([*verdict, pattern.fullmatch("") is not None])
@@ -153,17 +158,22 @@ def _lengths(lists: pa.ListArray) -> Indices:
     return lengths
 
 
-def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:
     """A decoder of 'canal-json'.
 
     Raises:
         OptionError: a filter is no regular expression.
     """
-    dialect = CanalDialect(_pattern(options, DATABASES), _pattern(options, TABLES))
-    return ChangeDecoder(dialect, schema, options, rules_of(options))
+    dialect = CanalDialect(pattern_of(options, DATABASES), pattern_of(options, TABLES))
+    return change_decoder(dialect, schema, options, rules_of(options))
 
 
-def _pattern(options: Mapping[str, str], option: Option) -> re.Pattern[str] | None:
+def pattern_of(options: Mapping[str, str], option: Option) -> re.Pattern[str] | None:
+    """The regular expression of an option, if given.
+
+    Raises:
+        OptionError: it is none.
+    """
     text = options.get(option.name)
     try:
         return None if text is None else re.compile(text)

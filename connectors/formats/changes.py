@@ -89,6 +89,8 @@ class Dialect(ABC):
     metadata: Mapping[str, pa.DataType]
     epochs = False
     """Temporal columns come as numbers, in Debezium's units."""
+    open_envelope = False
+    """Messages may hold further fields beside the envelope's own, which an envelope table may declare."""
     before_hint = "send the whole row before the change, or declare a PRIMARY KEY: updates then need no before image"
 
     @abstractmethod
@@ -102,6 +104,10 @@ class Dialect(ABC):
     @abstractmethod
     def value(self, key: str, document: Mapping[str, Any]) -> Any:
         """The metadata `key` of a document, as JSON."""
+
+    @abstractmethod
+    def position(self, document: Mapping[str, Any]) -> Any:
+        """Where the change stands in the database's log, as JSON; None if the message does not tell."""
 
     @abstractmethod
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:

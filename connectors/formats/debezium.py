@@ -26,7 +26,6 @@ from forebay.connectors.formats.changes import (
     INSERT,
     UPDATE,
     Change,
-    ChangeDecoder,
     Columns,
     Dialect,
     Event,
@@ -38,13 +37,14 @@ from forebay.connectors.formats.changes import (
 )
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Instant, Malformed, Number, kind, text_of
+from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
-from forebay.engine.connector import Option
+from forebay.engine.connector import Decoder, Option
 
 SCHEMA_INCLUDE = Option(
     "schema-include", "records are {schema, payload}, as Kafka Connect writes them by default", "false"
 )
-OPTIONS = (SCHEMA_INCLUDE, IGNORE_ERRORS, *WRITE_OPTIONS)
+OPTIONS = (SCHEMA_INCLUDE, ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _MILLIS = pa.timestamp("ms", tz="UTC")
 _OPS = {"c": INSERT, "r": INSERT, "u": UPDATE, "d": DELETE}
@@ -118,6 +118,13 @@ class DebeziumDialect(Dialect):
             case "source.properties":
                 return source or None
         return source.get(_SOURCE[key])
+
+    def position(self, document: Mapping[str, Any]) -> Any:
+        source = self._payload(document).get("source")
+        source = source if isinstance(source, dict) else {}
+        if source.get("file") is not None:
+            return f"{source['file']}:{source.get('pos')}"
+        return source.get("lsn") or source.get("scn") or source.get("change_lsn")
 
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         payload = self._payload(document)
@@ -224,7 +231,7 @@ def _binary_decimal(value: Any, scale: int) -> Any:
 _WIDE = Context(prec=120)
 
 
-def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:
     """A decoder of 'debezium-json'."""
     dialect = DebeziumDialect(read.boolean(options, SCHEMA_INCLUDE))
-    return ChangeDecoder(dialect, schema, options, rules_of(options, epochs=True))
+    return change_decoder(dialect, schema, options, rules_of(options, epochs=True))

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 MAX_DEPTH = 500
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _BOM = b"\xef\xbb\xbf"
@@ -117,16 +119,40 @@ def kind(value: Any) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value as compact JSON, numbers as they were written."""
+    """A value as compact JSON, numbers as they were written.
+
+    Raises:
+        Malformed: it holds NaN, Infinity or half of a surrogate pair.
+    """
+    try:
+        return orjson.dumps(value, default=_fragment, option=orjson.OPT_PASSTHROUGH_SUBCLASS).decode()
+    except (TypeError, ValueError):  # deeper than orjson goes, or what the slow way names
+        text = _slow_text(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Malformed("a string holds half of a surrogate pair") from None
+    return text
+
+
+def _fragment(value: Any) -> orjson.Fragment:
+    if isinstance(value, Number | Instant):
+        return orjson.Fragment(str(value).encode())
+    raise TypeError
+
+
+def _slow_text(value: Any) -> str:
     match value:
         case None:
             return "null"
         case bool():
             return "true" if value else "false"
-        case Number() | Literal() | Instant() | int():
+        case Literal():
+            raise Malformed(f"{value} is no JSON")
+        case Number() | Instant() | int():
             return str(value)
         case str():
             return json.dumps(value, ensure_ascii=False)
         case list():
-            return "[" + ",".join(map(text_of, value)) + "]"
-    return "{" + ",".join(f"{json.dumps(k, ensure_ascii=False)}:{text_of(v)}" for k, v in value.items()) + "}"
+            return "[" + ",".join(map(_slow_text, value)) + "]"
+    return "{" + ",".join(f"{json.dumps(k, ensure_ascii=False)}:{_slow_text(v)}" for k, v in value.items()) + "}"

@@ -67,12 +67,14 @@ def rows_text(rows: pa.RecordBatch, style: Style) -> pa.StringArray:
     return object_text(rows.schema.names, rows.columns, rows.num_rows, style)
 
 
-def object_text(names: Sequence[str], columns: Sequence[pa.Array], n: int, style: Style) -> pa.StringArray:
-    """Objects of parallel columns of `n` rows."""
+def object_text(
+    names: Sequence[str], columns: Sequence[pa.Array], n: int, style: Style, raw: frozenset[str] = frozenset()
+) -> pa.StringArray:
+    """Objects of parallel columns of `n` rows; `raw` columns hold JSON already."""
     if not names:
         return pa.array(["{}"] * n, pa.string())
     labels = [json.dumps(name, ensure_ascii=False) + ":" for name in names]
-    values = [value_text(c, style) for c in columns]
+    values = [c if name in raw else value_text(c, style) for name, c in zip(names, columns)]
     if style.skip_nulls:
         members = [_join([pa.scalar(label), value, _COMMA]) for label, value in zip(labels, values)]
         body = pc.utf8_rtrim(_join([m if m.null_count == 0 else m.fill_null("") for m in members]), ",")

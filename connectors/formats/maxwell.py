@@ -19,7 +19,6 @@ from forebay.connectors.formats.changes import (
     INSERT,
     UPDATE,
     Change,
-    ChangeDecoder,
     Columns,
     Dialect,
     Event,
@@ -30,10 +29,12 @@ from forebay.connectors.formats.changes import (
 )
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Instant, Malformed, kind, text_of
+from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
 from forebay.connectors.formats.overlay import null_behind_old, overlay
+from forebay.engine.connector import Decoder
 
-OPTIONS = (IGNORE_ERRORS, *WRITE_OPTIONS)
+OPTIONS = (ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _MILLIS = pa.timestamp("ms", tz="UTC")
 _OPS = {"insert": INSERT, "bootstrap-insert": INSERT, "update": UPDATE, "delete": DELETE}
@@ -88,6 +89,9 @@ class MaxwellDialect(Dialect):
                 return document.get("primary_key_columns")
         return document.get(key)
 
+    def position(self, document: Mapping[str, Any]) -> Any:
+        return document.get("position") or document.get("xid")
+
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("data"), document.get("old")) if isinstance(i, dict)]
 
@@ -119,6 +123,6 @@ class MaxwellDialect(Dialect):
         return Columns(record, op[record], before, after, closer)
 
 
-def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:
     """A decoder of 'maxwell-json'."""
-    return ChangeDecoder(MaxwellDialect(), schema, options, rules_of(options))
+    return change_decoder(MaxwellDialect(), schema, options, rules_of(options))

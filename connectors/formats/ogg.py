@@ -18,7 +18,6 @@ from forebay.connectors.formats.changes import (
     INSERT,
     UPDATE,
     Change,
-    ChangeDecoder,
     Columns,
     Dialect,
     Event,
@@ -29,9 +28,11 @@ from forebay.connectors.formats.changes import (
 )
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
+from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.engine.connector import Decoder
 
-OPTIONS = (IGNORE_ERRORS, *WRITE_OPTIONS)
+OPTIONS = (ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _MICROS = pa.timestamp("us", tz="UTC")
 _OPS = {"I": INSERT, "U": UPDATE, "D": DELETE}
@@ -71,6 +72,9 @@ class OggDialect(Dialect):
             return None if text is None else f"{text}Z"
         return document.get("primary_keys" if key == "primary-keys" else key)
 
+    def position(self, document: Mapping[str, Any]) -> Any:
+        return document.get("pos")
+
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("after"), document.get("before")) if isinstance(i, dict)]
 
@@ -96,6 +100,6 @@ class OggDialect(Dialect):
         return Columns(np.arange(len(values)), op, chunk(table.column("before")), chunk(table.column("after")), closer)
 
 
-def decoder(schema: pa.Schema, options: Mapping[str, str]) -> ChangeDecoder:
+def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:
     """A decoder of 'ogg-json'."""
-    return ChangeDecoder(OggDialect(), schema, options, rules_of(options))
+    return change_decoder(OggDialect(), schema, options, rules_of(options))
