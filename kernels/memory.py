@@ -1,7 +1,7 @@
 """Loads, stores, prefetch and copies at raw addresses: the only place where kernels touch memory without an array.
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
-buffers silently: only `engine.state.rows` may call them, because it owns every chunk it passes.
+buffers silently: only `engine.state.rows` and `engine.state.index` may call them, because they own every chunk they pass.
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ class Arrangement:
         """Weight - 1."""
         self._live = 0
         self._dead = 0
+        self._buried: dict[int, int] = {}
+        self._dropped: set[int] = set()
         self._firsts: list[tuple[int, int]] = []
         self._pending: list[tuple[int, Ids]] = []
         self._null_keys = 0
@@ -288,6 +290,8 @@ class Arrangement:
         last = self._store.next_id
         most, least = (view.most, view.least) if view is not None else (_FOREVER, _FOREVER)
         for start in range(since & ~MASK, last, CHUNK):
+            if start >> SHIFT in self._dropped:
+                continue
             ids = np.arange(max(start, since), min(start + CHUNK, last, most))
             died = self._died.chunks.get(start >> SHIFT)
             if died is not None and ids.size:
@@ -378,16 +382,32 @@ class Arrangement:
         self._index.unlink(self._hashes_of(ids, self.key), ids)
         if self._by_identity is not None:
             self._by_identity.unlink(self._hashes_of(ids, self.identity), ids)
+        self._bury(ids)
+
+    def _bury(self, ids: Ids) -> None:
+        """Count rows that are in no chain any more; a full chunk of them is given back."""
         self._dead += ids.size
+        for chunk, count in zip(*(a.tolist() for a in np.unique(ids >> SHIFT, return_counts=True))):
+            self._buried[chunk] = self._buried.get(chunk, 0) + count
+            if chunk < self._store.next_id >> SHIFT and self._buried[chunk] == (CHUNK if chunk else CHUNK - 1):
+                self._drop(chunk)
+                self._dead -= self._buried.pop(chunk)
+
+    def _drop(self, chunk: int) -> None:
+        self._dropped.add(chunk)
+        for part in (self._store, self._index, self._by_identity, self._died, self._weights):
+            if part is not None:
+                part.drop(chunk)
 
     def _compact(self) -> None:
-        """Build the arrangement again from its live rows; amortised over at least as many deaths."""
-        live = list(self.contents())
-        unmatched = self.unmatched
+        """Build the arrangement again from its live rows, in their order; amortised over at least as many deaths."""
+        live, store, weights = list(self._live_ids()), self._store, self._weights
         self._reset()
-        for batch in live:
-            self._born(batch.rows, batch.weights)
-        self.unmatched = unmatched
+        for ids in live:
+            held = np.ones(ids.shape[0], np.int64)
+            weights.add_to(ids, held)
+            self._born(store.gather(ids), held)
+            store.drop(int(ids[0]) >> SHIFT)
         self._moved = True
 
     def changes(self, full: bool) -> list[pa.RecordBatch]:
@@ -430,6 +450,7 @@ class Arrangement:
 
     def _restore(self, batch: pa.RecordBatch, gone: Ids) -> None:
         ids, weights = batch.column(0).to_numpy(), batch.column(1).to_numpy()
+        self._leave_out(int(ids[0]) >> SHIFT)
         start = self._store.next_id
         rows = pa.RecordBatch.from_arrays(batch.columns[2:], schema=self.schema)
         span = np.arange(start, int(ids[-1]) + 1)
@@ -438,14 +459,25 @@ class Arrangement:
         self._store.append(rows if span.size == ids.size else rows.take(pa.array(source)))
         self._died.reserve(int(span[-1]) >> SHIFT)
         self._died.set(span[~live], np.full(int((~live).sum()), -1, np.int64))
-        self._dead += int((~live).sum())
-        self._live += int(live.sum())
+        self._bury(span[~live])
         kept, held = rows.take(pa.array(source[live])), weights[source[live]]
+        self._live += kept.num_rows
         self._index.insert(self._hash_keys(kept), span[live])
         if (held != 1).any():
             self._weights.set(span[live], held - 1)
         if any(kept.column(k).null_count for k in self.key):
             self._null_keys += kept.num_rows
+
+    def _leave_out(self, chunk: int) -> None:
+        """Go on at `chunk`; no row between here and there was saved."""
+        first = self._store.next_id
+        if first >> SHIFT >= chunk:
+            return
+        rest = np.arange(first, ((first >> SHIFT) + 1) << SHIFT)
+        self._store.skip_to(chunk)
+        self._dropped.update(range((first >> SHIFT) + 1, chunk))
+        self._died.set(rest, np.full(rest.size, -1, np.int64))
+        self._bury(rest)
 
 
 def _valid(keys: pa.RecordBatch, columns: Sequence[int]) -> npt.NDArray[np.bool_] | None:

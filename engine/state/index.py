@@ -48,6 +48,11 @@ class RowIndex:
                 table.require(int(rows.max()) >> SHIFT)
             kernels.unlink(hashes, rows, self._parts, self._chain.addresses, self._back.addresses)
 
+    def drop(self, chunk: int) -> None:
+        """Give back the links of a chunk whose rows have all been unlinked."""
+        self._chain.drop(chunk)
+        self._back.drop(chunk)
+
     def candidates(self, hashes: Hashes) -> int:
         """How many rows, dead ones included, the chains of these hashes have."""
         return int(kernels.find(hashes, self._parts, np.empty(hashes.shape[0], np.uint64)))

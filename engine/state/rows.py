@@ -6,8 +6,7 @@
     other         the Arrow arrays as they came (lists, maps, rows): gathered by Arrow
     validity      one byte per row, in chunks that have a NULL only
 
-The store owns every address that it hands to a kernel. Rows are never moved or changed; a caller that wants them gone
-builds a new store.
+The store owns every address that it hands to a kernel. Rows are never moved or changed; whole chunks can be given back.
 """
 
 from __future__ import annotations
@@ -65,6 +64,11 @@ class ChunkTable:
         self.chunks[chunk] = data
         self.addresses[chunk] = data.ctypes.data
 
+    def drop(self, chunk: int) -> None:
+        """Give back a chunk, if it is there."""
+        if self.chunks.pop(chunk, None) is not None:
+            self.addresses[chunk] = 0
+
     def reserve(self, chunk: int) -> None:
         """Room for the address of `chunk`; 0 until it is made."""
         if chunk >= self.addresses.shape[0]:
@@ -106,6 +110,10 @@ class _Column(ABC):
     @abstractmethod
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
         """Whether the value of rows[i] equals array[places[i]]; NULL equals NULL, NaN NaN, -0.0 0.0."""
+
+    @abstractmethod
+    def drop(self, chunk: int) -> None:
+        """Give back the values of a chunk that nobody will read again."""
 
     @abstractmethod
     def nbytes(self) -> int: ...
@@ -191,6 +199,10 @@ class _Fixed(_Column):
             equal = mine == columns.raw(array)[places].view(mine.dtype)
         return self._validity.apply(equal, rows, array, places)
 
+    def drop(self, chunk: int) -> None:
+        self._values.drop(chunk)
+        self._validity.table.drop(chunk)
+
     def nbytes(self) -> int:
         return self._values.nbytes() + self._validity.table.nbytes()
 
@@ -255,6 +267,11 @@ class _Text(_Column):
         probe.equal_text(self._offsets.addresses, self._heap.addresses, rows, starts, data, places, equal)
         return self._validity.apply(equal.view(bool), rows, array, places)
 
+    def drop(self, chunk: int) -> None:
+        self._offsets.drop(chunk)
+        self._heap.drop(chunk)
+        self._validity.table.drop(chunk)
+
     def nbytes(self) -> int:
         return self._offsets.nbytes() + self._heap.nbytes() + self._validity.table.nbytes()
 
@@ -298,6 +315,9 @@ class _Other(_Column):
 
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
         return _same_at(self.gather(rows), array, places)
+
+    def drop(self, chunk: int) -> None:
+        self._arrays.pop(chunk, None)
 
     def nbytes(self) -> int:
         return sum(a.nbytes for arrays in self._arrays.values() for a in arrays)
@@ -347,6 +367,15 @@ class RowStore:
         for mine, theirs in zip(wanted, columns):
             equal &= self._columns[mine].same(ids, rows.column(theirs), places)
         return equal
+
+    def drop(self, chunk: int) -> None:
+        """Give back the memory of a chunk whose rows nobody will read again."""
+        for column in self._columns:
+            column.drop(chunk)
+
+    def skip_to(self, chunk: int) -> None:
+        """Go on at the first id of a later chunk; the ids in between are never stored."""
+        self.next_id = max(self.next_id, chunk << SHIFT)
 
     def nbytes(self) -> int:
         return sum(c.nbytes() for c in self._columns)
