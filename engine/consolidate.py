@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
-from forebay.engine.state.arrays import hash_rows
+from forebay.engine.state.arrays import as_list, hash_rows, is_list, is_null
 from forebay.engine.state.slots import column_of
 from forebay.kernels.consolidate import group_hashes, sum_by_group
 
@@ -82,9 +82,32 @@ def same_rows(left: pa.RecordBatch, right: pa.RecordBatch) -> Mask:
 
 def same_values(left: pa.Array, right: pa.Array) -> Mask:
     """Which values of two columns of one type and length are equal, NULL to NULL and NaN to NaN."""
+    if pa.types.is_struct(left.type) or is_list(left.type):
+        same = _same_rows_of(left, right) if pa.types.is_struct(left.type) else _same_lists(left, right)
+        null, other = is_null(left), is_null(right)
+        return np.where(null | other, null & other, same)
     column = column_of(left.type)
     ids = np.arange(len(left))
     column.put(ids, left)
     equal = np.ones(len(left), np.uint8)
     column.keep_equal(ids, right, equal)
     return equal.astype(bool)
+
+
+def _same_rows_of(left: pa.Array, right: pa.Array) -> Mask:
+    same = np.ones(len(left), bool)
+    for a, b in zip(left.flatten(), right.flatten()):
+        same &= same_values(a, b)
+    return same
+
+
+def _same_lists(left: pa.Array, right: pa.Array) -> Mask:
+    """Lists are equal if they are of one length and no elements at one place differ."""
+    places = np.flatnonzero(as_list(left)[0] == as_list(right)[0])
+    lengths, ours = as_list(left.take(pa.array(places)))
+    _, theirs = as_list(right.take(pa.array(places)))
+    differ = np.r_[0, np.cumsum(~same_values(ours, theirs))]
+    ends = np.cumsum(lengths)
+    same = np.zeros(len(left), bool)
+    same[places] = differ[ends] == differ[ends - lengths]
+    return same

@@ -104,6 +104,18 @@ def null_hashes(valid, before, out):
             out[i] = combine(before[i], NULL_HASH)
 
 
+@kernel(void(i64_in, u64_in, u64_out))
+def fold_lists(lengths, words, out):
+    """out[i] = hash of the next lengths[i] of `words`, which are the hashes of the elements, list after list."""
+    at = 0
+    for i in range(lengths.shape[0]):
+        x = mix(np.uint64(lengths[i]))
+        for k in range(lengths[i]):
+            x = combine(x, words[at + k])
+        at += lengths[i]
+        out[i] = x
+
+
 @kernel(void(f64_in, u64_out))
 def canonical_f64(values, out):
     """Bits of each value, with one zero and one NaN."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forebay.kernels import hash as kernels
 
@@ -177,7 +178,33 @@ def canonical_value(value: Any) -> Any:
     return value
 
 
+def as_list(array: pa.Array) -> tuple[Int64s, pa.Array]:
+    """(lengths, elements) of an `is_list` column, NULLs as empty; the elements of a MAP are ROW<key, value>."""
+    kind = array.type
+    if pa.types.is_map(kind):
+        array = array.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
+    lengths = pc.list_value_length(array).cast(pa.int64()).fill_null(0).to_numpy()
+    return lengths, array.flatten()
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Is it a type of lists or maps?"""
+    return bool(pa.types.is_list(kind) or pa.types.is_map(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def _rare_words(array: pa.Array) -> UInt64s:
+    """A hash per value of a nested or rare type."""
+    kind, out = array.type, np.zeros(len(array), np.uint64)
+    if pa.types.is_struct(kind):
+        for number, child in enumerate(array.flatten()):
+            _hash_column(child, out, number == 0)
+        return out
+    if is_list(kind):
+        lengths, elements = as_list(array)
+        words = np.zeros(len(elements), np.uint64)
+        _hash_column(elements, words, True)
+        kernels.fold_lists(lengths, words, out)
+        return out
     digests = [hashlib.blake2b(repr(canonical_value(v)).encode(), digest_size=8).digest() for v in array.to_pylist()]
     return np.frombuffer(b"".join(digests), np.uint64)
 

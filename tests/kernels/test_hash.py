@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay.engine.consolidate import same_values
 from forebay.engine.state.arrays import hash_rows
 from forebay.kernels.hash import NULL_HASH, canonical_f64, hash_words
 
@@ -89,3 +90,40 @@ def test_integers_hash_by_value_not_by_width(narrow: pa.DataType) -> None:
     values = [-128, -1, 0, 1, 127, None]
     assert hashes(pa.array(values, narrow)) == hashes(pa.array(values, pa.int64()))
     assert hashes(pa.array([1.5, -0.0], pa.float32())) == hashes(pa.array([1.5, 0.0], pa.float64()))
+
+
+def nested_values(depth: int = 2) -> st.SearchStrategy[tuple[pa.DataType, st.SearchStrategy[Any]]]:
+    """Nested types with values of them; floats are such that Python's equality is SQL's."""
+    leaf = st.sampled_from(
+        [(pa.int32(), st.integers(0, 2)), (pa.string(), st.sampled_from(["", "a", "bb"])), (pa.float64(), st.just(0.5))]
+    )
+    if not depth:
+        return leaf
+
+    def grown(inner: tuple[pa.DataType, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+        kind, values = inner
+        some = st.none() | values
+        return st.sampled_from(
+            [
+                (pa.list_(kind), st.lists(some, max_size=3)),
+                (pa.list_(kind, 2), st.lists(some, min_size=2, max_size=2)),
+                (pa.map_(pa.string(), kind), st.lists(st.tuples(st.sampled_from("xy"), some), max_size=2)),
+                (pa.struct([("x", kind), ("y", pa.bool_())]), st.fixed_dictionaries({"x": some, "y": st.booleans()})),
+            ]
+        )
+
+    return nested_values(depth - 1).flatmap(grown)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_nested_values_hash_and_compare_by_value(data: st.DataObject) -> None:
+    kind, values = data.draw(nested_values())
+    left = data.draw(st.lists(st.none() | values, max_size=8))
+    right = data.draw(st.lists(st.none() | values, min_size=len(left), max_size=len(left)))
+    fill = data.draw(values)
+    ours = pa.array([fill, None, *left, fill], kind)[2 : 2 + len(left)]
+    theirs = pa.array([None, *right], kind)[1:]
+    want = [a == b for a, b in zip(left, right)]
+    assert same_values(ours, theirs).tolist() == want
+    assert [a == b for a, b in zip(hashes(ours), hashes(theirs))] == want
