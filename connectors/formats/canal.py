@@ -27,7 +27,6 @@ from forebay.connectors.formats.changes import (
     Event,
     Image,
     epoch_millis,
-    image_of,
     op_codes,
     text_at,
 )
@@ -134,14 +133,16 @@ class CanalDialect(Dialect):
         return Columns(record, op[record], before, after, closer)
 
 
-def _images(document: Mapping[str, Any], name: str) -> list[Image]:
+def _images(document: Mapping[str, Any], name: str) -> Sequence[Image]:
     rows = document.get(name)
     if not isinstance(rows, list):
         raise Malformed(f"'{name}' must be an array of rows, found {kind(rows)}")
-    images = [image_of(r, name) for r in rows]
-    if not images or any(i is None for i in images):
-        raise Malformed(f"'{name}' has no row" if not images else f"'{name}' has a null row")
-    return [i for i in images if i is not None]
+    if not rows:
+        raise Malformed(f"'{name}' has no row")
+    for row in rows:
+        if not isinstance(row, dict):
+            raise Malformed(f"a row of '{name}' must be an object, found {kind(row)}")
+    return rows
 
 
 def matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:

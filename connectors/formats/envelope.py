@@ -1,7 +1,7 @@
 """Changes as rows of their own: what '<format>.envelope' = 'true' makes of canal, debezium, maxwell, ogg and ods messages.
 
 One row per change, append-only, whatever table it is for: op (INSERT, UPDATE, DELETE), event_time, database_name,
-table_name, before and after (the row images as JSON text), position (in the database's log). A table declares any of these
+table_name, before and after (the row images as JSON text), log_position (in the database's log). A table declares any of these
 columns. So one INSERT ... SELECT splits a mixed binlog topic by table.
 
 Images keep their numbers exactly as written: records without fractions, exponents or integers beyond 18 digits are read by
@@ -10,22 +10,22 @@ orjson, all others by the reference.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import (
     BatchDecoder,
-    Indices,
+    Collected,
+    Mask,
+    Part,
     Rows,
     Statement,
     not_null_check,
-    sort_objects,
     split_schema,
 )
 from forebay.connectors.formats.changes import (
@@ -39,7 +39,7 @@ from forebay.connectors.formats.changes import (
     Image,
     epoch_millis,
 )
-from forebay.connectors.formats.documents import parse_object, text_of
+from forebay.connectors.formats.documents import Malformed, text_of
 from forebay.connectors.formats.json import IGNORE_ERRORS
 from forebay.connectors.formats.values import Converter, Rules, converter
 from forebay.engine.connector import Changelog, Decoder, Option
@@ -56,7 +56,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "table_name": pa.string(),
     "before": pa.string(),
     "after": pa.string(),
-    "position": pa.string(),
+    "log_position": pa.string(),
 }
 OP_NAMES = {INSERT: "INSERT", UPDATE: "UPDATE", DELETE: "DELETE"}
 
@@ -110,22 +110,24 @@ class EnvelopeDecoder(BatchDecoder):
                 self._getters.append(_member(column.name, convert, dialect))
         self._check = not_null_check(schema)
 
-    def parse(self, value: bytes) -> Mapping[str, Any] | None:
-        if _INEXACT.search(value) is None and len(value) < _LONG:
+    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
+        closer = pc.match_substring_regex(values, _INEXACT).to_numpy(zero_copy_only=False)
+        collected = Collected()
+        for i, value in enumerate(values.to_pylist()):
+            if closer[i]:
+                continue
             try:
-                document = orjson.loads(value)
-            except orjson.JSONDecodeError:
-                return parse_object(value)
-            if isinstance(document, dict):
-                return document
-        return parse_object(value)
-
-    def sort_out(self, values: pa.BinaryArray) -> tuple[Indices, Indices]:
-        plain, odd = sort_objects(values)
-        return np.empty(0, np.int64), np.sort(np.concatenate([plain, odd]))
-
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> Any:
-        raise AssertionError("images keep their text: every record is read on its own")
+                made = self.read_document(orjson.loads(value))
+            except (orjson.JSONDecodeError, Malformed):
+                made = None
+            if made is None or isinstance(made, Statement):
+                closer[i] = True
+                continue
+            for weight, row in made:
+                collected.rows.append(row)
+                collected.record.append(i)
+                collected.weights.append(weight)
+        return collected.part(self.schema), closer
 
     def read_document(self, document: Mapping[str, Any]) -> Rows | Statement:
         event = self._dialect.interpret(document)
@@ -142,9 +144,8 @@ class EnvelopeDecoder(BatchDecoder):
         return ()
 
 
-_INEXACT = re.compile(rb"[:,\[]\s*-?\d+(?:[.eE]|\d{18})|\\u[dD][89a-fA-F]")
+_INEXACT = r'(?:"\s*:|[,\[])\s*-?\d+(?:[.eE]|\d{18})|\\u[dD][89a-fA-F]|[:,\[]\s*-?(?:NaN|Inf)'
 """Possibly a number, or half of a surrogate pair, that orjson would not keep as it is."""
-_LONG = 1 << 20
 
 
 def _of_metadata(dialect: Dialect, key: str, convert: Converter) -> Getter:
@@ -165,7 +166,7 @@ def _member(name: str, convert: Converter, dialect: Dialect) -> Getter:
             return lambda event, change, document: _image_text(change.before)
         case "after":
             return lambda event, change, document: _image_text(change.after)
-        case "position":
+        case "log_position":
             return lambda event, change, document: convert(dialect.position(document))
     return lambda event, change, document: convert(document.get(name))
 

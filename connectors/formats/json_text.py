@@ -198,6 +198,8 @@ class JsonEncoder(Encoder):
     def __init__(self, schema: pa.Schema, options: Mapping[str, str], envelope: Envelope | None = None) -> None:
         for column in schema:
             check_writable(column.type)
+        if options.get("envelope") == "true":
+            raise OptionError("an envelope of this format can only be read", hint="write it with format 'ods-json'")
         self._style = style_of(options)
         self._envelope = envelope
 

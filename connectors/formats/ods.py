@@ -1,7 +1,7 @@
 """Format 'ods-json': one envelope for database changes and log events alike.
 
     {"op": "UPDATE", "event_time": "2024-01-31 12:00:00Z", "database_name": "shop", "table_name": "orders",
-     "before": {...}, "after": {...}, "position": "mysql-bin.000001:4"}
+     "before": {...}, "after": {...}, "log_position": "mysql-bin.000001:4"}
 
 `op` is INSERT, UPDATE or DELETE; an update holds both whole rows; a log event is an INSERT. A table of this format has the
 columns of the row and is a changelog, as with 'debezium-json'. With 'ods-json.envelope' = 'true' it has the columns of the
@@ -51,13 +51,13 @@ EVENT_TIME = Option("event-time-column", "the column whose value is 'event_time'
 OPTIONS = (DATABASES, TABLES, DATABASE_NAME, TABLE_NAME, EVENT_TIME, ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _OPS = {"INSERT": INSERT, "UPDATE": UPDATE, "DELETE": DELETE}
-_WIRE = {"database": "database_name", "table": "table_name", "event-time": "event_time", "position": "position"}
+_WIRE = {"database": "database_name", "table": "table_name", "event-time": "event_time", "log-position": "log_position"}
 
 METADATA: Mapping[str, pa.DataType] = {
     "database": pa.string(),
     "table": pa.string(),
     "event-time": pa.timestamp("ms", tz="UTC"),
-    "position": pa.string(),
+    "log-position": pa.string(),
 }
 
 
@@ -91,7 +91,7 @@ class OdsDialect(Dialect):
         return epoch_millis(value) if key == "event-time" and type(value) is int else value
 
     def position(self, document: Mapping[str, Any]) -> Any:
-        return document.get("position")
+        return document.get("log_position")
 
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("after"), document.get("before")) if isinstance(i, dict)]
