@@ -159,7 +159,7 @@ def extremes(child, roots, groups, greatest, out):
         out[i] = t
 
 
-@kernel(int64(matrix, matrix, i64_in, i64_in, int64, i64_in, matrix_in, int64, i64_in, u8_in, i64_out))
+@kernel(int64(matrix, matrix, i64_in, i64_in, int64, i64_in, matrix, int64, i64_in, u8_in, i64_out))
 def promising(words, child, roots, sizes, limit, groups, offered, width, plan, heap, out):
     """The rows i whose first `width` words, offered[i], may be among the `limit` best of groups[i]; returns how many."""
     n = 0
@@ -173,7 +173,7 @@ def promising(words, child, roots, sizes, limit, groups, offered, width, plan, h
     return n
 
 
-@kernel(int64(matrix, matrix, i64_out, i64_out, int64, i64_in, matrix_in, i64_out, i64_out, i64_out, i64_in, u8_in))
+@kernel(int64(matrix, matrix, i64_out, i64_out, int64, i64_in, matrix, i64_out, i64_out, i64_out, i64_in, u8_in))
 def offer(words, child, roots, sizes, limit, groups, offered, free, accepted, evicted, plan, heap):
     """Offer row i, ordered by offered[i], to the `limit` best rows of groups[i], in order.
 

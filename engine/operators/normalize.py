@@ -83,7 +83,7 @@ class NormalizeOperator(Operator):
         same = same_rows(old, new)
         self.rows.replace(opened.ids[lives & ~same], *(rows.filter(pa.array(lives & ~same)) for rows in (new, old)))
         gone = old.filter(pa.array(was & ~(lives & same)))
-        come = new.filter(pa.array(lives & ~(was & same)))
+        come = pa.RecordBatch.from_arrays(new.filter(pa.array(lives & ~(was & same))).columns, schema=self.schema)
         if not gone.num_rows and not come.num_rows:
             return []
         rows = pa.concat_batches([gone, come])

@@ -48,7 +48,7 @@ class GroupTable:
         self._now = 1
         self._opened: list[Opened] = []
         self._dying: list[Ids] = []
-        self._dirty: list[Ids] = []
+        self._dirty = np.zeros(0, bool)  # opened since the last `changes`
         self.counters: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
 
@@ -63,6 +63,7 @@ class GroupTable:
         """Make room for words of ids below `capacity`."""
         self.words = grown(self.words, capacity, 0)
         self._stamp = grown(self._stamp, capacity, 0)
+        self._dirty = grown(self._dirty, capacity, 0)
 
     def open(self, ids: Ids) -> Opened:
         """Open the distinct ids that this epoch has not opened yet, in order of appearance."""
@@ -72,7 +73,7 @@ class GroupTable:
         opened = Opened(fresh[:n], first[:n], self.read(fresh[:n]))
         if n:
             self._opened.append(opened)
-            self._dirty.append(opened.ids)
+            self._dirty[opened.ids] = True
         return opened
 
     def read(self, ids: Ids) -> Words:
@@ -98,7 +99,7 @@ class GroupTable:
         return self.keys.count
 
     def nbytes(self) -> int:
-        return self.keys.nbytes() + self.words.nbytes + self._stamp.nbytes
+        return self.keys.nbytes() + self.words.nbytes + self._stamp.nbytes + self._dirty.nbytes
 
     def commit(self) -> None:
         if self._dying:
@@ -122,9 +123,8 @@ class GroupTable:
         self._now += 1
 
     def changes(self, full: bool) -> list[pa.RecordBatch]:
-        dirty = [] if full else self._dirty
-        self._dirty = []
-        ids = self.keys.all_ids() if full else np.unique(np.concatenate(dirty)) if dirty else np.zeros(0, np.int64)
+        ids = self.keys.all_ids() if full else np.flatnonzero(self._dirty)
+        self._dirty[:] = False
         live = self.keys.live(ids)
         batches = []
         if not live.all():
