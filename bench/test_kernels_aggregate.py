@@ -44,12 +44,12 @@ def intern() -> Callable[[], int]:
 
 
 def treap() -> Callable[[], None]:
-    words, child = values.reshape(-1, 1).copy(), np.zeros((ROWS, 2), np.int64)
+    words = np.column_stack([values, values, values])
     roots, nodes = np.full(GROUPS, -1, np.int64), np.arange(ROWS)
 
     def run() -> None:
-        topn.insert_nodes(words, child, roots, groups, nodes, plan, heap)
-        topn.remove_nodes(words, child, roots, groups, nodes, plan, heap)
+        topn.insert_nodes(words, roots, groups, nodes, plan, heap)
+        topn.remove_nodes(words, roots, groups, nodes, plan, heap)
 
     return run
 

@@ -1,9 +1,10 @@
 """Ordered groups: one treap per group over the rows of a word matrix.
 
-A *node* is a row id. `words` is int64[nodes, width]: what orders it, most significant first; `plan` says for each word what it
-is (WORD, or the first of a TEXT pair: offset and length in `heap`). Ties go to the lower id, so the order is total. `child` is
-int64[nodes, 2], `roots` int64[groups], -1 for none. Priorities are hashes of the ids (Seidel and Aragon 1996): the shape follows
-from the set of nodes alone, so undoing an insertion is removing it.
+A *node* is a row id. `words` is int64[nodes, LINKS + width]: the links to the lower and the upper child, on one cache line with
+the words that order the node, most significant first. `plan` says for each word what it is (WORD, or the first of a TEXT pair:
+offset and length in `heap`). Ties go to the lower id, so the order is total. `roots` is int64[groups]; -1 is no node.
+Priorities are hashes of the ids (Seidel and Aragon 1996): the shape follows from the set of nodes alone, so undoing an insertion
+is removing it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ WORD = 0
 TEXT_UP = 1
 TEXT_DOWN = 2
 NIL = -1
+LINKS = 2
 MAX_DEPTH = 1024  # a treap of 10^9 nodes is deeper than 120 with probability below 10^-9
 
 ROW_NUMBER = 0
@@ -49,13 +51,13 @@ def compare(left, i, right, j, plan, heap, width):
     """The order of left[i] and right[j] by their first `width` words."""
     at = 0
     while at < width:
-        x, y = left[i, at], right[j, at]
+        x, y = left[i, LINKS + at], right[j, LINKS + at]
         if plan[at] == WORD:
             if x != y:
                 return -1 if x < y else 1
             at += 1
             continue
-        order = compare_text(heap, x, left[i, at + 1], y, right[j, at + 1])
+        order = compare_text(heap, x, left[i, LINKS + at + 1], y, right[j, LINKS + at + 1])
         if order != 0:
             return order if plan[at] == TEXT_UP else -order
         at += 2
@@ -65,44 +67,44 @@ def compare(left, i, right, j, plan, heap, width):
 @routine
 def before(words, a, b, plan, heap):
     """Does node a come before node b?"""
-    order = compare(words, a, words, b, plan, heap, words.shape[1])
+    order = compare(words, a, words, b, plan, heap, plan.shape[0])
     return order < 0 or (order == 0 and a < b)
 
 
 @routine
-def _attach(child, roots, group, parent, side, node):
+def _attach(words, roots, group, parent, side, node):
     if parent == NIL:
         roots[group] = node
     else:
-        child[parent, side] = node
+        words[parent, side] = node
 
 
 @routine
-def insert_node(words, child, roots, group, node, plan, heap):
+def insert_node(words, roots, group, node, plan, heap):
     """Add a node that is not there: descend to its priority, then split the subtree below it."""
     parent, side, t = NIL, 0, roots[group]
     rank = priority(node)
     while t != NIL and priority(t) >= rank:
         parent = t
         side = 0 if before(words, node, t, plan, heap) else 1
-        t = child[t, side]
-    _attach(child, roots, group, parent, side, node)
+        t = words[t, side]
+    _attach(words, roots, group, parent, side, node)
     low, low_side, high, high_side = node, 0, node, 1
     while t != NIL:
         if before(words, t, node, plan, heap):
-            child[low, low_side] = t
+            words[low, low_side] = t
             low, low_side = t, 1
-            t = child[t, 1]
+            t = words[t, 1]
         else:
-            child[high, high_side] = t
+            words[high, high_side] = t
             high, high_side = t, 0
-            t = child[t, 0]
-    child[low, low_side] = NIL
-    child[high, high_side] = NIL
+            t = words[t, 0]
+    words[low, low_side] = NIL
+    words[high, high_side] = NIL
 
 
 @routine
-def remove_node(words, child, roots, group, node, plan, heap):
+def remove_node(words, roots, group, node, plan, heap):
     """Take out a node: find it, then merge its subtrees in its place. False if it is not there."""
     parent, side, t = NIL, 0, roots[group]
     while t != node:
@@ -110,71 +112,71 @@ def remove_node(words, child, roots, group, node, plan, heap):
             return False
         parent = t
         side = 0 if before(words, node, t, plan, heap) else 1
-        t = child[t, side]
-    low, high = child[node, 0], child[node, 1]
+        t = words[t, side]
+    low, high = words[node, 0], words[node, 1]
     while low != NIL and high != NIL:
         if priority(low) >= priority(high):
-            _attach(child, roots, group, parent, side, low)
-            parent, side, low = low, 1, child[low, 1]
+            _attach(words, roots, group, parent, side, low)
+            parent, side, low = low, 1, words[low, 1]
         else:
-            _attach(child, roots, group, parent, side, high)
-            parent, side, high = high, 0, child[high, 0]
-    _attach(child, roots, group, parent, side, high if low == NIL else low)
+            _attach(words, roots, group, parent, side, high)
+            parent, side, high = high, 0, words[high, 0]
+    _attach(words, roots, group, parent, side, high if low == NIL else low)
     return True
 
 
 @routine
-def last_node(child, root):
+def last_node(words, root):
     """The greatest node of a non-empty treap."""
-    while child[root, 1] != NIL:
-        root = child[root, 1]
+    while words[root, 1] != NIL:
+        root = words[root, 1]
     return root
 
 
-@kernel(void(matrix, matrix, i64_out, i64_in, i64_in, i64_in, u8_in))
-def insert_nodes(words, child, roots, groups, nodes, plan, heap):
+@kernel(void(matrix, i64_out, i64_in, i64_in, i64_in, u8_in))
+def insert_nodes(words, roots, groups, nodes, plan, heap):
     """Insert nodes[i] into the treap of groups[i]."""
     for i in range(nodes.shape[0]):
-        insert_node(words, child, roots, groups[i], nodes[i], plan, heap)
+        insert_node(words, roots, groups[i], nodes[i], plan, heap)
 
 
-@kernel(int64(matrix, matrix, i64_out, i64_in, i64_in, i64_in, u8_in))
-def remove_nodes(words, child, roots, groups, nodes, plan, heap):
+@kernel(int64(matrix, i64_out, i64_in, i64_in, i64_in, u8_in))
+def remove_nodes(words, roots, groups, nodes, plan, heap):
     """Remove nodes[i] from the treap of groups[i]; returns how many were there."""
     found = 0
     for i in range(nodes.shape[0]):
-        if remove_node(words, child, roots, groups[i], nodes[i], plan, heap):
+        if remove_node(words, roots, groups[i], nodes[i], plan, heap):
             found += 1
     return found
 
 
 @kernel(void(matrix, i64_in, i64_in, boolean, i64_out))
-def extremes(child, roots, groups, greatest, out):
+def extremes(words, roots, groups, greatest, out):
     """out[i] = the first (or last) node of groups[i], NIL if it is empty."""
     side = 1 if greatest else 0
     for i in range(groups.shape[0]):
         t = roots[groups[i]]
-        while t != NIL and child[t, side] != NIL:
-            t = child[t, side]
+        while t != NIL and words[t, side] != NIL:
+            t = words[t, side]
         out[i] = t
 
 
-@kernel(int64(matrix, matrix, i64_in, i64_in, int64, i64_in, matrix, int64, i64_in, u8_in, i64_out))
-def promising(words, child, roots, sizes, limit, groups, offered, width, plan, heap, out):
+@kernel(int64(matrix, i64_in, i64_in, int64, i64_in, matrix, int64, i64_in, u8_in, i64_out))
+def promising(words, roots, sizes, limit, groups, offered, width, plan, heap, out):
     """The rows i whose first `width` words, offered[i], may be among the `limit` best of groups[i]; returns how many."""
     n = 0
     for i in range(groups.shape[0]):
         g = groups[i]
         if sizes[g] >= limit:
-            if compare(offered, i, words, last_node(child, roots[g]), plan, heap, width) > 0:
+            if compare(offered, i, words, last_node(words, roots[g]), plan, heap, width) > 0:
                 continue
         out[n] = i
         n += 1
     return n
 
 
-@kernel(int64(matrix, matrix, i64_out, i64_out, int64, i64_in, matrix, i64_out, i64_out, i64_out, i64_in, u8_in))
-def offer(words, child, roots, sizes, limit, groups, offered, free, accepted, evicted, plan, heap):
+@kernel(int64(matrix, i64_out, i64_out, int64, i64_in, matrix, i64_out, i64_out, i64_out, i64_in, u8_in))
+def offer(words, roots, sizes, limit, groups, offered, free, accepted, evicted, plan, heap):
     """Offer row i, ordered by offered[i], to the `limit` best rows of groups[i], in order.
 
     An accepted row takes the next id of `free`: accepted[i] is that id, else NIL. evicted[i] is the id of the row that left
@@ -187,28 +189,24 @@ def offer(words, child, roots, sizes, limit, groups, offered, free, accepted, ev
         evicted[i] = NIL
         full = sizes[g] >= limit
         if full:
-            worst = last_node(child, roots[g])
-            if compare(offered, i, words, worst, plan, heap, words.shape[1]) >= 0:
+            worst = last_node(words, roots[g])
+            if compare(offered, i, words, worst, plan, heap, plan.shape[0]) >= 0:
                 continue
-            remove_node(words, child, roots, g, worst, plan, heap)
+            remove_node(words, roots, g, worst, plan, heap)
             evicted[i] = worst
         else:
             sizes[g] += 1
         node = free[taken]
         taken += 1
-        for j in range(words.shape[1]):
+        for j in range(LINKS, words.shape[1]):
             words[node, j] = offered[i, j]
-        insert_node(words, child, roots, g, node, plan, heap)
+        insert_node(words, roots, g, node, plan, heap)
         accepted[i] = node
     return taken
 
 
-@kernel(
-    int64(
-        matrix, matrix, i64_in, i64_in, matrix_in, int64, int64, int64, int64, boolean, boolean, i64_in, u8_in, matrix
-    )
-)
-def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, beyond, plan, heap, out):
+@kernel(int64(matrix, i64_in, i64_in, matrix_in, int64, int64, int64, int64, boolean, boolean, i64_in, u8_in, matrix))
+def walk(words, roots, groups, counts, width, kind, start, end, ranked, beyond, plan, heap, out):
     """The nodes of each group whose rank lies in [start, end], in order; returns how many, even past the room in `out`.
 
     Rows of `out` are (index into groups, node, rank, weight). Ranks compare the first `width` words; a node stands for
@@ -224,7 +222,7 @@ def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, b
             while t != NIL:
                 stack[depth] = t
                 depth += 1
-                t = child[t, 0]
+                t = words[t, 0]
             depth -= 1
             t = stack[depth]
             weight = counts[t, 0] if counts.shape[0] > 0 else 1
@@ -251,7 +249,7 @@ def walk(words, child, roots, groups, counts, width, kind, start, end, ranked, b
                 first += step
             passed += weight
             previous = t
-            t = child[t, 1]
+            t = words[t, 1]
     return n
 
 
@@ -291,7 +289,7 @@ def difference(old, new, position, ranked, out):
 
 @kernel(int64(matrix, i64_in, int64, u8_in, u8_out, int64))
 def move_text(words, nodes, at, heap, out, size):
-    """Copy the text that words[node, at] and words[node, at + 1] name to out[size:], repoint it; returns the new size."""
+    """Copy the texts that columns `at` and `at + 1` of the nodes name to out[size:], repoint them; returns the new size."""
     for i in range(nodes.shape[0]):
         node = nodes[i]
         start, length = words[node, at], words[node, at + 1]

@@ -127,12 +127,12 @@ class _HeldRows:
 
     def __init__(self, schema: pa.Schema, need: _Need, append_only: bool) -> None:
         self._need = need
-        self._columns = [need.value, *(o.column for o in need.order)]
-        self._schema = pa.schema(
-            [_GROUP, *(pa.field(f"v{i}", schema.field(c).type) for i, c in enumerate(self._columns))]
-        )
-        orders = [o._replace(column=2 + i) for i, o in enumerate(need.order)]
-        ties = range(1, len(self._columns) + 1) if orders else ()
+        by_value = not need.keep_null and [o.column for o in need.order] == [need.value]
+        self._columns = [need.value, *(o.column for o in need.order if not by_value)]
+        fields = [pa.field(f"v{i}", schema.field(c).type, i > 0 or need.keep_null) for i, c in enumerate(self._columns)]
+        self._schema = pa.schema([_GROUP, *fields])
+        orders = [o._replace(column=1 if by_value else 2 + i) for i, o in enumerate(need.order)]
+        ties = range(1, len(self._columns) + 1) if orders and not by_value else ()
         arrival = not orders
         if append_only and not need.counted:
             limit = 1 if need.best else UNLIMITED

@@ -51,7 +51,8 @@ class RankOperator(Operator):
         self._spec = spec
         self._kind = _KINDS[spec.kind]
         self._end = UNLIMITED if spec.end is None else spec.end
-        rows = pa.schema(list(spec.schema)[: len(spec.schema) - spec.with_rank])
+        fields = list(spec.schema)[: len(spec.schema) - spec.with_rank]
+        rows = pa.schema([f.with_nullable(True) for f in fields])  # a declared NOT NULL is not proof
         every = range(len(rows))
         orders = [Order(*o) for o in spec.order]
         self._partitions = GroupTable(KeyTable(pa.schema([rows.field(i) for i in spec.partition])), 1)

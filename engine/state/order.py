@@ -1,8 +1,8 @@
 """The order of rows as words: what `kernels.topn` compares, and the treaps per group built on it.
 
-A column becomes one word where its type leaves room for NULL, else a null word and its value; DECIMAL takes two value words,
-text an (offset, length) pair into a heap of bytes. Comparing words from left to right is comparing rows: NULLs where they were
-asked for, NaN above every number, -0.0 equal to 0.0, text by bytes.
+A column becomes one word where it is NOT NULL or its type leaves room for NULL, else a null word and its value; DECIMAL takes
+two value words, text an (offset, length) pair into a heap of bytes. Comparing words from left to right is comparing rows: NULLs
+where they were asked for, NaN above every number, -0.0 equal to 0.0, text by bytes.
 """
 
 from __future__ import annotations
@@ -86,42 +86,47 @@ class _Encoder:
         self.heap = _TextHeap()
         self._orders = [Order(*o) for o in orders]
         self._ties = list(ties)
+        self._null_words = [_has_null_word(schema.field(o.column)) for o in self._orders]
         self.plan: list[int] = []
-        for order in self._orders:
-            self.plan += _plan(schema.field(order.column).type, order.ascending)
+        self.text_columns: list[int] = []
+        for order, null_word in zip(self._orders, self._null_words):
+            kind = schema.field(order.column).type
+            self.plan += [topn.WORD] * null_word
+            if is_text(kind):
+                self.text_columns.append(topn.LINKS + len(self.plan))
+            self.plan += _value_plan(kind, order.ascending)
         self.order_width = len(self.plan)
         if self._ties:
             self.plan.append(topn.WORD)
-        self.text_columns = [
-            j for j, step in enumerate(self.plan) if step != topn.WORD and self.plan[j - 1] == topn.WORD
-        ]
 
     def encode(self, rows: pa.RecordBatch, ties: bool = True) -> Words:
-        out = np.empty((rows.num_rows, len(self.plan) if ties else self.order_width), np.int64)
-        at = 0
-        for order in self._orders:
-            for word in self._words(rows.column(order.column), order):
+        """Words of rows, with unset links before them; without `ties`, those of the order columns alone."""
+        width = len(self.plan) if ties else self.order_width
+        out = np.empty((rows.num_rows, topn.LINKS + width), np.int64)
+        at = topn.LINKS
+        for order, null_word in zip(self._orders, self._null_words):
+            for word in self._words(rows.column(order.column), order, null_word):
                 out[:, at] = word
                 at += 1
         if self._ties and ties:
             out[:, at] = hash_rows(rows, self._ties).view(np.int64)
         return out
 
-    def _words(self, array: pa.Array, order: Order) -> list[Words]:
-        width = len(_plan(array.type, True))
-        null = is_null(array)
-        if width == 0:
+    def _words(self, array: pa.Array, order: Order, null_word: bool) -> list[Words]:
+        if pa.types.is_null(array.type):
             return []
+        null = is_null(array)
         if is_text(array.type):
-            offsets, lengths = self.heap.append(array.fill_null("" if pa.types.is_string(array.type) else b""))
-            return [_null_word(null, order), offsets, lengths]
-        values = [v if order.ascending else ~v for v in value_words(array)]
-        if width == 1:
+            values = list(self.heap.append(array.fill_null("" if pa.types.is_string(array.type) else b"")))
+        else:
+            values = [v if order.ascending else ~v for v in value_words(array)]
+        if null_word:
+            for v in values:
+                v[null] = 0
+            return [_null_word(null, order), *values]
+        if array.null_count:
             values[0][null] = _MIN if order.nulls_first else _MAX
-            return values
-        for v in values:
-            v[null] = 0
-        return [_null_word(null, order), *values]
+        return values
 
 
 def _null_word(null: npt.NDArray[np.bool_], order: Order) -> Words:
@@ -129,18 +134,23 @@ def _null_word(null: npt.NDArray[np.bool_], order: Order) -> Words:
     return words
 
 
-def _plan(kind: pa.DataType, ascending: bool) -> list[int]:
-    """What the words of a column of this type are."""
+def _has_null_word(field: pa.Field) -> bool:
+    """Does NULL need a word of its own? Not where the value's word has codes to spare."""
+    kind = field.type
+    if not field.nullable or pa.types.is_null(kind) or pa.types.is_nested(kind):
+        return False
+    return is_text(kind) or not (pa.types.is_floating(kind) or kind.bit_width < 64)
+
+
+def _value_plan(kind: pa.DataType, ascending: bool) -> list[int]:
+    """What the value words of a column of this type are."""
     if pa.types.is_null(kind):
         return []
     if is_text(kind):
-        step = topn.TEXT_UP if ascending else topn.TEXT_DOWN
-        return [topn.WORD, step, step]
+        return [topn.TEXT_UP if ascending else topn.TEXT_DOWN] * 2
     if pa.types.is_nested(kind) or pa.types.is_interval(kind):
         raise UnsupportedError(f"cannot order by a column of type {kind}", hint="order by one of its fields")
-    if pa.types.is_decimal(kind):
-        return [topn.WORD] * 3
-    return [topn.WORD] * (1 if pa.types.is_floating(kind) or kind.bit_width < 64 else 2)
+    return [topn.WORD] * (2 if pa.types.is_decimal(kind) else 1)
 
 
 def value_words(array: pa.Array) -> list[Words]:
@@ -176,16 +186,16 @@ def from_value_words(words: Words, null: npt.NDArray[np.bool_], kind: pa.DataTyp
 class OrderIndex:
     """Nodes in order, per group. A node's words are set once, before it is inserted; groups and nodes are dense ids.
 
-    `ties` are the columns whose hash decides between rows that `orders` leaves equal, so that the order does not depend on
-    arrival. Insertions and removals are undone by `rollback`; words of a removed node stay readable until then.
+    Columns that `schema` declares NOT NULL have no NULL. `ties` are the columns whose hash decides between rows that `orders`
+    leaves equal, so that the order does not depend on arrival. Insertions and removals are undone by `rollback`; words of a
+    removed node stay readable until then.
     """
 
     def __init__(self, schema: pa.Schema, orders: Sequence[Order], ties: Sequence[int] = ()) -> None:
         self._encoder = _Encoder(schema, orders, ties)
         self.order_width = self._encoder.order_width
         self.plan = np.array(self._encoder.plan, np.int64)
-        self.words: Words = np.zeros((0, len(self.plan)), np.int64)
-        self.child: Words = np.zeros((0, 2), np.int64)
+        self.words: Words = np.zeros((0, topn.LINKS + len(self.plan)), np.int64)
         self.roots: Ids = np.zeros(0, np.int64)
         self._position: Ids = np.zeros(0, np.int64)
         self._member = np.zeros(0, bool)
@@ -201,12 +211,11 @@ class OrderIndex:
         """Make room for ids below `groups` and `nodes`."""
         self.roots = grown(self.roots, groups, topn.NIL)
         self.words = grown(self.words, nodes, 0)
-        self.child = grown(self.child, nodes, 0)  # inserting a node sets its links
         self._position = grown(self._position, nodes, 0)
         self._member = grown(self._member, nodes, 0)
 
     def encode(self, rows: pa.RecordBatch) -> Words:
-        """The words of each row: int64[n, width]."""
+        """The words of each row, as `kernels.topn` lays them out: int64[n, LINKS + width]."""
         return self._encoder.encode(rows)
 
     def insert(self, groups: Ids, nodes: Ids, rows: pa.RecordBatch) -> None:
@@ -223,11 +232,11 @@ class OrderIndex:
             self._log.append((False, groups, nodes))
 
     def _link(self, groups: Ids, nodes: Ids) -> None:
-        topn.insert_nodes(self.words, self.child, self.roots, groups, nodes, self.plan, self.heap)
+        topn.insert_nodes(self.words, self.roots, groups, nodes, self.plan, self.heap)
         self._member[nodes] = True
 
     def _unlink(self, groups: Ids, nodes: Ids) -> None:
-        topn.remove_nodes(self.words, self.child, self.roots, groups, nodes, self.plan, self.heap)
+        topn.remove_nodes(self.words, self.roots, groups, nodes, self.plan, self.heap)
         self._member[nodes] = False
 
     def promising(self, groups: Ids, rows: pa.RecordBatch, sizes: Ids, limit: int) -> Ids:
@@ -235,7 +244,7 @@ class OrderIndex:
         words = self._encoder.encode(rows, ties=False)
         out = np.empty(groups.shape[0], np.int64)
         n = topn.promising(
-            self.words, self.child, self.roots, sizes, limit, groups, words, self.order_width, self.plan, self.heap, out
+            self.words, self.roots, sizes, limit, groups, words, self.order_width, self.plan, self.heap, out
         )
         return out[:n]
 
@@ -249,7 +258,6 @@ class OrderIndex:
         evicted = np.empty(groups.shape[0], np.int64)
         topn.offer(
             self.words,
-            self.child,
             self.roots,
             sizes,
             limit,
@@ -285,7 +293,7 @@ class OrderIndex:
 
     def _extreme(self, groups: Ids, greatest: bool) -> Ids:
         out = np.empty(groups.shape[0], np.int64)
-        topn.extremes(self.child, self.roots, groups, greatest, out)
+        topn.extremes(self.words, self.roots, groups, greatest, out)
         return out
 
     def walk(
@@ -302,7 +310,7 @@ class OrderIndex:
         while True:
             out = self._walked
             n = topn.walk(
-                self.words, self.child, self.roots, groups, counts, self.order_width, kind, start, end, ranked, beyond,
+                self.words, self.roots, groups, counts, self.order_width, kind, start, end, ranked, beyond,
                 self.plan, self.heap, out,
             )  # fmt: skip
             if n <= out.shape[0]:
@@ -328,5 +336,5 @@ class OrderIndex:
         self._log.clear()
 
     def nbytes(self) -> int:
-        arrays = (self.words, self.child, self.roots, self._position, self.heap)
+        arrays = (self.words, self.roots, self._position, self.heap)
         return sum(a.nbytes for a in arrays)

@@ -27,8 +27,8 @@ class Treaps:
         starts = np.cumsum([0, *map(len, TEXTS)]).tolist()
         self.plan = np.array([topn.WORD, *[topn.TEXT_DOWN if descending else topn.TEXT_UP] * 2])
         self.keys: list[tuple[int, bytes]] = [(random.randint(0, 3), random.choice(TEXTS)) for _ in range(nodes)]
-        self.words = np.array([[n, starts[TEXTS.index(t)], len(t)] for n, t in self.keys], np.int64).reshape(nodes, 3)
-        self.child = np.full((nodes, 2), 99, np.int64)
+        rows = [[99, 99, n, starts[TEXTS.index(t)], len(t)] for n, t in self.keys]
+        self.words = np.array(rows, np.int64).reshape(nodes, 5)
         self.roots = np.full(groups, topn.NIL, np.int64)
         self.lists: list[list[int]] = [[] for _ in range(groups)]
         self.rank = {t: (-i if descending else i) for i, t in enumerate(sorted(TEXTS))}
@@ -40,11 +40,11 @@ class Treaps:
     def change(self, group: int, node: int) -> None:
         one = (np.array([group]), np.array([node]), self.plan, self.heap)
         if node in self.lists[group]:
-            assert topn.remove_nodes(self.words, self.child, self.roots, *one) == 1
+            assert topn.remove_nodes(self.words, self.roots, *one) == 1
             self.lists[group].remove(node)
         else:
-            assert topn.remove_nodes(self.words, self.child, self.roots, *one) == 0
-            topn.insert_nodes(self.words, self.child, self.roots, *one)
+            assert topn.remove_nodes(self.words, self.roots, *one) == 0
+            topn.insert_nodes(self.words, self.roots, *one)
             self.lists[group] = sorted([*self.lists[group], node], key=self.order)
 
     def walk(
@@ -53,7 +53,7 @@ class Treaps:
         out = np.empty((1000, 4), np.int64)
         groups = np.arange(len(self.lists))
         rest = (kind, start, end, ranked, beyond, self.plan, self.heap, out)
-        n = topn.walk(self.words, self.child, self.roots, groups, counts, 3, *rest)
+        n = topn.walk(self.words, self.roots, groups, counts, 3, *rest)
         return out[:n].tolist()
 
 
@@ -70,7 +70,7 @@ def test_insertions_and_removals(seed: int, changes: list[tuple[int, int]], desc
     assert [(g, n) for g, n, _, _ in walked] == [(g, n) for g, nodes in enumerate(treaps.lists) for n in nodes]
     for greatest in (False, True):
         out = np.empty(3, np.int64)
-        topn.extremes(treaps.child, treaps.roots, np.arange(3), greatest, out)
+        topn.extremes(treaps.words, treaps.roots, np.arange(3), greatest, out)
         assert out.tolist() == [nodes[-1 if greatest else 0] if nodes else -1 for nodes in treaps.lists]
 
 
@@ -115,12 +115,10 @@ def test_offer_keeps_the_best(seed: int, limit: int, size: int) -> None:
     offered, words = treaps.words.copy(), np.zeros_like(treaps.words)
     sizes, accepted, evicted = np.zeros(3, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
     out = np.empty(size, np.int64)
-    first = topn.promising(
-        words, treaps.child, treaps.roots, sizes, limit, groups, offered, 3, treaps.plan, treaps.heap, out
-    )
+    first = topn.promising(words, treaps.roots, sizes, limit, groups, offered, 3, treaps.plan, treaps.heap, out)
     assert first == size
     topn.offer(
-        words, treaps.child, treaps.roots, sizes, limit, groups, offered, np.arange(size), accepted, evicted,
+        words, treaps.roots, sizes, limit, groups, offered, np.arange(size), accepted, evicted,
         treaps.plan, treaps.heap,
     )  # fmt: skip
     alive = [i for i in range(size) if accepted[i] >= 0 and accepted[i] not in evicted]
