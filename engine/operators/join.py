@@ -70,7 +70,7 @@ class JoinSpec:
     """Left columns then right columns; of semi and anti joins one side; of a mark join the left ones and a BOOLEAN."""
     null_equals_null: bool = False
     null_aware: bool = False
-    """The anti join of NOT IN: one NULL key on the right empties it."""
+    """The anti join of NOT IN, with one key: a NULL on the right empties it."""
     residual: Residual | None = None
     """Condition over left columns followed by right columns, as the lenses show them."""
     left_lens: Lens | None = None
@@ -115,9 +115,10 @@ class JoinOperator(Operator):
         self._spec = spec
         self._left = left
         self._right = right
-        if spec.null_aware and spec.residual is not None:
+        if spec.null_aware and (spec.residual is not None or len(spec.left_keys) != 1):
             raise UnsupportedError(
-                "NOT IN with a correlated subquery cannot run continuously", hint="write it as NOT EXISTS"
+                "NOT IN with a correlated subquery cannot run continuously",
+                hint="write it as NOT EXISTS (SELECT ... WHERE a = b), or with OR a IS NULL OR b IS NULL if they can be",
             )
         self._left_schema = _shown_schema(left.schema, spec.left_lens)
         self._right_schema = _shown_schema(right.schema, spec.right_lens)
@@ -128,6 +129,8 @@ class JoinOperator(Operator):
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         left = self._side(self._left, self._spec.left_keys, inputs[0], turn, True)
         right = self._side(self._right, self._spec.right_keys, inputs[1], turn, False)
+        if left.delta is None and right.delta is None:
+            return []
         kind = self._spec.kind
         out: list[Batch] = []
         if kind in _PAIRING:

@@ -285,42 +285,54 @@ def _same_at(mine: pa.Array, array: pa.Array, places: Places) -> Mask:
 
 
 class _Other(_Column):
-    """Nested values: per chunk the arrays as they came, made one when they are first read."""
+    """Nested values: pieces of Arrow arrays by ascending row id, neighbours of a chunk merged as they grow alike."""
 
     def __init__(self, kind: pa.DataType) -> None:
         self._kind = kind
-        self._arrays: dict[int, list[pa.Array]] = {}
+        self._starts: list[int] = []
+        self._arrays: list[pa.Array] = []
 
     def write(self, array: pa.Array, row: int) -> None:
-        chunk = row >> SHIFT
-        arrays = self._arrays.setdefault(chunk, [])
-        missing = (row & MASK) - sum(map(len, arrays))
-        if missing:
-            arrays.append(pa.nulls(missing, self._kind))
-        arrays.append(array)
+        self._starts.append(row)
+        self._arrays.append(array)
+        while self._may_merge():
+            last = self._arrays.pop()
+            self._starts.pop()
+            self._arrays[-1] = pa.concat_arrays([self._arrays[-1], last])
+
+    def _may_merge(self) -> bool:
+        """Is the last piece but one of the same chunk, next to the last and at most twice as long? So values move few times."""
+        if len(self._starts) < 2 or self._starts[-2] >> SHIFT != self._starts[-1] >> SHIFT:
+            return False
+        size = len(self._arrays[-2])
+        return self._starts[-2] + size == self._starts[-1] and size <= 2 * len(self._arrays[-1])
 
     def gather(self, rows: Ids) -> pa.Array:
         if not rows.shape[0]:
             return pa.array([], self._kind)
-        chunks, inverse = np.unique(rows >> SHIFT, return_inverse=True)
-        parts, starts = [], [0]
-        for chunk in chunks.tolist():
-            arrays = self._arrays[chunk]
-            if len(arrays) > 1:
-                arrays[:] = [pa.concat_arrays(arrays)]
-            parts.append(arrays[0])
-            starts.append(starts[-1] + len(arrays[0]))
-        whole = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
-        return whole.take(pa.array(np.array(starts)[inverse] + (rows & MASK)))
+        starts = np.array(self._starts)
+        piece = np.searchsorted(starts, rows, "right") - 1
+        order = np.argsort(piece, kind="stable")
+        used, first = np.unique(piece[order], return_index=True)
+        parts = [
+            self._arrays[number].take(pa.array(rows[places] - starts[number]))
+            for number, places in zip(used.tolist(), np.split(order, first[1:]))
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        inverse = np.empty(rows.shape[0], np.int64)
+        inverse[order] = np.arange(rows.shape[0])
+        return pa.concat_arrays(parts).take(pa.array(inverse))
 
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
         return _same_at(self.gather(rows), array, places)
 
     def drop(self, chunk: int) -> None:
-        self._arrays.pop(chunk, None)
+        kept = [n for n, start in enumerate(self._starts) if start >> SHIFT != chunk]
+        self._starts, self._arrays = [self._starts[n] for n in kept], [self._arrays[n] for n in kept]
 
     def nbytes(self) -> int:
-        return sum(a.nbytes for arrays in self._arrays.values() for a in arrays)
+        return sum(a.nbytes for a in self._arrays)
 
 
 def _column(kind: pa.DataType) -> _Column:

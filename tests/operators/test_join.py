@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pytest
 
 from forebay.engine.batch import Batch
+from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Turn
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
 from forebay.engine.state.arrangement import Arrangement
@@ -359,6 +360,13 @@ def test_not_in(filtered: bool) -> None:
                 }
             )
             assert got == want
+
+
+def test_correlated_not_in_is_refused() -> None:
+    """Its NULLs count within the rows that correlate, which one index of all keys cannot tell."""
+    sides = [Arrangement(WIDE, (0, 2)) for _ in range(2)]
+    with pytest.raises(UnsupportedError, match="correlated"):
+        JoinOperator(JoinSpec("left anti", (0, 2), (0, 2), WIDE, null_aware=True), *sides)
 
 
 def test_a_late_join_sees_the_past_as_new() -> None:
