@@ -39,6 +39,8 @@ def wire_type(type_: pa.DataType, samples: Sequence[Any], rules: Rules) -> pa.Da
         elements = [e for s in present if isinstance(s, list) for e in s[:4]]
         return pa.list_(wire_type(type_.value_type, elements, rules))
     textual = any(type(s) is str for s in present)
+    if pa.types.is_string(type_) and present and all(type(s) is int for s in present):
+        return pa.int64()  # its text is the number as written
     if pa.types.is_temporal(type_):
         numeric = rules.epochs and any(type(s) is int for s in present)
         return pa.int64() if numeric and not textual else pa.string()

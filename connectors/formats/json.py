@@ -42,7 +42,8 @@ NULL_KEYS = Option(
 NULL_KEY_LITERAL = Option("map-null-key.literal", "the key to write in mode LITERAL", "null")
 PLAIN_DECIMALS = Option("encode.decimal-as-plain-number", "write 0.000001, not 1E-6", "false")
 SKIP_NULLS = Option("encode.ignore-null-fields", "leave out fields that are NULL when writing", "false")
-READ_OPTIONS = (FAIL_ON_MISSING, IGNORE_ERRORS)
+PARSER = Option("decode.json-parser.enabled", "a choice between two readers of Flink; changes nothing here", "true")
+READ_OPTIONS = (FAIL_ON_MISSING, IGNORE_ERRORS, PARSER)
 WRITE_OPTIONS = (TIMESTAMPS, NULL_KEYS, NULL_KEY_LITERAL, PLAIN_DECIMALS, SKIP_NULLS)
 OPTIONS = (*READ_OPTIONS, *WRITE_OPTIONS)
 

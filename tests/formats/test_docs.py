@@ -15,9 +15,12 @@ from sqlglot import exp
 from forebay.connectors import topiclog
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, ColumnSpec, Fetched, TableSpec
+from forebay.planner import binder
+from forebay.planner.assign import assigned
 from forebay.planner.dialect.script import parse
 from forebay.planner.statements import CreateTable, Insert
 from tests.formats.reading import REGISTRY
+from tests.planner.relations import TinyCatalog
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cdc.md").read_text()
 STATEMENTS = [s for block in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL) for s in parse(block)]
@@ -140,3 +143,11 @@ def test_the_options_of_the_page_are_known() -> None:
             chosen = REGISTRY.format(created.options["format"])
             own = {o.removeprefix(f"{chosen.name}.") for o in created.options if o.startswith(f"{chosen.name}.")}
             assert own <= {o.name for o in chosen.options}
+
+
+@pytest.mark.parametrize("insert", [s for s in STATEMENTS if isinstance(s, Insert)], ids=lambda s: s.target)
+def test_the_queries_of_the_page_bind_and_fit(insert: Insert) -> None:
+    relations = [binder.Relation(s.name, spec(s.name).schema()) for s in STATEMENTS if isinstance(s, CreateTable)]
+    plan = binder.Binder(TinyCatalog(*relations)).bind(insert.query, insert.sql)
+    target = pa.schema([f for f, c in zip(spec(insert.target).schema(), spec(insert.target).columns) if not c.virtual])
+    assert assigned(plan, insert.target, target, None, insert.sql).schema.names == target.names
