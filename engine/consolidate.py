@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.batch import Batch, concat
+from forebay.engine.batch import Batch, concat, take
 from forebay.engine.state.arrays import as_list, hash_rows, is_list, is_null
 from forebay.engine.state.slots import column_of
 from forebay.kernels.consolidate import group_hashes, sum_by_group
@@ -34,7 +34,7 @@ def consolidate(batches: Sequence[Batch]) -> Batch | None:
         return None
     if kept.shape[0] == merged.num_rows:
         return merged
-    return Batch(merged.rows.take(pa.array(first[kept])), weights[kept])
+    return Batch(take(merged.rows, first[kept]), weights[kept])
 
 
 def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
@@ -47,7 +47,7 @@ def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
     if first.shape[0] == n:
         return group, first
     again = np.flatnonzero(first[group] != np.arange(n))
-    same = same_rows(rows.take(pa.array(again)), rows.take(pa.array(first[group[again]])))
+    same = same_rows(take(rows, again), take(rows, first[group[again]]))
     if same.all():
         return group, first
     return _split_collisions(rows, group, first, again[~same])
@@ -55,7 +55,7 @@ def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
 
 def _split_collisions(rows: pa.RecordBatch, group: Ids, first: Ids, strange: Ids) -> tuple[Ids, Ids]:
     """Give rows that differ from the first of equal hash groups of their own."""
-    sub_group, sub_first = group_rows_slowly(rows.take(pa.array(strange)))
+    sub_group, sub_first = group_rows_slowly(take(rows, strange))
     group[strange] = sub_group + first.shape[0]
     return group, np.concatenate([first, strange[sub_first]])
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.batch import Batch, Weights, concat
+from forebay.engine.batch import Batch, Weights, concat, take
 from forebay.engine.consolidate import group_rows
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
@@ -186,13 +186,13 @@ class JoinOperator(Operator):
             theirs, keep = other.show(other.rows.rows_at(ids))
             if keep is not None and not keep.all():
                 kept = np.flatnonzero(keep)
-                places, ids, theirs = places[kept], ids[kept], theirs.take(pa.array(kept))
+                places, ids, theirs = places[kept], ids[kept], take(theirs, kept)
             rows = self._combine(_at(shown, places), theirs, side.is_left)
             if self._spec.residual is not None:
                 holds = self._spec.residual(rows).fill_null(False)
                 kept = np.flatnonzero(holds.to_numpy(zero_copy_only=False))
                 if kept.size < places.size:
-                    places, ids, rows = places[kept], ids[kept], rows.take(pa.array(kept))
+                    places, ids, rows = places[kept], ids[kept], take(rows, kept)
             if ids.size:
                 yield places, ids, rows
 
@@ -324,7 +324,7 @@ def _distinct_keys(rows: pa.RecordBatch, keys: Sequence[int]) -> pa.RecordBatch:
         return rows.slice(0, 1)
     picked = rows.select(list(keys))
     _, first = group_rows(picked)
-    return picked if first.shape[0] == picked.num_rows else picked.take(pa.array(first))
+    return picked if first.shape[0] == picked.num_rows else take(picked, first)
 
 
 def _valid_keys(rows: pa.RecordBatch, keys: Sequence[int]) -> Mask:
@@ -373,7 +373,7 @@ def _at(rows: pa.RecordBatch, places: Places | Ids) -> pa.RecordBatch:
     n = rows.num_rows
     if places.size == n and (n == 0 or (places[0] == 0 and places[-1] == n - 1 and bool((np.diff(places) == 1).all()))):
         return rows
-    return rows.take(pa.array(places))
+    return take(rows, places)
 
 
 def _pieces(ids: Ids) -> Iterator[Ids]:

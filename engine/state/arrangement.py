@@ -15,13 +15,14 @@ unique, or the whole row. A retraction that finds no row is dropped and counted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.batch import Batch, Weights
+from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.index import Hashes, RowIndex
@@ -189,10 +190,8 @@ class Arrangement:
 
     def _first_of(self, epoch: int) -> int:
         """The first row id born in `epoch` or later."""
-        for number, first in self._firsts:
-            if number >= epoch:
-                return first
-        return self._store.next_id
+        at = bisect_left(self._firsts, (epoch, 0))
+        return self._firsts[at][1] if at < len(self._firsts) else self._store.next_id
 
     def probe(
         self, keys: pa.RecordBatch, columns: Sequence[int], view: View, *, nulls_match: bool = False
@@ -208,7 +207,7 @@ class Arrangement:
             valid = _valid(keys, columns)
             if valid is not None:
                 places = np.flatnonzero(valid).astype(np.int32)
-                usable = keys.take(pa.array(places))
+                usable = take(keys, places)
         hashes = hash_rows(usable, columns)
         for index, ids in self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS):
             if self._must_verify(usable, columns):
@@ -456,11 +455,11 @@ class Arrangement:
         span = np.arange(start, int(ids[-1]) + 1)
         source = np.searchsorted(ids, span)
         live = (ids[source] == span) & ~np.isin(span, gone)
-        self._store.append(rows if span.size == ids.size else rows.take(pa.array(source)))
+        self._store.append(rows if span.size == ids.size else take(rows, source))
         self._died.reserve(int(span[-1]) >> SHIFT)
         self._died.set(span[~live], np.full(int((~live).sum()), -1, np.int64))
         self._bury(span[~live])
-        kept, held = rows.take(pa.array(source[live])), weights[source[live]]
+        kept, held = take(rows, source[live]), weights[source[live]]
         self._live += kept.num_rows
         self._index.insert(self._hash_keys(kept), span[live])
         if (held != 1).any():
