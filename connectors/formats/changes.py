@@ -48,7 +48,7 @@ UPSERT_KEY = "changelog.key"
 Image = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """One row's change. Images are objects of the document, or None where the event has none."""
 
@@ -57,7 +57,7 @@ class Change:
     after: Image | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """A document as its dialect reads it."""
 

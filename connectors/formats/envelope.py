@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +21,11 @@ import pyarrow.compute as pc
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import (
     BatchDecoder,
-    Collected,
     Mask,
     Part,
     Rows,
     Statement,
+    missing_values,
     not_null_check,
     split_schema,
 )
@@ -36,12 +37,12 @@ from forebay.connectors.formats.changes import (
     ChangeDecoder,
     Dialect,
     Event,
-    Image,
     epoch_millis,
 )
+from forebay.connectors.formats.columns import Inexact
 from forebay.connectors.formats.documents import Malformed, text_of
-from forebay.connectors.formats.json import IGNORE_ERRORS
-from forebay.connectors.formats.values import Converter, Rules, converter
+from forebay.connectors.formats.json import IGNORE_ERRORS, rows_of
+from forebay.connectors.formats.values import Rules, converter
 from forebay.engine.connector import Changelog, Decoder, Option
 from forebay.engine.errors import OptionError, nearest
 from forebay.engine.types import from_arrow
@@ -60,7 +61,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
 }
 OP_NAMES = {INSERT: "INSERT", UPDATE: "UPDATE", DELETE: "DELETE"}
 
-Getter = Callable[[Event, Change, Mapping[str, Any]], Any]
+Column = Callable[["_Changes"], list[Any]]
 
 
 def check_columns(schema: pa.Schema, others: bool = False) -> None:
@@ -100,34 +101,36 @@ class EnvelopeDecoder(BatchDecoder):
         self._dialect = dialect
         physical, metadata = split_schema(schema, dialect.metadata)
         check_columns(physical, others=dialect.open_envelope)
-        lenient = Rules(null_on_error=True, epochs=True)
-        self._getters: list[Getter] = []
-        for column in schema:
-            convert = converter(column.type, lenient)
-            if column.name in metadata:
-                self._getters.append(_of_metadata(dialect, metadata[column.name], convert))
-            else:
-                self._getters.append(_member(column.name, convert, dialect))
+        self._columns = [_column(f, metadata.get(f.name), dialect) for f in schema]
         self._check = not_null_check(schema)
 
     def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        closer = pc.match_substring_regex(values, _INEXACT).to_numpy(zero_copy_only=False)
-        collected = Collected()
+        closer = pc.match_substring_regex(values, _INEXACT).to_numpy(zero_copy_only=False).copy()
+        found, record = _Changes(), list[int]()
+        interpret, loads = self._dialect.interpret, orjson.loads
         for i, value in enumerate(values.to_pylist()):
             if closer[i]:
                 continue
             try:
-                made = self.read_document(orjson.loads(value))
+                document = loads(value)
+                event = interpret(document)
             except (orjson.JSONDecodeError, Malformed):
-                made = None
-            if made is None or isinstance(made, Statement):
                 closer[i] = True
                 continue
-            for weight, row in made:
-                collected.rows.append(row)
-                collected.record.append(i)
-                collected.weights.append(weight)
-        return collected.part(self.schema), closer
+            if event.statement is not None:
+                closer[i] = True
+                continue
+            for change in event.changes:
+                found.add(event, change, document)
+                record.append(i)
+        try:
+            columns = [pa.array(column(found), f.type) for column, f in zip(self._columns, self.schema)]
+        except (Malformed, pa.ArrowException, ValueError):
+            raise Inexact from None
+        rows, at = rows_of(columns, self.schema, len(record)), np.array(record, np.int64)
+        if missing_values(rows, at, len(values)) is not None:
+            raise Inexact
+        return Part(rows, at, None), closer
 
     def read_document(self, document: Mapping[str, Any]) -> Rows | Statement:
         event = self._dialect.interpret(document)
@@ -135,7 +138,9 @@ class EnvelopeDecoder(BatchDecoder):
             return event.statement
         rows: Rows = []
         for change in event.changes:
-            row = tuple([get(event, change, document) for get in self._getters])
+            one = _Changes()
+            one.add(event, change, document)
+            row = tuple([column(one)[0] for column in self._columns])
             self._check(row)
             rows.append((1, row))
         return rows
@@ -148,35 +153,47 @@ _INEXACT = r'(?:"\s*:|[,\[])\s*-?\d+(?:[.eE]|\d{18})|\\u[dD][89a-fA-F]|[:,\[]\s*
 """Possibly a number, or half of a surrogate pair, that orjson would not keep as it is."""
 
 
-def _of_metadata(dialect: Dialect, key: str, convert: Converter) -> Getter:
-    return lambda event, change, document: convert(dialect.value(key, document))
+class _Changes:
+    """Changes with their events and documents, in parallel lists."""
+
+    __slots__ = ("changes", "documents", "events")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.changes: list[Change] = []
+        self.documents: list[Mapping[str, Any]] = []
+
+    def add(self, event: Event, change: Change, document: Mapping[str, Any]) -> None:
+        self.events.append(event)
+        self.changes.append(change)
+        self.documents.append(document)
 
 
-def _member(name: str, convert: Converter, dialect: Dialect) -> Getter:
-    match name:
+def _column(field: pa.Field, key: str | None, dialect: Dialect) -> Column:
+    """How a column is made: a metadata column of `key`, one of the envelope's, or a further field of the document."""
+    convert = converter(field.type, Rules(null_on_error=True, epochs=True))
+    if key is not None:
+        return lambda found: [convert(dialect.value(key, d)) for d in found.documents]
+    match field.name:
         case "op":
-            return lambda event, change, document: OP_NAMES[change.op]
+            return lambda found: [OP_NAMES[c.op] for c in found.changes]
         case "event_time":
-            return lambda event, change, document: convert(_time(event))
+            return lambda found: [convert(_time(e)) for e in found.events]
         case "database_name":
-            return lambda event, change, document: event.database
+            return lambda found: [convert(e.database) for e in found.events]
         case "table_name":
-            return lambda event, change, document: event.table
+            return lambda found: [convert(e.table) for e in found.events]
         case "before":
-            return lambda event, change, document: _image_text(change.before)
+            return lambda found: [None if c.before is None else text_of(c.before) for c in found.changes]
         case "after":
-            return lambda event, change, document: _image_text(change.after)
+            return lambda found: [None if c.after is None else text_of(c.after) for c in found.changes]
         case "log_position":
-            return lambda event, change, document: convert(dialect.position(document))
-    return lambda event, change, document: convert(document.get(name))
+            return lambda found: [convert(dialect.position(d)) for d in found.documents]
+    return lambda found: [convert(d.get(field.name)) for d in found.documents]
 
 
 def _time(event: Event) -> Any:
     return epoch_millis(event.time) if type(event.time) is int else event.time
-
-
-def _image_text(image: Image | None) -> str | None:
-    return None if image is None else text_of(image)
 
 
 def change_decoder(dialect: Dialect, schema: pa.Schema, options: Mapping[str, str], rules: Rules) -> Decoder:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forebay.connectors.formats.batches import Mask
+from forebay.connectors.formats.batches import Mask, holds
 from forebay.connectors.formats.changes import UPDATE, Ops
 from forebay.connectors.formats.columns import Inexact
 
@@ -20,6 +20,8 @@ _OLD = b'"old"'
 def null_behind_old(values: pa.BinaryArray, updates: Mask) -> Mask:
     """Records whose `old` may hold an explicit null (or whose key 'old' is written with escapes)."""
     found = np.zeros(len(values), bool)
+    if not holds(values, b"null", anchor=1):
+        return found
     for i, value in zip(np.flatnonzero(updates).tolist(), values.filter(pa.array(updates)).to_pylist()):
         at = value.find(_OLD)
         found[i] = at < 0 or value.find(b"null", at) >= 0
