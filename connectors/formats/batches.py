@@ -134,7 +134,7 @@ class BatchDecoder(Decoder):
             record,
             () if self.skip_bad else tuple(dead_letter(records, i, reason) for i, reason in sorted(collected.dead)),
             tuple(_change(records, i, s) for i, s in sorted(collected.statements, key=lambda s: s[0])),
-            dict(collected.unknown),
+            {_whole(name) or "": count for name, count in collected.unknown.items()},
         )
 
     def _descend(self, values: pa.BinaryArray, at: Indices, parts: list[Part], collected: Collected) -> None:
@@ -292,7 +292,13 @@ def dead_letter(records: Records, i: int, reason: str) -> DeadLetter:
 
 def _change(records: Records, i: int, statement: Statement) -> SchemaChange:
     where = records.source_of(i), int(records.partitions[i]), int(records.offsets[i])
-    return SchemaChange(*where, statement.database, statement.table, statement.text, _timestamp(records, i))
+    database, table, text = _whole(statement.database), _whole(statement.table), _whole(statement.text) or ""
+    return SchemaChange(*where, database, table, text, _timestamp(records, i))
+
+
+def _whole(text: str | None) -> str | None:
+    """The text with halves of surrogate pairs replaced, so that every consumer can encode it."""
+    return text if text is None or text.isascii() else text.encode(errors="replace").decode()
 
 
 def split_schema(schema: pa.Schema, known: Mapping[str, pa.DataType]) -> tuple[pa.Schema, dict[str, str]]:

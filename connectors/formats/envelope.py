@@ -61,7 +61,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
 }
 OP_NAMES = {INSERT: "INSERT", UPDATE: "UPDATE", DELETE: "DELETE"}
 
-Column = Callable[["_Changes"], list[Any]]
+Column = Callable[[Event, Change, Mapping[str, Any]], Any]
 
 
 def check_columns(schema: pa.Schema, others: bool = False) -> None:
@@ -106,14 +106,15 @@ class EnvelopeDecoder(BatchDecoder):
 
     def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
         closer = pc.match_substring_regex(values, _INEXACT).to_numpy(zero_copy_only=False).copy()
-        found, record = _Changes(), list[int]()
-        interpret, loads = self._dialect.interpret, orjson.loads
+        # Only values are kept, no documents: a heap of live containers would keep Python's garbage collector busy.
+        lists: list[list[Any]] = [[] for _ in self._columns]
+        steps, record = [(kept.append, get) for kept, get in zip(lists, self._columns)], list[int]()
         for i, value in enumerate(values.to_pylist()):
             if closer[i]:
                 continue
             try:
-                document = loads(value)
-                event = interpret(document)
+                document = orjson.loads(value)
+                event = self._dialect.interpret(document)
             except (orjson.JSONDecodeError, Malformed):
                 closer[i] = True
                 continue
@@ -121,12 +122,10 @@ class EnvelopeDecoder(BatchDecoder):
                 closer[i] = True
                 continue
             for change in event.changes:
-                found.add(event, change, document)
+                for append, get in steps:
+                    append(get(event, change, document))
                 record.append(i)
-        try:
-            columns = [pa.array(column(found), f.type) for column, f in zip(self._columns, self.schema)]
-        except (Malformed, pa.ArrowException, ValueError):
-            raise Inexact from None
+        columns = [pa.array(kept, f.type) for kept, f in zip(lists, self.schema)]
         rows, at = rows_of(columns, self.schema, len(record)), np.array(record, np.int64)
         if missing_values(rows, at, len(values)) is not None:
             raise Inexact
@@ -138,9 +137,7 @@ class EnvelopeDecoder(BatchDecoder):
             return event.statement
         rows: Rows = []
         for change in event.changes:
-            one = _Changes()
-            one.add(event, change, document)
-            row = tuple([column(one)[0] for column in self._columns])
+            row = tuple([get(event, change, document) for get in self._columns])
             self._check(row)
             rows.append((1, row))
         return rows
@@ -153,43 +150,27 @@ _INEXACT = r'(?:"\s*:|[,\[])\s*-?\d+(?:[.eE]|\d{18})|\\u[dD][89a-fA-F]|[:,\[]\s*
 """Possibly a number, or half of a surrogate pair, that orjson would not keep as it is."""
 
 
-class _Changes:
-    """Changes with their events and documents, in parallel lists."""
-
-    __slots__ = ("changes", "documents", "events")
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.changes: list[Change] = []
-        self.documents: list[Mapping[str, Any]] = []
-
-    def add(self, event: Event, change: Change, document: Mapping[str, Any]) -> None:
-        self.events.append(event)
-        self.changes.append(change)
-        self.documents.append(document)
-
-
 def _column(field: pa.Field, key: str | None, dialect: Dialect) -> Column:
-    """How a column is made: a metadata column of `key`, one of the envelope's, or a further field of the document."""
+    """How a value is found: a metadata column of `key`, one of the envelope's, or a further field of the document."""
     convert = converter(field.type, Rules(null_on_error=True, epochs=True))
     if key is not None:
-        return lambda found: [convert(dialect.value(key, d)) for d in found.documents]
+        return lambda event, change, document: convert(dialect.value(key, document))
     match field.name:
         case "op":
-            return lambda found: [OP_NAMES[c.op] for c in found.changes]
+            return lambda event, change, document: OP_NAMES[change.op]
         case "event_time":
-            return lambda found: [convert(_time(e)) for e in found.events]
+            return lambda event, change, document: convert(_time(event))
         case "database_name":
-            return lambda found: [convert(e.database) for e in found.events]
+            return lambda event, change, document: convert(event.database)
         case "table_name":
-            return lambda found: [convert(e.table) for e in found.events]
+            return lambda event, change, document: convert(event.table)
         case "before":
-            return lambda found: [None if c.before is None else text_of(c.before) for c in found.changes]
+            return lambda event, change, document: None if change.before is None else text_of(change.before)
         case "after":
-            return lambda found: [None if c.after is None else text_of(c.after) for c in found.changes]
+            return lambda event, change, document: None if change.after is None else text_of(change.after)
         case "log_position":
-            return lambda found: [convert(dialect.position(d)) for d in found.documents]
-    return lambda found: [convert(d.get(field.name)) for d in found.documents]
+            return lambda event, change, document: convert(dialect.position(document))
+    return lambda event, change, document: convert(document.get(field.name))
 
 
 def _time(event: Event) -> Any:

@@ -65,3 +65,18 @@ def test_numbers_in_text_columns_are_read_in_columns_too() -> None:
         "9223372036854775807",
         "1000000000000000000",
     ]
+
+
+def test_half_surrogates_outside_of_columns_do_no_harm() -> None:
+    events = [
+        b'{"data":[{"id":1}],"type":"INSERT","database":"\\ud800","table":"t","\\udc00":1}',
+        b'{"isDdl":true,"type":"ALTER","sql":"\\ud800","database":"\\ud800","table":"t"}',
+        b'{"data":[{"id":1,"\\udc00":2}],"type":"INSERT","database":"d","table":"t"}',
+    ]
+    schema = pa.schema([("op", pa.string()), ("database_name", pa.string())])
+    envelope = decoder("canal-json", schema, envelope="true").decode(records(events))
+    assert envelope.batch.rows.column(1).to_pylist() == [None, "d"]
+    typed = decoder("canal-json", pa.schema([("id", pa.int64())])).decode(records(events))
+    assert typed.batch.num_rows == 2
+    for text in (*typed.unknown_fields, typed.schema_changes[0].statement, str(typed.schema_changes[0].database)):
+        assert text.encode()
