@@ -209,37 +209,49 @@ class JoinOperator(Operator):
             keep = np.flatnonzero(present(exists))
             yield side.shown.take(keep) if keep.size < side.shown.num_rows else side.shown
         if other.delta is not None and other.shown is not None:
-            for ids in self._affected(side, other, other.delta.rows, other.shown.rows):
-                yield from self._turned(ids, side, other, present)
+            if self._tests_pairs(other):
+                yield from self._turned_by_pairs(side, other, other.delta.rows, other.shown.rows, present)
+            else:
+                yield from self._turned_by_keys(side, other, other.delta.rows, present)
 
-    def _affected(self, side: _Side, other: _Side, stored: pa.RecordBatch, shown: pa.RecordBatch) -> Iterator[Ids]:
-        """Old rows of `side` whose existence the other side's changed rows may turn; each once."""
-        if self._tests_pairs(other):
-            found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
-            yield from _pieces(np.unique(np.concatenate(found))) if found else ()
-            return
+    def _turned_by_keys(
+        self, side: _Side, other: _Side, changed: pa.RecordBatch, present: Callable[[Mask], Mask]
+    ) -> Iterator[Batch]:
+        """Old rows of `side` whose key has got its first match in `other`, or lost its last one."""
         nulls = self._spec.null_equals_null
-        keys, columns = _distinct_keys(stored, other.keys), range(len(other.keys))
+        keys, columns = _distinct_keys(changed, other.keys), range(len(other.keys))
         hashes = other.rows.hash_keys(keys, columns)
         before, after = (
             other.rows.exists(keys, columns, v, nulls_match=nulls, hashes=hashes) for v in (other.old, other.new)
         )
         turned = np.flatnonzero(before != after)
-        if turned.size:
-            for _, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
-                yield ids
+        if not turned.size:
+            return
+        change = present(after[turned]).astype(np.int64) - present(before[turned])
+        for places, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
+            weights = _times(change[places], side.rows.weights_at(ids))
+            yield side.seen(Batch(side.rows.rows_at(ids), weights))[1]
 
-    def _turned(self, ids: Ids, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
-        """The changes of presence of these old rows of `side`."""
-        stored, shown = side.seen(Batch(side.rows.rows_at(ids), side.rows.weights_at(ids)))
-        was = present(self._exists(stored.rows, side, other, other.old))
-        now = present(self._exists(stored.rows, side, other, other.new))
-        turned = np.flatnonzero(was != now)
-        if turned.size:
-            weights = now[turned].astype(np.int64) - was[turned]
-            yield Batch(
-                _at(shown.rows, turned), _times(weights, None if shown.weights is None else shown.weights[turned])
-            )
+    def _turned_by_pairs(
+        self,
+        side: _Side,
+        other: _Side,
+        stored: pa.RecordBatch,
+        shown: pa.RecordBatch,
+        present: Callable[[Mask], Mask],
+    ) -> Iterator[Batch]:
+        """Old rows of `side` that pair with a changed row of `other` and whose existence turns."""
+        found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
+        for ids in _pieces(np.unique(np.concatenate(found))) if found else ():
+            rows, seen = side.seen(Batch(side.rows.rows_at(ids), side.rows.weights_at(ids)))
+            was = present(self._exists(rows.rows, side, other, other.old))
+            now = present(self._exists(rows.rows, side, other, other.new))
+            turned = np.flatnonzero(was != now)
+            if turned.size:
+                weights = now[turned].astype(np.int64) - was[turned]
+                yield Batch(
+                    _at(seen.rows, turned), _times(weights, None if seen.weights is None else seen.weights[turned])
+                )
 
     def _tests_pairs(self, other: _Side) -> bool:
         """Does a match take more than equal keys?"""
