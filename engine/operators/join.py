@@ -115,6 +115,7 @@ class JoinOperator(Operator):
         self._spec = spec
         self._left = left
         self._right = right
+        self._nulls: dict[bool, tuple[int, list[pa.Array]]] = {}
         if spec.null_aware and (spec.residual is not None or len(spec.left_keys) != 1):
             raise UnsupportedError(
                 "NOT IN with a correlated subquery cannot run continuously",
@@ -294,9 +295,19 @@ class JoinOperator(Operator):
     # -- shapes -------------------------------------------------------------------------------------------------
 
     def _padded(self, batch: Batch, is_left: bool) -> Batch:
-        other = self._right_schema if is_left else self._left_schema
-        nulls = pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, f.type) for f in other], names=other.names)
-        return batch.with_rows(_joined(batch.rows, nulls, is_left))
+        n = batch.num_rows
+        mine, nulls = batch.rows.columns, [a.slice(0, n) for a in self._nulls_for(n, is_left)]
+        columns = [*mine, *nulls] if is_left else [*nulls, *mine]
+        return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=self.schema))
+
+    def _nulls_for(self, rows: int, is_left: bool) -> list[pa.Array]:
+        """NULL columns of the other side, at least `rows` long, kept from batch to batch."""
+        held = self._nulls.get(is_left)
+        if held is None or held[0] < rows:
+            size = 1 << max(rows - 1, 63).bit_length()
+            other = self._right_schema if is_left else self._left_schema
+            held = self._nulls[is_left] = (size, [pa.nulls(size, f.type) for f in other])
+        return held[1]
 
     @staticmethod
     def _marked(batch: Batch, mark: bool) -> Batch:
@@ -304,11 +315,6 @@ class JoinOperator(Operator):
         return batch.with_rows(
             pa.RecordBatch.from_arrays([*batch.rows.columns, column], names=[*batch.schema.names, "mark"])
         )
-
-
-def _joined(mine: pa.RecordBatch, theirs: pa.RecordBatch, mine_is_left: bool) -> pa.RecordBatch:
-    columns = [*mine.columns, *theirs.columns] if mine_is_left else [*theirs.columns, *mine.columns]
-    return pa.RecordBatch.from_arrays(columns, names=[f"c{i}" for i in range(len(columns))])
 
 
 def _with_schema(batch: Batch, schema: pa.Schema) -> Batch:
