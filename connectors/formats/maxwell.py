@@ -118,8 +118,9 @@ class MaxwellDialect(Dialect):
         closer = closer | no_data | (updates & no_old)
         closer |= null_behind_old(values, updates & ~closer)
         record = np.flatnonzero(~closer)
-        after = data.take(pa.array(record))
-        before = overlay(after, old.take(pa.array(record[updates[record]])), op[record])
+        after = data if len(record) == len(op) else data.take(pa.array(record))
+        changed = record[updates[record]]
+        before = overlay(after, old if len(changed) == len(op) else old.take(pa.array(changed)), op[record])
         return Columns(record, op[record], before, after, closer)
 
 

@@ -115,9 +115,10 @@ class OdsDialect(Dialect):
             keep = matching(chunk(table.column(name)), pattern)
             op, closer = (op * keep).astype(op.dtype), closer & keep
         record = np.flatnonzero(op != NOTHING)
-        before, after = chunk(table.column("before")), chunk(table.column("after"))
-        at = pa.array(record)
-        return Columns(record, op[record], before.take(at), after.take(at), closer)
+        images = [chunk(table.column(name)) for name in ("before", "after")]
+        if len(record) < len(op):
+            images = [image.take(pa.array(record)) for image in images]
+        return Columns(record, op[record], images[0], images[1], closer)
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -99,6 +99,8 @@ def _chosen(registry: Registry, spec: TableSpec, name: str, prefixes: Sequence[s
     given = {o.removeprefix(p): v for p in prefixes for o, v in spec.options.items() if o.startswith(p)}
     check_options(given, format_.options, (), f"format '{name}'")
     defaults = {o.name: o.default for o in format_.options if o.default is not None}
+    if given.get("envelope", "false").lower() == "true":
+        format_ = replace(format_, changelog=Changelog.APPEND)  # its rows are the changes themselves
     if format_.changelog is not Changelog.APPEND and spec.primary_key:
         defaults |= {"changelog.upsert": "true", "changelog.key": ";".join(spec.primary_key)}
     return ChosenFormat(format_, defaults | given)

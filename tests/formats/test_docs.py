@@ -137,6 +137,12 @@ def test_one_table_of_the_mixed_topic() -> None:
     assert not any(f.dead for f in polls)
 
 
+@pytest.mark.parametrize(("name", "expected"), [("ods", Changelog.APPEND), ("ods_clicks", Changelog.RETRACT)])
+def test_what_the_sinks_of_the_page_take(name: str, expected: Changelog) -> None:
+    changelog_of = REGISTRY.connector("log").sink_changelog
+    assert changelog_of is not None and changelog_of(spec(name)) is expected
+
+
 def test_the_options_of_the_page_are_known() -> None:
     for created in STATEMENTS:
         if isinstance(created, CreateTable):
