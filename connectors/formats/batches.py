@@ -147,18 +147,20 @@ class BatchDecoder(Decoder):
                 continue
             taken = values if len(at) == len(values) else values.take(pa.array(at))
             try:
-                samples = self._sample(taken, collected)
+                samples = self._sample(taken)
                 part, closer = self.read_columns(taken, samples)
             except Inexact:
                 refusals += 1
                 middle = len(at) // 2
                 pending += [at[middle:], at[:middle]]
                 continue
+            for document in samples:
+                collected.unknown.update(self.unknown_fields(document))
             parts.append(Part(part.rows, at[part.record], part.weights))
             if closer is not None and closer.any():
                 self._one_by_one(values, at[closer], collected)
 
-    def _sample(self, values: pa.BinaryArray, collected: Collected) -> list[Mapping[str, Any]]:
+    def _sample(self, values: pa.BinaryArray) -> list[Mapping[str, Any]]:
         documents = list[Mapping[str, Any]]()
         for i in np.unique(np.linspace(0, len(values) - 1, SAMPLES, dtype=np.int64)).tolist():
             try:
@@ -168,7 +170,6 @@ class BatchDecoder(Decoder):
             if document is None:
                 continue
             documents.append(document)
-            collected.unknown.update(self.unknown_fields(document))
         return documents
 
     def _one_by_one(self, values: pa.BinaryArray, at: Indices, collected: Collected) -> None:
