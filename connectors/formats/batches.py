@@ -149,7 +149,7 @@ class BatchDecoder(Decoder):
             try:
                 samples = self._sample(taken)
                 part, closer = self.read_columns(taken, samples)
-            except Inexact:
+            except (Inexact, pa.ArrowInvalid):
                 refusals += 1
                 middle = len(at) // 2
                 pending += [at[middle:], at[:middle]]

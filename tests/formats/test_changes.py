@@ -225,3 +225,22 @@ def test_debezium_with_schema_goes_through_columns_too() -> None:
     for option in ("true", "false"):
         decoded = decoder("debezium-json", SCHEMA, schema_include=option).decode(records(values))
         assert not decoded.dead and rows(decoded) == RETRACTED * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "field"),
+    [
+        ("debezium-json", "ingestion-timestamp", "ts_ms"),
+        ("canal-json", "event-timestamp", "es"),
+        ("maxwell-json", "ingestion-timestamp", "ts"),
+        ("ogg-json", "event-timestamp", "op_ts"),
+        ("debezium-json", "source.table", "source"),
+    ],
+)
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**64, "x", None, {"ts_ms": []}, [1]])
+def test_odd_metadata_is_null_and_harms_no_row(name: str, key: str, field: str, value: Any) -> None:
+    type_ = pa.string() if key == "source.table" else pa.timestamp("us", tz="UTC")
+    made = decoder(name, pa.schema([*SCHEMA, meta("m", key, type_)]))
+    odd = made.decode(records(encode([{**e, field: value} for e in LIFE[name]] * 10)))
+    assert not odd.dead
+    assert rows(odd) == [(w, (*row, None)) for w, row in RETRACTED] * 10
