@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests: one real Kafka broker per run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.kafka.broker import Broker, missing
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A running broker. Where Java or Maven are missing tests skip, except in continuous integration."""
+    lacking = missing()
+    if lacking and os.environ.get("CI") != "true":
+        pytest.skip(f"the Kafka broker needs {lacking}")
+    running = Broker(tmp_path_factory.mktemp("kafka"))
+    running.start()
+    yield running
+    running.stop()
