@@ -112,13 +112,16 @@ class Broker:
 
     def create_topic(self, name: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
         topic = NewTopic(name, partitions, 1, config=config or {})
-        self.admin().create_topics([topic])[name].result()
+        admin = self.admin()  # a future fails once its client is gone
+        admin.create_topics([topic])[name].result()
 
     def grow(self, name: str, partitions: int) -> None:
-        self.admin().create_partitions([NewPartitions(name, partitions)])[name].result()
+        admin = self.admin()
+        admin.create_partitions([NewPartitions(name, partitions)])[name].result()
 
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Remove the records before an offset, as retention does."""
         at = TopicPartition(topic, partition, before)
-        for future in self.admin().delete_records([at]).values():
+        admin = self.admin()
+        for future in admin.delete_records([at]).values():
             future.result()
