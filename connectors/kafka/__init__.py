@@ -1,0 +1,31 @@
+"""The connectors `kafka` and `upsert-kafka`: topics of an Apache Kafka cluster as tables, read under Flink's option names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from forebay.connectors import records
+from forebay.connectors.kafka import options as o
+from forebay.connectors.kafka.source import KafkaSource
+from forebay.engine.connector import Connector, Registry, TableSpec
+
+
+def register(registry: Registry) -> None:
+    """Make `'connector' = 'kafka'` and `'upsert-kafka'` known."""
+
+    def source(spec: TableSpec, upsert: bool) -> KafkaSource:
+        records.check_metadata(spec)
+        return KafkaSource(spec, records.RecordDecoder(registry, spec, upsert), upsert)
+
+    plain = Connector(
+        "kafka",
+        o.OPTIONS,
+        source=lambda spec: source(spec, upsert=False),
+        option_prefixes=(o.PREFIX,),
+        uses_format=True,
+        metadata=records.METADATA,
+    )
+    registry.connectors["kafka"] = plain
+    registry.connectors["upsert-kafka"] = replace(
+        plain, name="upsert-kafka", options=o.UPSERT_OPTIONS, source=lambda spec: source(spec, upsert=True)
+    )

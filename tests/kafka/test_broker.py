@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+
 from tests.servers.kafka.broker import Broker
 
 pytestmark = pytest.mark.kafka
