@@ -201,13 +201,13 @@ def to_double(row, at):
     sign, x0, x1, x2 = magnitude(x0, x1, x2)
     m, shift = rounded(x0, x1, x2)
     exponent = row[at + 3] - _BIAS - 1075
-    high = math.ldexp(np.float64(m), shift + exponent) * sign
+    high = math.ldexp(np.float64(m), int(shift + exponent)) * sign
     y0, y1, y2 = shift_left(m, _ZERO, _ZERO, shift)
     y0, y1, y2 = negate(y0, y1, y2)
     y0, y1, y2 = add(x0, x1, x2, y0, y1, y2)
     sign2, y0, y1, y2 = magnitude(y0, y1, y2)
     m, shift = rounded(y0, y1, y2)
-    return high, math.ldexp(np.float64(m), shift + exponent) * (sign * sign2)
+    return high, math.ldexp(np.float64(m), int(shift + exponent)) * (sign * sign2)
 
 
 @routine

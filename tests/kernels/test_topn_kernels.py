@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from forebay.kernels import topn
 
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # words wrap, also when not compiled
 settings.register_profile("kernels", deadline=None)
 settings.load_profile("kernels")
 
