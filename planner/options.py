@@ -1,0 +1,125 @@
+"""Session options (SET): names, types, defaults; durations and sizes as Flink writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from forebay.engine.errors import OptionError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOption:
+    """`kind`: duration, size, int, string or bool."""
+
+    name: str
+    kind: str
+    default: str
+    doc: str
+    choices: tuple[str, ...] = ()
+
+
+SESSION_OPTIONS = {
+    o.name: o
+    for o in (
+        SessionOption("execution.checkpointing.interval", "duration", "5 s", "time between checkpoints"),
+        SessionOption("execution.latency", "duration", "50 ms", "how long rows may wait to be processed together"),
+        SessionOption("memory.budget", "size", "2GB", "memory for state, caches and queues of the warehouse"),
+        SessionOption("pipeline.name", "string", "", "name of the next job; empty: derived from its sink"),
+        SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job pauses"),
+        SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
+        SessionOption(
+            "table.exec.error-handling", "string", "fail", "what a row does whose evaluation fails", ("fail", "dead-letter")
+        ),
+        SessionOption("table.exec.source.idle-timeout", "duration", "0 ms", "a split silent for so long holds no watermark (0: never)"),
+        SessionOption("table.exec.state.ttl", "duration", "0 ms", "how long idle state is kept (0: for ever)"),
+        SessionOption("table.local-time-zone", "string", "UTC", "time zone of TIMESTAMP_LTZ in text"),
+        SessionOption("watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"),
+    )
+}
+
+_DURATIONS = {
+    "": 1000, "ns": 1e-3, "us": 1, "ms": 1000, "s": 10**6, "sec": 10**6, "second": 10**6, "seconds": 10**6,
+    "min": 60 * 10**6, "m": 60 * 10**6, "minute": 60 * 10**6, "minutes": 60 * 10**6, "h": 3600 * 10**6,
+    "hour": 3600 * 10**6, "hours": 3600 * 10**6, "d": 86400 * 10**6, "day": 86400 * 10**6, "days": 86400 * 10**6,
+}  # fmt: skip
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30, "t": 1 << 40, "tb": 1 << 40}
+_NUMBER = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*$")
+
+
+def duration(text: str) -> int:
+    """'5 s', '10 min', '1d', '500ms' in µs; a bare number is milliseconds.
+
+    Raises:
+        OptionError: it is no duration.
+    """
+    return int(_scaled(text, _DURATIONS, "a duration such as '5 s', '500 ms' or '1 d'"))
+
+
+def size(text: str) -> int:
+    """'1GB', '512 mb' in bytes.
+
+    Raises:
+        OptionError: it is no size.
+    """
+    return int(_scaled(text, _SIZES, "a size such as '512MB' or '2GB'"))
+
+
+def _scaled(text: str, units: Mapping[str, float], wanted: str) -> float:
+    found = _NUMBER.match(text)
+    if found is None or found.group(2).lower() not in units:
+        raise OptionError(f"'{text}' is not {wanted}")
+    return float(found.group(1)) * units[found.group(2).lower()]
+
+
+class Options:
+    """The options of a session."""
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        self.given: dict[str, str] = {}
+        for name, value in (given or {}).items():
+            self.set(name, value)
+
+    def set(self, name: str, value: str) -> None:
+        """Set an option.
+
+        Raises:
+            OptionError: it is unknown or the value does not fit.
+        """
+        option = self._option(name)
+        if option.kind == "duration":
+            duration(value)
+        elif option.kind == "size":
+            size(value)
+        if option.choices and value not in option.choices:
+            raise OptionError(f"option '{name}' cannot be '{value}'", hint=f"one of: {', '.join(option.choices)}")
+        self.given[name] = value
+
+    def reset(self, name: str | None) -> None:
+        """Back to the default: one option, or all."""
+        if name is None:
+            self.given.clear()
+        else:
+            self._option(name)
+            self.given.pop(name, None)
+
+    def get(self, name: str) -> str:
+        """The value as text."""
+        return self.given.get(name, self._option(name).default)
+
+    def micros(self, name: str) -> int:
+        """A duration in µs."""
+        return duration(self.get(name))
+
+    def bytes(self, name: str) -> int:
+        """A size in bytes."""
+        return size(self.get(name))
+
+    @staticmethod
+    def _option(name: str) -> SessionOption:
+        if name not in SESSION_OPTIONS:
+            close = nearest(name, SESSION_OPTIONS)
+            hint = f"did you mean '{close}'?" if close else "SET lists the options"
+            raise OptionError(f"unknown option '{name}'", hint=hint)
+        return SESSION_OPTIONS[name]
