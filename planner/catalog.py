@@ -87,7 +87,7 @@ class Table:
         hint = f"did you mean {close}?" if close else f"columns: {', '.join(c.name for c in self.columns)}"
         raise CatalogError(f"table {self.name} has no column '{name}'", hint=hint)
 
-    def spec(self, *, options: Mapping[str, str] = {}, for_sink: bool = False, **more: object) -> TableSpec:  # noqa: B006
+    def spec(self, *, options: Mapping[str, str] = {}, for_sink: bool = False, **more: object) -> TableSpec:
         """The table as a connector sees it; `options` of a hint win."""
         columns = [c for c in self.columns if c.expression is None and not (for_sink and c.virtual)]
         return TableSpec(

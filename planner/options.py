@@ -32,7 +32,7 @@ SESSION_OPTIONS = {
         SessionOption(
             "table.exec.error-handling", "string", "fail", "what a row does whose evaluation fails", ("fail", "dead-letter")
         ),
-        SessionOption("table.exec.source.idle-timeout", "duration", "0 ms", "a split silent for so long holds no watermark (0: never)"),
+        SessionOption("table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"),
         SessionOption("table.exec.state.ttl", "duration", "0 ms", "how long idle state is kept (0: for ever)"),
         SessionOption("table.local-time-zone", "string", "UTC", "time zone of TIMESTAMP_LTZ in text"),
         SessionOption("watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"),
@@ -44,7 +44,8 @@ _DURATIONS = {
     "min": 60 * 10**6, "m": 60 * 10**6, "minute": 60 * 10**6, "minutes": 60 * 10**6, "h": 3600 * 10**6,
     "hour": 3600 * 10**6, "hours": 3600 * 10**6, "d": 86400 * 10**6, "day": 86400 * 10**6, "days": 86400 * 10**6,
 }  # fmt: skip
-_SIZES = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30, "t": 1 << 40, "tb": 1 << 40}
+_POWERS = {"k": 10, "m": 20, "g": 30, "t": 40}
+_SIZES = {"": 1, "b": 1, **{k + b: 1 << p for k, p in _POWERS.items() for b in ("", "b")}}
 _NUMBER = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*$")
 
 

@@ -1,0 +1,615 @@
+"""What each statement does: to the catalog, to the dataflow, to the tables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sqlglot import exp
+
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Registry
+from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
+from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime.driver import describe_error
+from forebay.engine.runtime.job import Status
+from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
+from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.runtime.warehouse import Warehouse
+from forebay.engine.serve.snapshot import Snapshots
+from forebay.planner import statements as st
+from forebay.planner.assign import assigned
+from forebay.planner.catalog import (
+    Catalog,
+    JobDefinition,
+    MaterializedView,
+    Table,
+    View,
+    altered,
+    define,
+)
+from forebay.planner.changelog import infer
+from forebay.planner.dialect.script import parse
+from forebay.planner.explain import explain
+from forebay.planner.functions import session_context
+from forebay.planner.nodes import Node, Scan, Traits
+from forebay.planner.options import Options
+from forebay.planner.physical import Lowering
+from forebay.relations import Relations
+from forebay.result import ChangeStream, Result
+from forebay.show import show
+from forebay.snapshots import SnapshotQueries
+
+
+class TableOutlet(Outlet):
+    """INSERT INTO an embedded table by a running job: its changes are applied in the next epoch."""
+
+    def __init__(self, queue: Callable[[list[Batch]], None]) -> None:
+        self._queue = queue
+        self._open: list[Batch] = []
+
+    def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
+        self._open.extend(batches)
+
+    def commit(self) -> None:
+        if self._open:
+            self._queue(self._open)
+            self._open = []
+
+    def rollback(self) -> None:
+        self._open = []
+
+
+class Executor:
+    """Carries statements out against one warehouse. Callers hold the connection's lock."""
+
+    def __init__(
+        self, warehouse: Warehouse, catalog: Catalog, relations: Relations, options: Options, registry: Registry
+    ) -> None:
+        self.warehouse = warehouse
+        self.driver = warehouse.driver
+        self.catalog = catalog
+        self.relations = relations
+        self.options = options
+        self.registry = registry
+        self.queries = SnapshotQueries(self.driver, relations, Snapshots())
+        self._streams = 0
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def open(self, *, resume: bool) -> None:
+        """Load the catalog and the last checkpoint, place every job, replay DML."""
+        import json
+
+        saved = self.warehouse.load_catalog()
+        if saved is None:
+            return
+        value = json.loads(saved)
+        restored = self.warehouse.read_checkpoint()
+        for name, option in value["options"].items():
+            self.options.given.setdefault(name, option)
+        jobs = {j["name"]: j for j in value["jobs"]}
+        for ddl in value["relations"]:
+            self._reopen(parse(ddl)[0], restored.placements, restored.scans, resume)
+        for name, job in jobs.items():
+            if name not in self.catalog.relations and resume:
+                self._restart(name, parse(job["sql"])[0], restored.placements.get(name), restored.scans)
+        self.warehouse.load_states()
+        self.warehouse.replay_dml()
+
+    def _reopen(
+        self, statement: st.Statement, placements: Mapping[str, Any], scans: Mapping[str, Any], resume: bool
+    ) -> None:
+        match statement:
+            case st.CreateTable():
+                table = define(statement, self.catalog, self.registry, self.relations.types)
+                self.catalog.add(table)
+                if table.embedded:
+                    self._add_table_node(table)
+            case st.CreateView():
+                self._create_view(statement)
+            case st.CreateMaterializedView():
+                self._materialize(statement, placements.get(statement.name), scans)
+
+    def _restart(
+        self, name: str, statement: st.Statement, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
+    ) -> None:
+        assert isinstance(statement, st.Insert | st.StatementSet)
+        inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
+        self._start_job(name, statement.sql, inserts, placement, scans)
+
+    def save(self) -> None:
+        """Make the catalog durable."""
+        self.warehouse.save_catalog(self.catalog.to_json(self.options.given))
+
+    # -- dispatch -----------------------------------------------------------------------------------------------
+
+    @functools.singledispatchmethod
+    def run(self, statement: st.Statement) -> Result:
+        """Carry out one statement."""
+        raise UnsupportedError(f"{type(statement).__name__} is not supported")
+
+    # -- definitions --------------------------------------------------------------------------------------------
+
+    @run.register
+    def _create_table(self, statement: st.CreateTable) -> Result:
+        if statement.if_not_exists and statement.name in self.catalog.relations:
+            return Result(message=f"table {statement.name} exists already")
+        table = define(statement, self.catalog, self.registry, self.relations.types)
+        self.catalog.add(table)
+        if table.embedded:
+            self._add_table_node(table)
+        self.save()
+        return Result(message=f"table {table.name} created")
+
+    def _add_table_node(self, table: Table) -> None:
+        schema = table.schema()
+        key = tuple(schema.get_field_index(k) for k in table.primary_key)
+        with self.driver.boundary() as flow:
+            flow.add_relation(table.name, TableOperator(schema, key))
+        self.queries.snapshots.forget(table.name)
+
+    @run.register
+    def _create_view(self, statement: st.CreateView) -> Result:
+        if statement.if_not_exists and statement.name in self.catalog.relations:
+            return Result(message=f"view {statement.name} exists already")
+        self.relations.binder().bind(statement.query, statement.sql)
+        view = View(statement.name, statement.query_sql, statement.columns, statement.temporary, statement.comment)
+        self.catalog.add(view, replace_=statement.replace and isinstance(self.catalog.relations.get(view.name), View))
+        self.save()
+        return Result(message=f"view {view.name} created")
+
+    @run.register
+    def _create_materialized_view(self, statement: st.CreateMaterializedView) -> Result:
+        if statement.if_not_exists and statement.name in self.catalog.relations:
+            return Result(message=f"materialized view {statement.name} exists already")
+        self._materialize(statement, None, {})
+        self.save()
+        return Result(message=f"materialized view {statement.name} created")
+
+    def _materialize(
+        self, statement: st.CreateMaterializedView, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
+    ) -> None:
+        name = statement.name
+        if name in self.catalog.relations:
+            raise CatalogError(f"{name} already exists", hint="CREATE MATERIALIZED VIEW IF NOT EXISTS, or DROP it first")
+        node = self._bind(statement.query, statement.sql, statement.columns)
+        lowering, traits = self._lowering(node)
+        keys = traits(node).keys
+        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        view = MaterializedView(
+            name, statement.query_sql, node.schema, key, statement.columns, statement.options, statement.comment
+        )
+        plan = lowering.view(name, node)
+        self._attach(name, plan, placement, scans)
+        self.catalog.add(view)
+        self.catalog.jobs[name] = JobDefinition(name, statement.sql, dict(self.options.given), _tables(node), (name,))
+        self.queries.snapshots.forget(name)
+
+    def _bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
+        node = self.relations.binder().bind(query, sql)
+        if not columns:
+            return node
+        if len(columns) != len(node.schema):
+            raise SqlError(f"{len(columns)} column names are given, the query has {len(node.schema)} columns")
+        from dataclasses import replace
+
+        return replace(node, schema=pa.schema([f.with_name(n) for f, n in zip(node.schema, columns)]))
+
+    def _lowering(self, *roots: Node) -> tuple[Lowering, Callable[[Node], Traits]]:
+        found: dict[int, Traits] = {}
+        for root in roots:
+            found.update(infer(root, self.relations))
+
+        def traits(node: Node) -> Traits:
+            return found[id(node)]
+
+        return Lowering(self.relations, session_context(), traits), traits
+
+    def _attach(
+        self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
+    ) -> None:
+        self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)
+
+    @run.register
+    def _drop(self, statement: st.Drop) -> Result:
+        name, kind = statement.name, statement.kind
+        if kind == "JOB":
+            if name not in self.catalog.jobs and statement.if_exists:
+                return Result(message=f"there is no job {name}")
+            if name in self.catalog.relations:
+                raise CatalogError(f"{name} is a materialized view", hint=f"DROP MATERIALIZED VIEW {name}")
+            self._job(name)
+            self.remove_job(name)
+            return Result(message=f"job {name} dropped")
+        if kind == "FUNCTION":
+            raise UnsupportedError("functions live as long as the process", hint="define it again to replace it")
+        if name not in self.catalog.relations and statement.if_exists:
+            return Result(message=f"there is no {kind.lower()} {name}")
+        found = self.catalog.drop(kind, name)
+        if isinstance(found, MaterializedView):
+            self.driver.detach(name)
+            del self.catalog.jobs[name]
+        elif isinstance(found, Table) and found.embedded:
+            with self.driver.boundary() as flow:
+                flow.drop_relation(name)
+        self.queries.snapshots.forget(name)
+        self.save()
+        return Result(message=f"{kind.lower()} {name} dropped")
+
+    @run.register
+    def _alter_table(self, statement: st.AlterTable) -> Result:
+        table = self.catalog.table(statement.name)
+        changed = altered(table, statement, self.registry, self.relations.types)
+        if table.embedded and statement.action not in ("RENAME TO",):
+            self._alter_embedded(table, changed, statement)
+        elif table.embedded:
+            raise UnsupportedError("an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it")
+        if changed.name != table.name:
+            if changed.name in self.catalog.relations:
+                raise CatalogError(f"{changed.name} already exists")
+            del self.catalog.relations[table.name]
+        self.catalog.relations[changed.name] = changed
+        self.save()
+        return Result(message=f"table {table.name} altered")
+
+    def _alter_embedded(self, table: Table, changed: Table, statement: st.AlterTable) -> None:
+        """Rebuild an embedded table under its new columns; nothing may be reading it."""
+        readers = self.catalog.dependents(table.name)
+        if readers:
+            raise UnsupportedError(
+                f"{table.name} is read by {', '.join(readers)}", hint="drop them first, alter the table, create them again"
+            )
+        rows = self.queries.contents(table.name)
+        old_names = dict(zip(statement.names[1:], statement.names[:1])) if statement.action == "RENAME COLUMN" else {}
+        columns = []
+        for field in changed.schema():
+            source = old_names.get(field.name, field.name)
+            known = rows.schema.get_field_index(source) >= 0
+            columns.append(rows.column(source).cast(field.type) if known else pa.nulls(rows.num_rows, field.type))
+        with self.driver.boundary() as flow:
+            flow.drop_relation(table.name)
+            self._add_table_node(changed)
+            self.catalog.relations[table.name] = changed
+            self._write(table.name, pa.Table.from_arrays(columns, schema=changed.schema()))
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    @run.register
+    def _insert(self, statement: st.Insert) -> Result:
+        table = self.catalog.table(statement.target)
+        node = self._assigned(statement, table)
+        if table.embedded and self.queries.can_answer(node):
+            return self._insert_now(table, node)
+        name = self._job_name(f"insert_into_{table.name}")
+        return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+
+    @run.register
+    def _statement_set(self, statement: st.StatementSet) -> Result:
+        name = self._job_name("insert_into_" + "_".join(dict.fromkeys(i.target for i in statement.inserts)))
+        return self._start_job(name, statement.sql, statement.inserts, None, {}, save=True)
+
+    def _assigned(self, statement: st.Insert, table: Table) -> Node:
+        query = self.relations.binder().bind(statement.query, statement.sql)
+        return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
+
+    def _job_name(self, base: str) -> str:
+        name = self.options.get("pipeline.name") or base
+        self.options.given.pop("pipeline.name", None)
+        number, free = 2, name
+        while free in self.catalog.jobs:
+            free, number = f"{name}_{number}", number + 1
+        return free
+
+    def _start_job(
+        self,
+        name: str,
+        sql: str,
+        inserts: tuple[st.Insert, ...],
+        placement: Mapping[str, str] | None,
+        scans: Mapping[str, Any],
+        *,
+        save: bool = False,
+    ) -> Result:
+        nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
+        lowering, _ = self._lowering(*nodes)
+        outputs = tuple(self._output(lowering, name, n, i, node) for n, (i, node) in enumerate(zip(inserts, nodes)))
+        self._attach(name, JobPlan(outputs), placement, scans)
+        reads = tuple(t for node in nodes for t in _tables(node))
+        writes = tuple(i.target for i in inserts)
+        self.catalog.jobs[name] = JobDefinition(name, sql, dict(self.options.given), reads, writes)
+        if save:
+            self.save()
+        return Result(message=f"job {name} started")
+
+    def _output(self, lowering: Lowering, job: str, number: int, insert: st.Insert, node: Node) -> Any:
+        table = self.catalog.table(insert.target)
+        label = f"{job}-{number}-{table.name}"
+        if table.embedded:
+            return lowering.output(
+                label, node, lambda: TableOutlet(lambda batches: self.driver.queue(table.name, batches))
+            )
+        spec = OutboxSpec(
+            label,
+            lambda: self.relations.sink(table, insert.options, label),
+            node.schema,
+            self.warehouse.outbox_directory(label),
+            self.warehouse.files,
+            self.options.bytes("sink.outbox.max"),
+        )
+        restored = self.warehouse.restored.outboxes.get(label)
+
+        def outlet() -> Outlet:
+            return Outbox(spec, self.driver.checkpoint_id + 1, restored)
+
+        key = tuple(node.schema.get_field_index(k) for k in table.primary_key)
+        changelog = self.relations.sink_changelog(table, insert.options)
+        return lowering.sink(label, node, changelog, key, outlet)
+
+    def remove_job(self, name: str) -> None:
+        """Take a job out of the dataflow and the catalog."""
+        self.driver.detach(name)
+        self.catalog.jobs.pop(name, None)
+        self.save()
+
+    def _job(self, name: str) -> JobDefinition:
+        if name not in self.catalog.jobs:
+            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
+        return self.catalog.jobs[name]
+
+    @run.register
+    def _control_job(self, statement: st.ControlJob) -> Result:
+        self._job(statement.name)
+        if statement.action == "RESUME":
+            self.driver.resume(statement.name)
+            return Result(message=f"job {statement.name} resumed")
+        self.driver.checkpoint_now(30)
+        self.remove_job(statement.name)
+        return Result(message=f"job {statement.name} stopped")
+
+    def caught_up(self, name: str) -> bool:
+        """Whether a job's bounded inputs are consumed and shown; unbounded ones never are."""
+        job = self.driver.jobs.get(name)
+        if job is None or not job.alive:
+            return True
+        nodes = self.driver.flow.nodes_of(name)
+        return not any(n.scan is not None for n in nodes) and job.status is Status.RUNNING
+
+    # -- rows ---------------------------------------------------------------------------------------------------
+
+    def _insert_now(self, table: Table, node: Node) -> Result:
+        with self.driver.boundary():
+            rows = self.queries.answer(node)
+            return self._write(table.name, rows)
+
+    def _write(self, name: str, puts: pa.Table, takes: pa.Table | None = None) -> Result:
+        """Change an embedded table: first rows that go, then rows that come."""
+        parts = [t for t in (takes, puts) if t is not None and t.num_rows]
+        if not parts:
+            return Result(message="0 rows changed", rowcount=0)
+        whole = pa.concat_tables([p.cast(puts.schema) for p in parts]).combine_chunks()
+        gone = takes.num_rows if takes is not None else 0
+        weights = np.ones(whole.num_rows, np.int64)
+        weights[:gone] = -1
+        failed = self.driver.feed(name, Batch(whole.to_batches()[0], weights))
+        result = Result(message=f"{max(puts.num_rows, gone)} rows changed", rowcount=max(puts.num_rows, gone))
+        late = [j for j in self.driver.jobs.values() if j.status in (Status.FAILED, Status.RESTARTING)]
+        result.warnings += [
+            f"job {j.name} does not show it: {describe_error(j.error)}"
+            for j in late
+            if j.error is not None and (j.name in failed or name in self.catalog.jobs[j.name].reads)
+        ]
+        return result
+
+    @run.register
+    def _update(self, statement: st.Update) -> Result:
+        table = self._embedded(statement.target)
+        names = [c.name for c in table.columns]
+        values = dict(statement.assignments)
+        for column in values:
+            table.column(column)
+        olds = [exp.column(n, quoted=True).as_(f"old{i}") for i, n in enumerate(names)]
+        news = [values.get(n, exp.column(n, quoted=True)).copy() for n in names]
+        query = exp.select(*olds, *(e.as_(f"new{i}") for i, e in enumerate(news))).from_(_table(table.name))
+        with self.driver.boundary():
+            node = self.relations.binder().bind(_where(query, statement.where), statement.sql)
+            rows = self.queries.answer(node)
+            width = len(names)
+            schema = table.schema()
+            old = pa.Table.from_arrays(rows.columns[:width], schema=schema)
+            new = self._checked_types(rows, width, table, statement)
+            return self._write(table.name, new, old)
+
+    def _checked_types(self, rows: pa.Table, width: int, table: Table, statement: st.Update) -> pa.Table:
+        columns = []
+        for column, field in zip(rows.columns[width:], table.schema()):
+            try:
+                columns.append(column.cast(field.type))
+            except pa.ArrowInvalid as error:
+                raise SqlError(f"column {field.name} is {field.type}: {error}", sql=statement.sql) from error
+            if not field.nullable and column.null_count:
+                raise SqlError(f"column {field.name} of {table.name} is NOT NULL", sql=statement.sql)
+        return pa.Table.from_arrays(columns, schema=table.schema())
+
+    @run.register
+    def _delete(self, statement: st.Delete) -> Result:
+        table = self._embedded(statement.target)
+        query = exp.select(*(exp.column(c.name, quoted=True) for c in table.columns)).from_(_table(table.name))
+        with self.driver.boundary():
+            node = self.relations.binder().bind(_where(query, statement.where), statement.sql)
+            rows = self.queries.answer(node)
+            old = pa.Table.from_arrays(rows.columns, schema=table.schema())
+            return self._write(table.name, old.slice(0, 0), old)
+
+    def _embedded(self, name: str) -> Table:
+        table = self.catalog.table(name)
+        if not table.embedded:
+            raise UnsupportedError(
+                f"{name} belongs to connector '{table.options['connector']}': rows in it cannot be updated or deleted",
+                hint="UPDATE and DELETE work on embedded tables (no 'connector' option)",
+            )
+        return table
+
+    # -- queries ------------------------------------------------------------------------------------------------
+
+    @run.register
+    def _query(self, statement: st.Query) -> Result:
+        return Result(self.queries.query(statement, self.collect))
+
+    def collect(self, node: Node) -> pa.Table:
+        """The result of a query over bounded inputs, run as a job to its end.
+
+        Raises:
+            UnsupportedError: an input never ends.
+        """
+        from forebay.engine.consolidate import consolidate
+        from forebay.engine.serve.snapshot import expand
+
+        if not self.queries.bounded(node):
+            raise UnsupportedError(
+                "the query reads an input that never ends",
+                hint="stream it: Connection.stream(query); or keep its result: CREATE MATERIALIZED VIEW v AS ...",
+            )
+        got: list[Batch] = []
+        name = self._run_aside(node, lambda: StreamOutlet(got.extend, lambda: None))
+        try:
+            self.driver.wait(lambda: not self.driver.jobs[name].alive, None)
+            job = self.driver.jobs[name]
+            if job.status is Status.FAILED and job.error is not None:
+                raise job.error
+        finally:
+            self.driver.detach(name)
+        net = consolidate(got)
+        rows = [] if net is None else [expand(net)]
+        return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=node.schema) for r in rows], node.schema)
+
+    def _run_aside(self, node: Node, outlet: Callable[[], Outlet]) -> str:
+        self._streams += 1
+        name = f"query-{self._streams}"
+        lowering, _ = self._lowering(node)
+        self._attach(name, JobPlan((lowering.output(name, node, outlet),)), None, {})
+        return name
+
+    def stream(self, sql: str) -> ChangeStream:
+        """A continuous query."""
+        statements = parse(sql)
+        if len(statements) != 1 or not isinstance(statements[0], st.Query):
+            raise SqlError("stream takes one query")
+        node = self._bind(statements[0].query, sql)
+        names: list[str] = []
+        stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]) if names else None)
+        names.append(self._run_aside(node, lambda: StreamOutlet(stream.deliver, stream.end)))
+        return stream
+
+    def lookup(self, relation: str, key: Any) -> dict[str, Any] | None:
+        """A row by primary key."""
+        found = self.catalog.find(relation)
+        if isinstance(found, View) or not found.primary_key:
+            raise CatalogError(
+                f"{relation} has no key to look rows up by", hint="a materialized view has one if its query groups by it"
+            )
+        return self.queries.lookup(relation, found.primary_key, key)
+
+    def register(self, name: str, data: Any) -> None:
+        """An object in memory as a table."""
+        if name in self.catalog.relations:
+            raise CatalogError(f"{name} already exists")
+        self.relations.registered[name] = _as_table(data)
+
+    def create_function(self, function: Any) -> None:
+        """A user's scalar function."""
+        from forebay.udf import register_udf
+
+        register_udf(function)
+
+    # -- talk ---------------------------------------------------------------------------------------------------
+
+    @run.register
+    def _explain(self, statement: st.Explain) -> Result:
+        inner = statement.statement
+        match inner:
+            case st.Query() | st.CreateMaterializedView() | st.CreateView():
+                text = explain(self._bind(inner.query, inner.sql), self.relations)
+            case st.Insert():
+                text = explain(self._assigned(inner, self.catalog.table(inner.target)), self.relations)
+            case st.StatementSet():
+                nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inner.inserts]
+                text = "\n".join(explain(n, self.relations) for n in nodes)
+            case _:
+                raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
+        return Result(pa.table({"plan": [text]}))
+
+    @run.register
+    def _show(self, statement: st.Show) -> Result:
+        return show(statement, self.catalog, self.driver)
+
+    @run.register
+    def _describe(self, statement: st.Describe) -> Result:
+        return show(
+            st.Show(what="COLUMNS", name=statement.name, sql=statement.sql), self.catalog, self.driver
+        )
+
+    @run.register
+    def _set(self, statement: st.SetOption) -> Result:
+        from forebay.planner.options import SESSION_OPTIONS
+
+        if statement.key is None:
+            names = sorted(SESSION_OPTIONS)
+            return Result(
+                pa.table({"key": names, "value": [self.options.get(n) for n in names], "doc": [SESSION_OPTIONS[n].doc for n in names]})
+            )
+        self.options.set(statement.key, statement.value or "")
+        self.apply_options()
+        return Result(message=f"{statement.key} = {statement.value}")
+
+    @run.register
+    def _reset(self, statement: st.ResetOption) -> Result:
+        self.options.reset(statement.key)
+        self.apply_options()
+        return Result(message="all options reset" if statement.key is None else f"{statement.key} reset")
+
+    def apply_options(self) -> None:
+        """Hand the options that the driver acts on to it, and save them."""
+        from dataclasses import replace
+
+        self.driver.options = replace(
+            self.driver.options,
+            latency=self.options.micros("execution.latency") / 1e6,
+            checkpoint_interval=self.options.micros("execution.checkpointing.interval") / 1e6,
+        )
+        self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
+        self.save()
+
+    def close(self) -> None:
+        """Nothing to do but what the warehouse does."""
+
+
+def _tables(node: Node) -> tuple[str, ...]:
+    """Names of the relations that a plan reads."""
+    found = {node.table} if isinstance(node, Scan) else set()
+    for source in node.inputs:
+        found |= set(_tables(source))
+    return tuple(sorted(found))
+
+
+def _table(name: str) -> exp.Table:
+    return exp.Table(this=exp.to_identifier(name, quoted=True))
+
+
+def _where(query: exp.Select, condition: exp.Expression | None) -> exp.Select:
+    return query if condition is None else query.where(condition.copy())
+
+
+def _as_table(data: Any) -> pa.Table:
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if hasattr(data, "to_arrow"):
+        return data.to_arrow()
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    return pa.Table.from_pandas(data, preserve_index=False)

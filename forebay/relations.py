@@ -1,0 +1,213 @@
+"""The catalog as binding and lowering see it: schemas and keys of relations, and how connectors' tables are opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from sqlglot import exp
+
+from forebay.engine.connector import Changelog, Registry, Sink, TableSpec
+from forebay.engine.errors import UnsupportedError
+from forebay.engine.expression import Output, Program
+from forebay.engine.runtime.memory import MemorySource
+from forebay.engine.runtime.scan import ScanSpec
+from forebay.engine.runtime.watermark import WatermarkSpec
+from forebay.engine.types import SqlType, from_arrow
+from forebay.planner.binder import Binder
+from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.dialect.flink import Flink
+from forebay.planner.dialect.script import parse, parse_expression
+from forebay.planner.functions import session_context
+from forebay.planner.nodes import Node, Project
+from forebay.planner.options import Options
+from forebay.planner.physical import TableSource
+from forebay.planner.render import to_sql
+from forebay.planner.rewrite import Relation
+from forebay.planner.statements import Query
+
+_FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
+
+
+class Relations:
+    """Implements the binder's `CatalogView` and the lowering's `Tables`."""
+
+    def __init__(self, catalog: Catalog, registry: Registry, options: Options, path: Path | None) -> None:
+        self.catalog = catalog
+        self.registry = registry
+        self.options = options
+        self.path = path
+        self.registered: dict[str, pa.Table] = {}
+        self._hidden: dict[str, pa.Schema] = {}
+
+    # -- for binding --------------------------------------------------------------------------------------------
+
+    def relation(self, name: str) -> Relation | None:
+        """What binding needs to know of a name."""
+        if name in self._hidden:
+            return Relation(name, self._hidden[name])
+        if name in self.registered:
+            return Relation(name, self.registered[name].schema, bounded=True)
+        found = self.catalog.relations.get(name)
+        match found:
+            case Table():
+                return self._table_relation(found)
+            case MaterializedView():
+                return Relation(name, found.schema, found.primary_key, updating=True)
+            case View():
+                query = parse(found.sql)[0]
+                assert isinstance(query, Query)
+                return Relation(name, pa.schema([pa.field(c, pa.null()) for c in found.columns]), view=query.query)
+        return None
+
+    def relation_names(self) -> Iterable[str]:
+        return [*self.catalog.relations, *self.registered]
+
+    def _table_relation(self, table: Table) -> Relation:
+        time = (table.watermark[0],) if table.watermark is not None else ()
+        if table.embedded:
+            return Relation(table.name, table.schema(), table.primary_key, updating=True)
+        source = self._open(table, {}, None)
+        key = table.primary_key if source.changelog is not Changelog.APPEND else ()
+        updating = source.changelog is not Changelog.APPEND
+        return Relation(table.name, table.schema(), key, updating, time, source.bounded)
+
+    def binder(self) -> Binder:
+        return Binder(self)
+
+    def types(self, texts: Sequence[str], schema: pa.Schema) -> list[SqlType]:
+        """Types of expression texts over a schema."""
+        return [from_arrow(f.type, f.nullable) for f in self._bound(texts, schema).schema]
+
+    def _bound(self, texts: Sequence[str], schema: pa.Schema) -> Node:
+        """A plan that computes the expressions over a hidden relation of that schema."""
+        name = "__row"
+        self._hidden[name] = schema
+        try:
+            select = parse(f"SELECT 1 AS x FROM {name}")[0]
+            assert isinstance(select, Query)
+            select.query.set("expressions", [parse_expression(t).as_(f"e{i}", quoted=True) for i, t in enumerate(texts)])
+            return self.binder().bind(select.query)
+        finally:
+            del self._hidden[name]
+
+    def expressions(self, texts: Sequence[str], schema: pa.Schema) -> list[str]:
+        """The expressions as the evaluator's SQL over columns "c0", "c1", ... of the schema."""
+        node = self._bound(texts, schema)
+        assert isinstance(node, Project)
+        scan = node.input
+        places = [f'"c{schema.get_field_index(n)}"' for n in scan.schema.names]
+        return [to_sql(e, places) for e in node.exprs]
+
+    # -- for lowering -------------------------------------------------------------------------------------------
+
+    def schema(self, table: str) -> pa.Schema:
+        """All readable columns of a relation."""
+        if table in self.registered:
+            return self.registered[table].schema
+        found = self.catalog.find(table)
+        if isinstance(found, View):
+            raise UnsupportedError(f"{table} is a view")
+        return found.schema() if isinstance(found, Table) else found.schema
+
+    def source(self, table: str, columns: tuple[str, ...], options: Mapping[str, str]) -> TableSource | None:
+        """How to read a connector's table; None for an embedded table or a materialized view."""
+        if table in self.registered:
+            return self._memory_source(table)
+        found = self.catalog.find(table)
+        if not isinstance(found, Table) or found.embedded:
+            return None
+        stored = found.stored()
+        source = self._open(found, options, None)
+        needed = self._needed(found, columns) if source.changelog is Changelog.APPEND else None
+        scan = ScanSpec(
+            table,
+            lambda wanted: self._open(found, options, wanted),
+            stored,
+            needed,
+            self._watermark(found, source.bounded),
+        )
+        mode = {**found.options, **options}.get("scan.startup.mode")
+        return TableSource(
+            scan=scan,
+            changelog=source.changelog,
+            shareable=source.bounded or mode in _FIXED_STARTS,
+            identity=hashlib.sha256(f"{found.ddl(mask=False)} {sorted(options.items())}".encode()).hexdigest()[:24],
+            key=tuple(stored.get_field_index(k) for k in found.primary_key),
+            computed=self._computed(found, stored, columns),
+        )
+
+    def _memory_source(self, name: str) -> TableSource:
+        data = self.registered[name]
+        scan = ScanSpec(name, lambda _: MemorySource(data), data.schema, None)
+        return TableSource(scan, Changelog.APPEND, True, f"registered:{name}:{id(data)}")
+
+    def _open(self, table: Table, options: Mapping[str, str], columns: frozenset[str] | None) -> Any:
+        connector = self.registry.connector(table.options["connector"])
+        if connector.source is None:
+            raise UnsupportedError(f"connector '{connector.name}' of {table.name} can be written only")
+        wanted = None if columns is None else tuple(n for n in table.stored().names if n in columns)
+        return connector.source(self.spec(table, options, read_columns=wanted))
+
+    def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
+        """The table as a connector sees it."""
+        warehouse = None if self.path is None else str(self.path)
+        return table.spec(options=options, warehouse=warehouse, **more)
+
+    def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
+        """Open the table for writing."""
+        connector = self.registry.connector(table.options["connector"])
+        assert connector.sink is not None
+        return connector.sink(self.spec(table, options, job=job, for_sink=True))
+
+    def sink_changelog(self, table: Table, options: Mapping[str, str]) -> Changelog:
+        """What the table's connector takes.
+
+        Raises:
+            UnsupportedError: it takes nothing.
+        """
+        connector = self.registry.connector(table.options["connector"])
+        if connector.sink is None:
+            raise UnsupportedError(f"connector '{connector.name}' of {table.name} can be read only")
+        if connector.sink_changelog is None:
+            return Changelog.APPEND
+        return connector.sink_changelog(self.spec(table, options, for_sink=True))
+
+    def _needed(self, table: Table, columns: tuple[str, ...]) -> frozenset[str]:
+        """Stored columns that the read ones stand on."""
+        texts = [c.expression for c in table.columns if c.expression is not None and c.name in columns]
+        if table.watermark is not None:
+            texts += [table.watermark[1]]
+            texts += [c.expression for c in table.columns if c.name == table.watermark[0] and c.expression is not None]
+        mentioned = {i.name for t in texts if t is not None for c in parse_expression(t).find_all(exp.Column) for i in c.parts}
+        return frozenset(n for n in table.stored().names if n in columns or n in mentioned)
+
+    def _computed(self, table: Table, stored: pa.Schema, columns: tuple[str, ...]) -> tuple[Output, ...]:
+        wanted = [c for c in table.columns if c.expression is not None and c.name in columns]
+        if not wanted:
+            return ()
+        texts = self.expressions([c.expression or "" for c in wanted], stored)
+        return tuple(Output(pa.field(c.name, c.type.arrow), sql=t) for c, t in zip(wanted, texts))
+
+    def _watermark(self, table: Table, bounded: bool) -> WatermarkSpec | None:
+        if table.watermark is None:
+            return None
+        name, text = table.watermark
+        computed = {c.name: c.expression for c in table.columns if c.expression is not None}
+        expression = parse_expression(text)
+        for column in list(expression.find_all(exp.Column)):
+            if computed.get(column.name):
+                column.replace(parse_expression(computed[column.name] or ""))
+        stored = table.stored()
+        sql = self.expressions([expression.sql(dialect=Flink)], stored)[0]
+        kind = table.column(name).type.arrow
+        program = Program(session_context(), stored, [Output(pa.field("watermark", kind), sql=sql)])
+        idle = self.options.micros("table.exec.source.idle-timeout")
+        return WatermarkSpec(
+            lambda rows: program(rows).column(0),
+            None if bounded else self.options.micros("watermark.max-future"),
+            idle or None,
+        )

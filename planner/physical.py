@@ -1,0 +1,318 @@
+"""From the typed logical plan to steps of the dataflow.
+
+Each logical node becomes one or a few steps; a step's key is the fingerprint of its subtree, so that equal subtrees of
+different jobs run once. A join stands on two *arrange* steps, which hold its inputs indexed by key: those, and not the
+join, are what jobs share. A filter and the projection above it become one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+from datafusion import SessionContext
+
+from forebay.engine.connector import Changelog
+from forebay.engine.errors import InternalError, UnsupportedError
+from forebay.engine.expression import Output, Program, predicate
+from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
+from forebay.engine.operators.accumulators import CallSpec
+from forebay.engine.operators.base import Operator
+from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
+from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
+from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
+from forebay.engine.operators.table import TableOperator
+from forebay.engine.operators.upsert import UpsertKeyOperator
+from forebay.engine.runtime.outbox import Outlet
+from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
+from forebay.engine.runtime.scan import ScanSpec
+from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state.order import Order
+from forebay.planner import nodes as plan
+from forebay.planner.canonical import fingerprint
+from forebay.planner.expr import Column, Expr
+from forebay.planner.render import to_sql
+
+Make = Callable[[Sequence[Operator | None]], Operator]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSource:
+    """How a connector's table is read."""
+
+    scan: ScanSpec
+    """Reads the source's raw schema."""
+    changelog: Changelog
+    shareable: bool
+    """It starts at the same place whenever it is opened."""
+    identity: str
+    """Changes when the table's definition does."""
+    key: tuple[int, ...] = ()
+    """Primary key columns of the raw schema; needed for UPSERT."""
+    computed: tuple[Output, ...] = ()
+    """The declared columns over the raw ones; empty when they are the same."""
+
+
+class Tables(Protocol):
+    """What lowering asks of the catalog."""
+
+    def source(self, table: str, columns: tuple[str, ...], options: Mapping[str, str]) -> TableSource | None:
+        """How to read a connector's table; None for an embedded table or a materialized view."""
+
+    def schema(self, table: str) -> pa.Schema:
+        """All readable columns of a relation."""
+
+
+@dataclass(slots=True)
+class Lowering:
+    """Lowers the logical plans of one job. Equal subtrees of its outputs become one step object."""
+
+    tables: Tables
+    context: SessionContext
+    traits: Callable[[plan.Node], plan.Traits]
+    _steps: dict[str, Step] = field(default_factory=dict)
+    _numbers: int = 0
+
+    # -- outputs ------------------------------------------------------------------------------------------------
+
+    def view(self, name: str, node: plan.Node) -> JobPlan:
+        """A materialized view: its contents arranged by a unique key, or by whole rows."""
+        keys = self.traits(node).keys
+        key = min(keys, key=len) if keys else None
+        source = self.lower(node)
+        everything = tuple(range(len(node.schema)))
+
+        def make(_: Sequence[Operator | None]) -> Operator:
+            return ArrangeOperator(Arrangement(node.schema, key or everything, key or None))
+
+        step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name)
+        return JobPlan((step,))
+
+    def output(self, name: str, node: plan.Node, outlet: Callable[[], Outlet]) -> OutputStep:
+        """The job's end: `outlet` takes `node`'s changes as they are."""
+        return OutputStep(node.schema, f"out:{name}", f"Sink({name})", None, self._named(node), outlet)
+
+    def sink(
+        self,
+        name: str,
+        node: plan.Node,
+        changelog: Changelog,
+        primary_key: tuple[int, ...],
+        outlet: Callable[[], Outlet],
+    ) -> OutputStep:
+        """An external sink, fed the changelog that it takes.
+
+        Raises:
+            UnsupportedError: the sink takes insertions only and the query updates its results.
+        """
+        traits = self.traits(node)
+        source = self._named(node)
+        if changelog is Changelog.APPEND and traits.updating:
+            raise UnsupportedError(
+                f"sink '{name}' takes insertions only, but the query updates and deletes rows",
+                hint="write to an upsert sink (upsert-kafka with a PRIMARY KEY), or use a changelog format such as "
+                "debezium-json",
+            )
+        if traits.updating or changelog is Changelog.UPSERT:
+            unique = any(set(k) <= set(primary_key) for k in traits.keys)
+            if changelog is Changelog.UPSERT and not unique:
+                source = self._upsert(source, primary_key)
+            source = self._operator(node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema))
+        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet)
+
+    def _named(self, node: plan.Node) -> Step:
+        """The node's rows under its own column names: an equal subtree elsewhere may use others."""
+        step = self.lower(node)
+        if step.schema.names == node.schema.names:
+            return step
+        return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema))
+
+    def _upsert(self, source: Step, key: tuple[int, ...]) -> Step:
+        schema = source.schema
+        return self._operator(schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key))
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def lower(self, node: plan.Node) -> Step:
+        """The step of a logical node, made once per equal subtree."""
+        print_ = fingerprint(node)
+        known = self._steps.get(print_)
+        if known is None:
+            known = self._steps[print_] = self._lower(node)
+        return known
+
+    def _lower(self, node: plan.Node) -> Step:
+        match node:
+            case plan.Scan():
+                return self._scan(node)
+            case plan.Project(input=plan.Filter() as below):
+                return self._filter_project(node, below.input, below.predicate, node.exprs)
+            case plan.Project():
+                return self._filter_project(node, node.input, None, node.exprs)
+            case plan.Filter():
+                return self._filter_project(node, node.input, node.predicate, None)
+            case plan.Union():
+                sources = tuple(self.lower(p) for p in node.parts)
+                return self._operator(node.schema, "Union", node, sources, lambda _: UnionOperator(node.schema))
+            case plan.Join():
+                return self._join(node)
+            case plan.Aggregate():
+                return self._aggregate(node)
+        raise UnsupportedError(f"{type(node).__name__} cannot run continuously yet")
+
+    def _operator(
+        self, schema: pa.Schema, label: str, node: plan.Node | None, sources: tuple[Step, ...], make: Make, tag: str = ""
+    ) -> OperatorStep:
+        self._numbers += 1
+        shareable = node is not None and all(s.key is not None or isinstance(s, RelationStep) for s in sources)
+        key = f"{fingerprint(node)}{tag}" if shareable and node is not None else None
+        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make)
+
+    def _scan(self, node: plan.Scan) -> Step:
+        source = self.tables.source(node.table, node.columns, dict(node.options))
+        if source is None:
+            step: Step = RelationStep(self.tables.schema(node.table), f"table:{node.table}", node.table, None, node.table)
+            return self._pick(node, step, None)
+        self._numbers += 1
+        key = f"scan:{source.identity}" if source.shareable else None
+        step = ScanStep(source.scan.schema, f"scan:{node.table}:{source.identity}", f"Scan({node.table})", key, source.scan)
+        if key is not None and key in self._steps:
+            step = self._steps[key]
+        elif key is not None:
+            self._steps[key] = step
+        if source.changelog is Changelog.UPSERT:
+            step = self._normalize(step, source)
+        return self._pick(node, step, source)
+
+    def _normalize(self, step: Step, source: TableSource) -> Step:
+        key = None if step.key is None else f"{step.key}/normalize"
+        if key is not None and key in self._steps:
+            return self._steps[key]
+        self._numbers += 1
+        made = OperatorStep(
+            step.schema,
+            f"normalize:{step.path}",
+            "Normalize",
+            key,
+            (step,),
+            lambda _: TableOperator(step.schema, source.key),
+        )
+        if key is not None:
+            self._steps[key] = made
+        return made
+
+    def _pick(self, node: plan.Scan, step: Step, source: TableSource | None) -> Step:
+        """The scan's columns, computed ones evaluated, from the table's."""
+        computed = {o.field.name: o for o in source.computed} if source is not None else {}
+        outputs = []
+        for name, wanted in zip(node.columns, node.schema):
+            output = computed.get(name) or Output(wanted, column=step.schema.get_field_index(name))
+            outputs.append(Output(wanted, output.column, output.sql))
+        if [o.column for o in outputs] == list(range(len(step.schema))):
+            return step
+        return self._program(node, step, None, outputs, f"Pick({', '.join(node.columns)})")
+
+    def _filter_project(
+        self, node: plan.Node, below: plan.Node, condition: Expr | None, exprs: tuple[Expr, ...] | None
+    ) -> Step:
+        step = self.lower(below)
+        outputs = None if exprs is None else [_output(e, f, below.schema) for e, f in zip(exprs, node.schema)]
+        unchanged = outputs is not None and [o.column for o in outputs] == list(range(len(step.schema)))
+        if condition is None and unchanged and step.schema.equals(node.schema):
+            return step
+        return self._program(node, step, condition, outputs, type(node).__name__)
+
+    def _program(
+        self, node: plan.Node, step: Step, condition: Expr | None, outputs: list[Output] | None, label: str
+    ) -> Step:
+        mask_sql = None if condition is None else to_sql(condition, _names(step.schema))
+
+        def make(_: Sequence[Operator | None]) -> Operator:
+            mask = None if mask_sql is None else predicate(self.context, step.schema, mask_sql)
+            program = None if outputs is None else Program(self.context, step.schema, outputs)
+            return FilterProjectOperator(node.schema, mask, program)
+
+        return self._operator(node.schema, label, node, (step,), make)
+
+    def _join(self, node: plan.Join) -> Step:
+        left = self._arrange(node.left, node.left_keys)
+        right = self._arrange(node.right, node.right_keys)
+        both = pa.schema([*node.left.schema, *node.right.schema])
+        residual_sql = None if node.residual is None else to_sql(node.residual, _names(both))
+
+        def make(inputs: Sequence[Operator | None]) -> Operator:
+            residual = None if residual_sql is None else predicate(self.context, both, residual_sql)
+            spec = JoinSpec(
+                kind=node.kind.value,
+                left_keys=node.left_keys,
+                right_keys=node.right_keys,
+                schema=node.schema,
+                null_equals_null=node.null_equals_null,
+                null_aware=node.null_aware,
+                residual=residual,
+            )
+            first, second = inputs
+            if not isinstance(first, ArrangeOperator) or not isinstance(second, ArrangeOperator):
+                raise InternalError("a join stands on two arrangements")
+            return JoinOperator(spec, first.arrangement, second.arrangement)
+
+        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make)
+
+    def _arrange(self, node: plan.Node, key: tuple[int, ...]) -> Step:
+        source = self.lower(node)
+        tag = f"/by{key}"
+        known = self._steps.get(fingerprint(node) + tag)
+        if known is not None:
+            return known
+        keys = self.traits(node).keys
+        identity = min(keys, key=len) if keys else None
+
+        def make(_: Sequence[Operator | None]) -> Operator:
+            return ArrangeOperator(Arrangement(node.schema, key, identity))
+
+        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag)
+        self._steps[fingerprint(node) + tag] = step
+        return step
+
+    def _aggregate(self, node: plan.Aggregate) -> Step:
+        spec = self._aggregate_spec(node)
+        return self._operator(
+            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec)
+        )
+
+    def _aggregate_spec(self, node: plan.Aggregate | plan.WindowAggregate) -> AggregateSpec:
+        return AggregateSpec(
+            input=node.input.schema,
+            keys=node.keys,
+            calls=_calls(node.calls),
+            schema=node.schema,
+            append_only=not self.traits(node.input).updating,
+        )
+
+
+def _output(expr: Expr, wanted: pa.Field, inputs: pa.Schema) -> Output:
+    if isinstance(expr, Column):
+        return Output(wanted, column=expr.index)
+    return Output(wanted, sql=to_sql(expr, _names(inputs)))
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    return [f'"c{i}"' for i in range(len(schema))]
+
+
+def _calls(calls: tuple[plan.AggregateCall, ...]) -> tuple[CallSpec, ...]:
+    return tuple(
+        CallSpec(
+            name=c.name,
+            args=c.args,
+            type=c.type,
+            distinct=c.distinct,
+            filter=c.filter,
+            order=tuple(Order(k.column, k.ascending, k.nulls_first) for k in c.order),
+            constants=c.constants,
+        )
+        for c in calls
+    )
+
