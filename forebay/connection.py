@@ -1,6 +1,6 @@
 """The connection: a warehouse, its catalog, and what every statement does to them.
 
-`Connection` runs statements; `_statements` says how, one method per kind. The connection that opens a warehouse owns it.
+`Connection` is what users hold; `executor` says what each statement does. The connection that opens a warehouse owns it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
 
 from forebay.engine.connector import Registry
 from forebay.engine.errors import ForebayError, SqlError
@@ -39,7 +38,7 @@ class Connection:
     ) -> None:
         """Open (or make) the warehouse at `path` and resume its jobs.
 
-        `config`: session options, as SET takes them. With `resume=False` jobs stay stopped, to look first.
+        `config`: session options, as SET takes them. With `resume=False` nothing runs until `resume`, to look first.
 
         Raises:
             WarehouseLockedError: another process owns the warehouse.
@@ -58,11 +57,12 @@ class Connection:
         self._closed = False
         self._executor = Executor(self.warehouse, self.catalog, self.relations, self.options, registry)
         try:
-            self._executor.open(resume=resume)
+            self._executor.open()
         except BaseException:
             self.warehouse.close(final_checkpoint=False)
             raise
-        self.warehouse.driver.start()
+        if resume:
+            self.resume()
 
     # -- statements ---------------------------------------------------------------------------------------------
 
@@ -120,10 +120,11 @@ class Connection:
     @property
     def jobs(self) -> Jobs:
         """The jobs by name."""
-        return Jobs(lambda: list(self.catalog.jobs), self._job)
+        return self._executor.jobs
 
-    def _job(self, name: str) -> Job:
-        return Job(self.warehouse.driver, name, self.catalog.jobs[name].sql, self._executor.remove_job)
+    def resume(self) -> None:
+        """Let the jobs run, after `connect(..., resume=False)`."""
+        self.warehouse.driver.start()
 
     def wait(self, names: Iterable[str | Job] | str | Job | None = None, timeout: float | None = None) -> bool:
         """Block until the bounded inputs of these jobs or views (None: of all) are consumed and shown.
@@ -158,7 +159,6 @@ class Connection:
         if self._closed:
             return
         self._closed = True
-        self._executor.close()
         self.warehouse.close()
 
     def _check_open(self) -> None:
@@ -195,5 +195,3 @@ def connect(
 ) -> Connection:
     """Open a warehouse: a directory, or ':memory:' for one that is gone when the connection closes."""
     return Connection(path, resume=resume, config=config)
-
-

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Registry
+from forebay.engine.connector import Changelog, Registry
+from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.driver import describe_error
@@ -19,7 +22,8 @@ from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Warehouse
-from forebay.engine.serve.snapshot import Snapshots
+from forebay.engine.serve.snapshot import expand
+from forebay.jobs import Job, Jobs
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.catalog import (
@@ -35,13 +39,14 @@ from forebay.planner.changelog import infer
 from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
 from forebay.planner.functions import session_context
-from forebay.planner.nodes import Node, Scan, Traits
-from forebay.planner.options import Options
+from forebay.planner.nodes import Node, Scan
+from forebay.planner.options import SESSION_OPTIONS, Options
 from forebay.planner.physical import Lowering
 from forebay.relations import Relations
 from forebay.result import ChangeStream, Result
-from forebay.show import show
-from forebay.snapshots import SnapshotQueries
+from forebay.show import Shows
+from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
+from forebay.udfs import register_udf
 
 
 class TableOutlet(Outlet):
@@ -75,15 +80,18 @@ class Executor:
         self.relations = relations
         self.options = options
         self.registry = registry
-        self.queries = SnapshotQueries(self.driver, relations, Snapshots())
+        self.queries = SnapshotQueries(self.driver, relations)
+        self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
+        self._shows = Shows(catalog, self.driver, self.jobs)
         self._streams = 0
+
+    def _handle(self, name: str) -> Job:
+        return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def open(self, *, resume: bool) -> None:
+    def open(self) -> None:
         """Load the catalog and the last checkpoint, place every job, replay DML."""
-        import json
-
         saved = self.warehouse.load_catalog()
         if saved is None:
             return
@@ -93,16 +101,14 @@ class Executor:
             self.options.given.setdefault(name, option)
         jobs = {j["name"]: j for j in value["jobs"]}
         for ddl in value["relations"]:
-            self._reopen(parse(ddl)[0], restored.placements, restored.scans, resume)
+            self._reopen(parse(ddl)[0], restored.placements, restored.scans)
         for name, job in jobs.items():
-            if name not in self.catalog.relations and resume:
+            if name not in self.catalog.relations:
                 self._restart(name, parse(job["sql"])[0], restored.placements.get(name), restored.scans)
         self.warehouse.load_states()
         self.warehouse.replay_dml()
 
-    def _reopen(
-        self, statement: st.Statement, placements: Mapping[str, Any], scans: Mapping[str, Any], resume: bool
-    ) -> None:
+    def _reopen(self, statement: st.Statement, placements: Mapping[str, Any], scans: Mapping[str, Any]) -> None:
         match statement:
             case st.CreateTable():
                 table = define(statement, self.catalog, self.registry, self.relations.types)
@@ -175,10 +181,12 @@ class Executor:
     ) -> None:
         name = statement.name
         if name in self.catalog.relations:
-            raise CatalogError(f"{name} already exists", hint="CREATE MATERIALIZED VIEW IF NOT EXISTS, or DROP it first")
+            raise CatalogError(
+                f"{name} already exists", hint="CREATE MATERIALIZED VIEW IF NOT EXISTS, or DROP it first"
+            )
         node = self._bind(statement.query, statement.sql, statement.columns)
-        lowering, traits = self._lowering(node)
-        keys = traits(node).keys
+        lowering = self._lowering(node)
+        keys = lowering.traits[id(node)].keys
         key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
         view = MaterializedView(
             name, statement.query_sql, node.schema, key, statement.columns, statement.options, statement.comment
@@ -190,28 +198,13 @@ class Executor:
         self.queries.snapshots.forget(name)
 
     def _bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
-        node = self.relations.binder().bind(query, sql)
-        if not columns:
-            return node
-        if len(columns) != len(node.schema):
-            raise SqlError(f"{len(columns)} column names are given, the query has {len(node.schema)} columns")
-        from dataclasses import replace
+        return self.relations.binder().bind(query, sql, columns)
 
-        return replace(node, schema=pa.schema([f.with_name(n) for f, n in zip(node.schema, columns)]))
+    def _lowering(self, *roots: Node) -> Lowering:
+        traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
+        return Lowering(self.relations, session_context(), traits)
 
-    def _lowering(self, *roots: Node) -> tuple[Lowering, Callable[[Node], Traits]]:
-        found: dict[int, Traits] = {}
-        for root in roots:
-            found.update(infer(root, self.relations))
-
-        def traits(node: Node) -> Traits:
-            return found[id(node)]
-
-        return Lowering(self.relations, session_context(), traits), traits
-
-    def _attach(
-        self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
-    ) -> None:
+    def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)
 
     @run.register
@@ -247,7 +240,9 @@ class Executor:
         if table.embedded and statement.action not in ("RENAME TO",):
             self._alter_embedded(table, changed, statement)
         elif table.embedded:
-            raise UnsupportedError("an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it")
+            raise UnsupportedError(
+                "an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it"
+            )
         if changed.name != table.name:
             if changed.name in self.catalog.relations:
                 raise CatalogError(f"{changed.name} already exists")
@@ -261,7 +256,8 @@ class Executor:
         readers = self.catalog.dependents(table.name)
         if readers:
             raise UnsupportedError(
-                f"{table.name} is read by {', '.join(readers)}", hint="drop them first, alter the table, create them again"
+                f"{table.name} is read by {', '.join(readers)}",
+                hint="drop them first, alter the table, create them again",
             )
         rows = self.queries.contents(table.name)
         old_names = dict(zip(statement.names[1:], statement.names[:1])) if statement.action == "RENAME COLUMN" else {}
@@ -315,7 +311,7 @@ class Executor:
         save: bool = False,
     ) -> Result:
         nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
-        lowering, _ = self._lowering(*nodes)
+        lowering = self._lowering(*nodes)
         outputs = tuple(self._output(lowering, name, n, i, node) for n, (i, node) in enumerate(zip(inserts, nodes)))
         self._attach(name, JobPlan(outputs), placement, scans)
         reads = tuple(t for node in nodes for t in _tables(node))
@@ -328,10 +324,11 @@ class Executor:
     def _output(self, lowering: Lowering, job: str, number: int, insert: st.Insert, node: Node) -> Any:
         table = self.catalog.table(insert.target)
         label = f"{job}-{number}-{table.name}"
+        key = tuple(node.schema.get_field_index(k) for k in table.primary_key)
         if table.embedded:
-            return lowering.output(
-                label, node, lambda: TableOutlet(lambda batches: self.driver.queue(table.name, batches))
-            )
+            changelog = Changelog.UPSERT if key else Changelog.RETRACT
+            queue = functools.partial(self.driver.queue, table.name)
+            return lowering.sink(label, node, changelog, key, lambda: TableOutlet(queue))
         spec = OutboxSpec(
             label,
             lambda: self.relations.sink(table, insert.options, label),
@@ -345,7 +342,6 @@ class Executor:
         def outlet() -> Outlet:
             return Outbox(spec, self.driver.checkpoint_id + 1, restored)
 
-        key = tuple(node.schema.get_field_index(k) for k in table.primary_key)
         changelog = self.relations.sink_changelog(table, insert.options)
         return lowering.sink(label, node, changelog, key, outlet)
 
@@ -371,12 +367,14 @@ class Executor:
         return Result(message=f"job {statement.name} stopped")
 
     def caught_up(self, name: str) -> bool:
-        """Whether a job's bounded inputs are consumed and shown; unbounded ones never are."""
+        """Whether a job's bounded inputs are consumed, shown and committed; unbounded ones never are."""
         job = self.driver.jobs.get(name)
         if job is None or not job.alive:
             return True
-        nodes = self.driver.flow.nodes_of(name)
-        return not any(n.scan is not None for n in nodes) and job.status is Status.RUNNING
+        if job.status is not Status.RUNNING or any(n.scan is not None for n in self.driver.flow.nodes_of(name)):
+            return False
+        feeders = [j.name for j in self.catalog.jobs.values() if set(j.writes) & set(self.catalog.jobs[name].reads)]
+        return all(map(self.caught_up, feeders)) and self.driver.settled(job)
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -457,24 +455,19 @@ class Executor:
 
     @run.register
     def _query(self, statement: st.Query) -> Result:
-        return Result(self.queries.query(statement, self.collect))
+        return Result(self.queries.query(statement, self._collect))
 
-    def collect(self, node: Node) -> pa.Table:
-        """The result of a query over bounded inputs, run as a job to its end.
-
-        Raises:
-            UnsupportedError: an input never ends.
-        """
-        from forebay.engine.consolidate import consolidate
-        from forebay.engine.serve.snapshot import expand
-
-        if not self.queries.bounded(node):
-            raise UnsupportedError(
-                "the query reads an input that never ends",
-                hint="stream it: Connection.stream(query); or keep its result: CREATE MATERIALIZED VIEW v AS ...",
-            )
+    def _collect(self, scan: Scan) -> pa.Table:
+        """The rows of a bounded connector table, read by a job to its end."""
+        if not scan.columns:  # a batch without columns cannot say how many rows it has
+            first = self.relations.schema(scan.table).field(0)
+            scan = replace(scan, columns=(first.name,), schema=pa.schema([first]))
+            return self._collect(scan).select([])
+        lowering = self._lowering(scan)
+        if not lowering.traits[id(scan)].bounded:
+            raise refuse_unbounded(scan.table)
         got: list[Batch] = []
-        name = self._run_aside(node, lambda: StreamOutlet(got.extend, lambda: None))
+        name = self._run_aside(scan, lowering, lambda: StreamOutlet(got.extend, lambda: None))
         try:
             self.driver.wait(lambda: not self.driver.jobs[name].alive, None)
             job = self.driver.jobs[name]
@@ -484,12 +477,12 @@ class Executor:
             self.driver.detach(name)
         net = consolidate(got)
         rows = [] if net is None else [expand(net)]
-        return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=node.schema) for r in rows], node.schema)
+        schema = scan.schema
+        return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=schema) for r in rows], schema)
 
-    def _run_aside(self, node: Node, outlet: Callable[[], Outlet]) -> str:
+    def _run_aside(self, node: Node, lowering: Lowering, outlet: Callable[[], Outlet]) -> str:
         self._streams += 1
         name = f"query-{self._streams}"
-        lowering, _ = self._lowering(node)
         self._attach(name, JobPlan((lowering.output(name, node, outlet),)), None, {})
         return name
 
@@ -501,7 +494,7 @@ class Executor:
         node = self._bind(statements[0].query, sql)
         names: list[str] = []
         stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]) if names else None)
-        names.append(self._run_aside(node, lambda: StreamOutlet(stream.deliver, stream.end)))
+        names.append(self._run_aside(node, self._lowering(node), lambda: StreamOutlet(stream.deliver, stream.end)))
         return stream
 
     def lookup(self, relation: str, key: Any) -> dict[str, Any] | None:
@@ -509,7 +502,8 @@ class Executor:
         found = self.catalog.find(relation)
         if isinstance(found, View) or not found.primary_key:
             raise CatalogError(
-                f"{relation} has no key to look rows up by", hint="a materialized view has one if its query groups by it"
+                f"{relation} has no key to look rows up by",
+                hint="a materialized view has one if its query groups by it",
             )
         return self.queries.lookup(relation, found.primary_key, key)
 
@@ -521,8 +515,6 @@ class Executor:
 
     def create_function(self, function: Any) -> None:
         """A user's scalar function."""
-        from forebay.udf import register_udf
-
         register_udf(function)
 
     # -- talk ---------------------------------------------------------------------------------------------------
@@ -544,22 +536,24 @@ class Executor:
 
     @run.register
     def _show(self, statement: st.Show) -> Result:
-        return show(statement, self.catalog, self.driver)
+        return self._shows.show(statement)
 
     @run.register
     def _describe(self, statement: st.Describe) -> Result:
-        return show(
-            st.Show(what="COLUMNS", name=statement.name, sql=statement.sql), self.catalog, self.driver
-        )
+        return self._shows.describe(statement.name)
 
     @run.register
     def _set(self, statement: st.SetOption) -> Result:
-        from forebay.planner.options import SESSION_OPTIONS
-
         if statement.key is None:
             names = sorted(SESSION_OPTIONS)
             return Result(
-                pa.table({"key": names, "value": [self.options.get(n) for n in names], "doc": [SESSION_OPTIONS[n].doc for n in names]})
+                pa.table(
+                    {
+                        "key": names,
+                        "value": [self.options.get(n) for n in names],
+                        "doc": [SESSION_OPTIONS[n].doc for n in names],
+                    }
+                )
             )
         self.options.set(statement.key, statement.value or "")
         self.apply_options()
@@ -573,8 +567,6 @@ class Executor:
 
     def apply_options(self) -> None:
         """Hand the options that the driver acts on to it, and save them."""
-        from dataclasses import replace
-
         self.driver.options = replace(
             self.driver.options,
             latency=self.options.micros("execution.latency") / 1e6,
@@ -583,16 +575,10 @@ class Executor:
         self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
         self.save()
 
-    def close(self) -> None:
-        """Nothing to do but what the warehouse does."""
-
 
 def _tables(node: Node) -> tuple[str, ...]:
     """Names of the relations that a plan reads."""
-    found = {node.table} if isinstance(node, Scan) else set()
-    for source in node.inputs:
-        found |= set(_tables(source))
-    return tuple(sorted(found))
+    return tuple(sorted({scan.table for scan in scans_of(node)}))
 
 
 def _table(name: str) -> exp.Table:

@@ -30,6 +30,8 @@ from forebay.planner.rewrite import Relation
 from forebay.planner.statements import Query
 
 _FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
+_EARLIEST = ("log", "upsert-log", "upsert-kafka")
+"""Connectors that start at the earliest offset unless told otherwise."""
 
 
 class Relations:
@@ -89,7 +91,9 @@ class Relations:
         try:
             select = parse(f"SELECT 1 AS x FROM {name}")[0]
             assert isinstance(select, Query)
-            select.query.set("expressions", [parse_expression(t).as_(f"e{i}", quoted=True) for i, t in enumerate(texts)])
+            select.query.set(
+                "expressions", [parse_expression(t).as_(f"e{i}", quoted=True) for i, t in enumerate(texts)]
+            )
             return self.binder().bind(select.query)
         finally:
             del self._hidden[name]
@@ -130,7 +134,9 @@ class Relations:
             needed,
             self._watermark(found, source.bounded),
         )
-        mode = {**found.options, **options}.get("scan.startup.mode")
+        merged = {**found.options, **options}
+        default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"
+        mode = merged.get("scan.startup.mode", default)
         return TableSource(
             scan=scan,
             changelog=source.changelog,
@@ -182,7 +188,9 @@ class Relations:
         if table.watermark is not None:
             texts += [table.watermark[1]]
             texts += [c.expression for c in table.columns if c.name == table.watermark[0] and c.expression is not None]
-        mentioned = {i.name for t in texts if t is not None for c in parse_expression(t).find_all(exp.Column) for i in c.parts}
+        mentioned = {
+            i.name for t in texts if t is not None for c in parse_expression(t).find_all(exp.Column) for i in c.parts
+        }
         return frozenset(n for n in table.stored().names if n in columns or n in mentioned)
 
     def _computed(self, table: Table, stored: pa.Schema, columns: tuple[str, ...]) -> tuple[Output, ...]:

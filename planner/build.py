@@ -28,7 +28,7 @@ from forebay.planner.nodes import (
     Unnest,
     Values,
 )
-from forebay.planner.rules.pending import Over, OverCall
+from forebay.planner.pending import Over, OverCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,9 +217,7 @@ class Catalog:
             CatalogError: the name is taken.
         """
         if relation.name in self.relations and not replace_:
-            raise CatalogError(
-                f"{relation.name} already exists", hint="CREATE ... IF NOT EXISTS, or DROP it first"
-            )
+            raise CatalogError(f"{relation.name} already exists", hint="CREATE ... IF NOT EXISTS, or DROP it first")
         self.relations[relation.name] = relation
 
     def drop(self, kind: str, name: str) -> Relation:
@@ -249,9 +247,7 @@ class Catalog:
             "format": FORMAT,
             "options": dict(options),
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
-            "jobs": [
-                {"name": j.name, "sql": j.sql, "options": dict(j.options)} for j in self.jobs.values()
-            ],
+            "jobs": [{"name": j.name, "sql": j.sql, "options": dict(j.options)} for j in self.jobs.values()],
         }
         return json.dumps(value, indent=1).encode()
 
@@ -304,7 +300,9 @@ def build_columns(definitions: Sequence[st.ColumnDefinition], typer: Typer) -> t
     given = [d for d in definitions if d.expression is None and d.type is not None]
     base = pa.schema([pa.field(d.name, d.type.arrow, d.type.nullable) for d in given if d.type is not None])
     computed = [d for d in definitions if d.expression is not None]
-    types = dict(zip((d.name for d in computed), typer([d.expression or "" for d in computed], base))) if computed else {}
+    types = (
+        dict(zip((d.name for d in computed), typer([d.expression or "" for d in computed], base))) if computed else {}
+    )
     return tuple(
         Column(d.name, d.type if d.type is not None else types[d.name], d.expression, d.metadata, d.virtual, d.comment)
         for d in definitions
@@ -321,9 +319,7 @@ def checked(table: Table, registry: Registry, typer: Typer) -> Table:
         raise CatalogError(f"table {table.name} has no columns")
     for name in (*table.primary_key, *table.partitioned_by):
         table.column(name)
-    columns = tuple(
-        replace(c, type=c.type.not_null()) if c.name in table.primary_key else c for c in table.columns
-    )
+    columns = tuple(replace(c, type=c.type.not_null()) if c.name in table.primary_key else c for c in table.columns)
     table = replace(table, columns=columns)
     if table.watermark is not None:
         name, text = table.watermark
@@ -378,7 +374,9 @@ def _like(words: Sequence[str]) -> dict[str, bool]:
         parts = _LIKE_PARTS if part == "ALL" else (part,)
         for name in parts:
             if name not in keep or mode not in ("INCLUDING", "EXCLUDING", "OVERWRITING"):
-                raise SqlError(f"unknown LIKE option {mode} {part}", hint=f"INCLUDING or EXCLUDING {', '.join(_LIKE_PARTS)}")
+                raise SqlError(
+                    f"unknown LIKE option {mode} {part}", hint=f"INCLUDING or EXCLUDING {', '.join(_LIKE_PARTS)}"
+                )
             keep[name] = mode != "EXCLUDING"
     return keep
 

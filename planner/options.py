@@ -30,12 +30,20 @@ SESSION_OPTIONS = {
         SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job pauses"),
         SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
         SessionOption(
-            "table.exec.error-handling", "string", "fail", "what a row does whose evaluation fails", ("fail", "dead-letter")
+            "table.exec.error-handling",
+            "string",
+            "fail",
+            "what a row does whose evaluation fails",
+            ("fail", "dead-letter"),
         ),
-        SessionOption("table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"),
+        SessionOption(
+            "table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"
+        ),
         SessionOption("table.exec.state.ttl", "duration", "0 ms", "how long idle state is kept (0: for ever)"),
         SessionOption("table.local-time-zone", "string", "UTC", "time zone of TIMESTAMP_LTZ in text"),
-        SessionOption("watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"),
+        SessionOption(
+            "watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"
+        ),
     )
 }
 

@@ -17,14 +17,18 @@ from datafusion import SessionContext
 from forebay.engine.connector import Changelog
 from forebay.engine.errors import InternalError, UnsupportedError
 from forebay.engine.expression import Output, Program, predicate
-from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.operators.accumulators import CallSpec
+from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
+from forebay.engine.operators.normalize import NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
-from forebay.engine.operators.table import TableOperator
-from forebay.engine.operators.upsert import UpsertKeyOperator
+from forebay.engine.operators.rank import RankOperator, RankSpec
+from forebay.engine.operators.remember import RememberOperator
+from forebay.engine.operators.unnest import UnnestOperator
+from forebay.engine.operators.window import WindowAggregateOperator, WindowTableOperator, WindowTableSpec
+from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import ScanSpec
@@ -32,7 +36,10 @@ from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.order import Order
 from forebay.planner import nodes as plan
 from forebay.planner.canonical import fingerprint
+from forebay.planner.changelog import covers, remembers_output
 from forebay.planner.expr import Column, Expr
+from forebay.planner.exprs import is_volatile
+from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import to_sql
 
 Make = Callable[[Sequence[Operator | None]], Operator]
@@ -71,7 +78,8 @@ class Lowering:
 
     tables: Tables
     context: SessionContext
-    traits: Callable[[plan.Node], plan.Traits]
+    traits: dict[int, plan.Traits]
+    """By `id` of node."""
     _steps: dict[str, Step] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -79,7 +87,7 @@ class Lowering:
 
     def view(self, name: str, node: plan.Node) -> JobPlan:
         """A materialized view: its contents arranged by a unique key, or by whole rows."""
-        keys = self.traits(node).keys
+        keys = self.traits[id(node)].keys
         key = min(keys, key=len) if keys else None
         source = self.lower(node)
         everything = tuple(range(len(node.schema)))
@@ -107,7 +115,7 @@ class Lowering:
         Raises:
             UnsupportedError: the sink takes insertions only and the query updates its results.
         """
-        traits = self.traits(node)
+        traits = self.traits[id(node)]
         source = self._named(node)
         if changelog is Changelog.APPEND and traits.updating:
             raise UnsupportedError(
@@ -115,11 +123,12 @@ class Lowering:
                 hint="write to an upsert sink (upsert-kafka with a PRIMARY KEY), or use a changelog format such as "
                 "debezium-json",
             )
-        if traits.updating or changelog is Changelog.UPSERT:
-            unique = any(set(k) <= set(primary_key) for k in traits.keys)
-            if changelog is Changelog.UPSERT and not unique:
+        if traits.updating:
+            if changelog is Changelog.UPSERT and not covers(traits.keys, primary_key):
                 source = self._upsert(source, primary_key)
-            source = self._operator(node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema))
+            source = self._operator(
+                node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema)
+            )
         return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet)
 
     def _named(self, node: plan.Node) -> Step:
@@ -147,7 +156,7 @@ class Lowering:
         match node:
             case plan.Scan():
                 return self._scan(node)
-            case plan.Project(input=plan.Filter() as below):
+            case plan.Project(input=plan.Filter() as below) if not remembers_output(below, self.traits):
                 return self._filter_project(node, below.input, below.predicate, node.exprs)
             case plan.Project():
                 return self._filter_project(node, node.input, None, node.exprs)
@@ -160,24 +169,44 @@ class Lowering:
                 return self._join(node)
             case plan.Aggregate():
                 return self._aggregate(node)
+            case plan.Rank():
+                return self._rank(node)
+            case plan.WindowTable():
+                return self._window_table(node)
+            case plan.WindowAggregate():
+                return self._window_aggregate(node)
+            case plan.Unnest():
+                return self._unnest(node)
+            case plan.Values():
+                return self._values(node)
         raise UnsupportedError(f"{type(node).__name__} cannot run continuously yet")
 
     def _operator(
-        self, schema: pa.Schema, label: str, node: plan.Node | None, sources: tuple[Step, ...], make: Make, tag: str = ""
+        self,
+        schema: pa.Schema,
+        label: str,
+        node: plan.Node | None,
+        sources: tuple[Step, ...],
+        make: Make,
+        tag: str = "",
     ) -> OperatorStep:
         self._numbers += 1
-        shareable = node is not None and all(s.key is not None or isinstance(s, RelationStep) for s in sources)
-        key = f"{fingerprint(node)}{tag}" if shareable and node is not None else None
+        shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
+        key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
         return OperatorStep(schema, f"{self._numbers}", label, key, sources, make)
 
     def _scan(self, node: plan.Scan) -> Step:
         source = self.tables.source(node.table, node.columns, dict(node.options))
         if source is None:
-            step: Step = RelationStep(self.tables.schema(node.table), f"table:{node.table}", node.table, None, node.table)
+            step: Step = RelationStep(
+                self.tables.schema(node.table), f"table:{node.table}", node.table, None, node.table
+            )
             return self._pick(node, step, None)
         self._numbers += 1
         key = f"scan:{source.identity}" if source.shareable else None
-        step = ScanStep(source.scan.schema, f"scan:{node.table}:{source.identity}", f"Scan({node.table})", key, source.scan)
+        step = ScanStep(
+            source.scan.schema, f"scan:{node.table}:{source.identity}", f"Scan({node.table})", key, source.scan
+        )
         if key is not None and key in self._steps:
             step = self._steps[key]
         elif key is not None:
@@ -197,7 +226,7 @@ class Lowering:
             "Normalize",
             key,
             (step,),
-            lambda _: TableOperator(step.schema, source.key),
+            lambda _: NormalizeOperator(step.schema, source.key),
         )
         if key is not None:
             self._steps[key] = made
@@ -232,6 +261,8 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             mask = None if mask_sql is None else predicate(self.context, step.schema, mask_sql)
             program = None if outputs is None else Program(self.context, step.schema, outputs)
+            if remembers_output(node, self.traits):
+                return RememberOperator(step.schema, node.schema, mask, program)
             return FilterProjectOperator(node.schema, mask, program)
 
         return self._operator(node.schema, label, node, (step,), make)
@@ -266,7 +297,7 @@ class Lowering:
         known = self._steps.get(fingerprint(node) + tag)
         if known is not None:
             return known
-        keys = self.traits(node).keys
+        keys = self.traits[id(node)].keys
         identity = min(keys, key=len) if keys else None
 
         def make(_: Sequence[Operator | None]) -> Operator:
@@ -288,8 +319,76 @@ class Lowering:
             keys=node.keys,
             calls=_calls(node.calls),
             schema=node.schema,
-            append_only=not self.traits(node.input).updating,
+            append_only=not self.traits[id(node.input)].updating,
         )
+
+    def _rank(self, node: plan.Rank) -> Step:
+        spec = RankSpec(
+            kind=node.kind.value,
+            partition=node.partition,
+            order=_orders(node.order),
+            start=node.start,
+            end=node.end,
+            with_rank=node.with_rank,
+            schema=node.schema,
+            append_only=not self.traits[id(node.input)].updating,
+        )
+        return self._operator(node.schema, "Rank", node, (self.lower(node.input),), lambda _: RankOperator(spec))
+
+    def _window_table(self, node: plan.WindowTable) -> Step:
+        window = node.window
+        spec = WindowTableSpec(
+            window.kind.value, window.time_column, window.size, node.schema, window.slide, window.offset
+        )
+        source = self.lower(node.input)
+        return self._operator(node.schema, "WindowTable", node, (source,), lambda _: WindowTableOperator(spec))
+
+    def _window_aggregate(self, node: plan.WindowAggregate) -> Step:
+        spec = self._aggregate_spec(node)
+        return self._operator(
+            node.schema,
+            "WindowAggregate",
+            node,
+            (self.lower(node.input),),
+            lambda _: WindowAggregateOperator(spec, node.window_end),
+        )
+
+    def _unnest(self, node: plan.Unnest) -> Step:
+        (column,) = node.columns
+        source = self.lower(node.input)
+        return self._operator(
+            node.schema, "Unnest", node, (source,), lambda _: UnnestOperator(node.schema, column, outer=node.outer)
+        )
+
+    def _values(self, node: plan.Values) -> Step:
+        """The rows are computed once, and read like any bounded source."""
+        if len(node.schema):
+            rows = self.context.sql(plan_to_sql(node)).to_arrow_table()
+            rows = pa.Table.from_arrays([c.cast(f.type) for c, f in zip(rows.columns, node.schema)], schema=node.schema)
+        else:
+            rows = pa.table({"row": pa.nulls(len(node.rows), pa.int8())})
+        self._numbers += 1
+        volatile = any(is_volatile(e) for row in node.rows for e in row)
+        key = None if volatile else f"values:{fingerprint(node)}"
+        scan = ScanSpec("VALUES", lambda _: MemorySource(rows), rows.schema, None)
+        step = ScanStep(rows.schema, f"values:{self._numbers}", "Values", key, scan)
+        return step if len(node.schema) else self._program(node, step, None, [], "Values")
+
+
+def _volatile(node: plan.Node) -> bool:
+    """Whether the node itself, its inputs apart, may give other results for equal inputs."""
+    match node:
+        case plan.Project():
+            return any(map(is_volatile, node.exprs)) or _volatile_filter(node.input)
+        case plan.Filter():
+            return is_volatile(node.predicate)
+        case plan.Join():
+            return node.residual is not None and is_volatile(node.residual)
+    return False
+
+
+def _volatile_filter(node: plan.Node) -> bool:
+    return isinstance(node, plan.Filter) and is_volatile(node.predicate)
 
 
 def _output(expr: Expr, wanted: pa.Field, inputs: pa.Schema) -> Output:
@@ -310,9 +409,12 @@ def _calls(calls: tuple[plan.AggregateCall, ...]) -> tuple[CallSpec, ...]:
             type=c.type,
             distinct=c.distinct,
             filter=c.filter,
-            order=tuple(Order(k.column, k.ascending, k.nulls_first) for k in c.order),
+            order=_orders(c.order),
             constants=c.constants,
         )
         for c in calls
     )
 
+
+def _orders(keys: tuple[plan.SortKey, ...]) -> tuple[Order, ...]:
+    return tuple(Order(k.column, k.ascending, k.nulls_first) for k in keys)

@@ -31,8 +31,8 @@ from forebay.planner.nodes import (
     WindowKind,
     WindowTable,
 )
+from forebay.planner.pending import Hinted, Over, Sort
 from forebay.planner.render import constant, identifier, string, to_sql, type_name
-from forebay.planner.rules.pending import Hinted, Over, Sort
 
 TableName = Callable[[Scan], str]
 """The SQL text that stands for a scan's table, as it may follow FROM."""

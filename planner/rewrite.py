@@ -17,10 +17,10 @@ from forebay.planner.dialect.nodes import WindowTVF
 from forebay.planner.functions import empty_relation
 from forebay.planner.hints import hint_options, state_ttls
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.pending import Hinted
 from forebay.planner.planning import schema_of
 from forebay.planner.relation import CatalogView, Relation
 from forebay.planner.result_types import with_flink_types
-from forebay.planner.rules.pending import Hinted
 from forebay.planner.scopes import cte_of, ctes_in_sight, from_items, may_give_many_rows, position
 from forebay.planner.unnest import without_unnests
 from forebay.planner.walk import Leaf

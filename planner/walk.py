@@ -32,7 +32,7 @@ from forebay.planner.build import (
 from forebay.planner.decode import AggregateExpr, Decoder, GroupingSets, WindowExpr
 from forebay.planner.expr import Expr, Literal
 from forebay.planner.nodes import Aggregate, Filter, JoinKind, Node, Project, Union, Unnest, Values
-from forebay.planner.rules.pending import Sort
+from forebay.planner.pending import Sort
 
 _KINDS = {
     "Inner": JoinKind.INNER,

@@ -357,6 +357,10 @@ class Driver:
         scans = [n for n in self.flow.nodes_of(name) if n.scan is not None]
         return bool(scans) and all(_ended(n) for n in scans)
 
+    def settled(self, job: Job) -> bool:
+        """Everything that the job made is where it belongs: applied to tables, committed by sinks."""
+        return not self._pending and not self._unconfirmed(job)
+
     def _unconfirmed(self, job: Job) -> bool:
         return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
 

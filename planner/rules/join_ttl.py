@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forebay.planner.nodes import Filter, Join, Node, Project
+from forebay.planner.pending import Hinted
 from forebay.planner.rules.inputs import with_inputs
-from forebay.planner.rules.pending import Hinted
 
 
 def join_ttl(node: Node) -> Node | None:

@@ -14,7 +14,7 @@ from forebay.planner.build import project
 from forebay.planner.expr import Binary, Cast, Column, Expr, Literal
 from forebay.planner.exprs import conjunction, conjuncts, rewritten, substitute
 from forebay.planner.nodes import Filter, Node, Project, Rank, RankKind
-from forebay.planner.rules.pending import Over
+from forebay.planner.pending import Over
 
 _KINDS = {kind.value: kind for kind in RankKind}
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}

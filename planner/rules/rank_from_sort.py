@@ -7,7 +7,7 @@ and refused, for it would keep everything.
 from __future__ import annotations
 
 from forebay.planner.nodes import Node, Rank, RankKind
-from forebay.planner.rules.pending import Sort
+from forebay.planner.pending import Sort
 
 
 def rank_from_sort(node: Node) -> Node | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forebay.engine.errors import UnsupportedError
 from forebay.planner.nodes import Node
-from forebay.planner.rules.pending import Over, Sort
+from forebay.planner.pending import Over, Sort
 
 RANKINGS = frozenset(("row_number", "rank", "dense_rank"))
 
