@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from datafusion import SessionContext
 
@@ -29,6 +30,40 @@ class Output:
     field: pa.Field
     column: int | None = None
     sql: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A column, or the field at `path` within a column of ROW type (NULL where the row is)."""
+
+    column: int
+    path: tuple[str, ...] = ()
+
+
+class Pick:
+    """A batch of leaves as columns c0, c1, ...: nothing is computed, and hardly anything copied."""
+
+    def __init__(self, schema: pa.Schema, leaves: Sequence[Leaf]) -> None:
+        fields: list[pa.Field] = []
+        for leaf in leaves:
+            kind = schema.field(leaf.column).type
+            for name in leaf.path:
+                kind = kind.field(name).type
+            fields.append(pa.field(f"c{len(fields)}", kind))
+        self.schema = pa.schema(fields)
+        self._leaves = tuple(leaves)
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._leaves:
+            return rows.select([])
+        return pa.RecordBatch.from_arrays([_leaf(rows, leaf) for leaf in self._leaves], schema=self.schema)
+
+
+def _leaf(rows: pa.RecordBatch, leaf: Leaf) -> pa.Array:
+    column = rows.column(leaf.column)
+    for name in leaf.path:
+        column = pc.struct_field(column, [name])
+    return column
 
 
 class Evaluator(Protocol):
@@ -147,7 +182,7 @@ class _LiveScanner:
             yield batch if self._columns is None else batch.select(self._columns)
 
 
-def predicate(context: SessionContext, inputs: pa.Schema, sql: str) -> Callable[[pa.RecordBatch], pa.BooleanArray]:
-    """A mask function for a boolean SQL expression over c0, c1, ..."""
-    program = Program(context, inputs, [Output(pa.field("mask", pa.bool_()), sql=sql)])
-    return lambda rows: program(rows).column(0)
+def predicate(context: SessionContext, pick: Pick, sql: str) -> Callable[[pa.RecordBatch], pa.BooleanArray]:
+    """A mask function for a boolean SQL expression over the leaves of `pick`."""
+    program = Program(context, pick.schema, [Output(pa.field("mask", pa.bool_()), sql=sql)])
+    return lambda rows: program(pick(rows)).column(0)

@@ -25,6 +25,7 @@ from forebay.engine.runtime.warehouse import Warehouse
 from forebay.engine.serve.snapshot import expand
 from forebay.jobs import Job, Jobs
 from forebay.planner import statements as st
+from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned
 from forebay.planner.catalog import (
     Catalog,
@@ -202,7 +203,7 @@ class Executor:
 
     def _lowering(self, *roots: Node) -> Lowering:
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits)
+        return Lowering(self.relations, session_context(), traits, scan_reads(roots))
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)

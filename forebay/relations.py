@@ -117,8 +117,11 @@ class Relations:
             raise UnsupportedError(f"{table} is a view")
         return found.schema() if isinstance(found, Table) else found.schema
 
-    def source(self, table: str, columns: tuple[str, ...], options: Mapping[str, str]) -> TableSource | None:
-        """How to read a connector's table; None for an embedded table or a materialized view."""
+    def source(self, table: str, columns: frozenset[str], options: Mapping[str, str]) -> TableSource | None:
+        """How to read a connector's table; None for an embedded table or a materialized view.
+
+        `columns`: names, and dotted paths of fields, of what is read.
+        """
         if table in self.registered:
             return self._memory_source(table)
         found = self.catalog.find(table)
@@ -155,7 +158,7 @@ class Relations:
         connector = self.registry.connector(table.options["connector"])
         if connector.source is None:
             raise UnsupportedError(f"connector '{connector.name}' of {table.name} can be written only")
-        wanted = None if columns is None else tuple(n for n in table.stored().names if n in columns)
+        wanted = None if columns is None else tuple(sorted(columns))
         return connector.source(self.spec(table, options, read_columns=wanted))
 
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
@@ -182,8 +185,8 @@ class Relations:
             return Changelog.APPEND
         return connector.sink_changelog(self.spec(table, options, for_sink=True))
 
-    def _needed(self, table: Table, columns: tuple[str, ...]) -> frozenset[str]:
-        """Stored columns that the read ones stand on."""
+    def _needed(self, table: Table, columns: frozenset[str]) -> frozenset[str]:
+        """Stored columns, and fields of them, that the read ones stand on."""
         texts = [c.expression for c in table.columns if c.expression is not None and c.name in columns]
         if table.watermark is not None:
             texts += [table.watermark[1]]
@@ -191,9 +194,14 @@ class Relations:
         mentioned = {
             i.name for t in texts if t is not None for c in parse_expression(t).find_all(exp.Column) for i in c.parts
         }
-        return frozenset(n for n in table.stored().names if n in columns or n in mentioned)
+        stored = table.stored().names
+        whole = {n for n in stored if n in columns or n in mentioned}
+        fields = {
+            c for c in columns - set(stored) for root in [c.partition(".")[0]] if root in stored and root not in whole
+        }
+        return frozenset(whole | fields)
 
-    def _computed(self, table: Table, stored: pa.Schema, columns: tuple[str, ...]) -> tuple[Output, ...]:
+    def _computed(self, table: Table, stored: pa.Schema, columns: frozenset[str]) -> tuple[Output, ...]:
         wanted = [c for c in table.columns if c.expression is not None and c.name in columns]
         if not wanted:
             return ()

@@ -16,7 +16,7 @@ from datafusion import SessionContext
 
 from forebay.engine.connector import Changelog
 from forebay.engine.errors import InternalError, UnsupportedError
-from forebay.engine.expression import Output, Program, predicate
+from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
 from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.operators.base import Operator
@@ -35,6 +35,7 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.order import Order
 from forebay.planner import nodes as plan
+from forebay.planner.access import Reads, gathered
 from forebay.planner.canonical import fingerprint
 from forebay.planner.changelog import covers, remembers_output
 from forebay.planner.expr import Column, Expr
@@ -65,8 +66,11 @@ class TableSource:
 class Tables(Protocol):
     """What lowering asks of the catalog."""
 
-    def source(self, table: str, columns: tuple[str, ...], options: Mapping[str, str]) -> TableSource | None:
-        """How to read a connector's table; None for an embedded table or a materialized view."""
+    def source(self, table: str, columns: frozenset[str], options: Mapping[str, str]) -> TableSource | None:
+        """How to read a connector's table; None for an embedded table or a materialized view.
+
+        `columns`: names, and dotted paths of fields, of what is read.
+        """
 
     def schema(self, table: str) -> pa.Schema:
         """All readable columns of a relation."""
@@ -80,6 +84,8 @@ class Lowering:
     context: SessionContext
     traits: dict[int, plan.Traits]
     """By `id` of node."""
+    reads: Reads
+    """What all the job's outputs together read of each table: a scan is opened once."""
     _steps: dict[str, Step] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -196,74 +202,78 @@ class Lowering:
         return OperatorStep(schema, f"{self._numbers}", label, key, sources, make)
 
     def _scan(self, node: plan.Scan) -> Step:
-        source = self.tables.source(node.table, node.columns, dict(node.options))
+        source = self.tables.source(node.table, self.reads[node.table, node.options], dict(node.options))
         if source is None:
             step: Step = RelationStep(
                 self.tables.schema(node.table), f"table:{node.table}", node.table, None, node.table
             )
-            return self._pick(node, step, None)
-        self._numbers += 1
-        key = f"scan:{source.identity}" if source.shareable else None
-        step = ScanStep(
-            source.scan.schema, f"scan:{node.table}:{source.identity}", f"Scan({node.table})", key, source.scan
-        )
-        if key is not None and key in self._steps:
-            step = self._steps[key]
-        elif key is not None:
-            self._steps[key] = step
-        if source.changelog is Changelog.UPSERT:
-            step = self._normalize(step, source)
-        return self._pick(node, step, source)
+            return self._pick(node, step, ())
+        path = f"scan:{source.identity}"
+        known = self._steps.get(path)
+        if known is None:
+            known = ScanStep(
+                source.scan.schema, path, f"Scan({node.table})", path if source.shareable else None, source.scan
+            )
+            if source.changelog is Changelog.UPSERT:
+                known = self._normalize(known, source.key)
+            self._steps[path] = known
+        return self._pick(node, known, source.computed)
 
-    def _normalize(self, step: Step, source: TableSource) -> Step:
+    def _normalize(self, step: Step, primary_key: tuple[int, ...]) -> Step:
         key = None if step.key is None else f"{step.key}/normalize"
-        if key is not None and key in self._steps:
-            return self._steps[key]
-        self._numbers += 1
-        made = OperatorStep(
-            step.schema,
-            f"normalize:{step.path}",
-            "Normalize",
-            key,
-            (step,),
-            lambda _: NormalizeOperator(step.schema, source.key),
-        )
-        if key is not None:
-            self._steps[key] = made
-        return made
 
-    def _pick(self, node: plan.Scan, step: Step, source: TableSource | None) -> Step:
+        def make(_: Sequence[Operator | None]) -> Operator:
+            return NormalizeOperator(step.schema, primary_key)
+
+        return OperatorStep(step.schema, f"normalize:{step.path}", "Normalize", key, (step,), make)
+
+    def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
         """The scan's columns, computed ones evaluated, from the table's."""
-        computed = {o.field.name: o for o in source.computed} if source is not None else {}
+        known = {o.field.name: o.sql for o in computed}
         outputs = []
         for name, wanted in zip(node.columns, node.schema):
-            output = computed.get(name) or Output(wanted, column=step.schema.get_field_index(name))
-            outputs.append(Output(wanted, output.column, output.sql))
+            column = None if name in known else step.schema.get_field_index(name)
+            outputs.append(Output(wanted, column, known.get(name)))
         if [o.column for o in outputs] == list(range(len(step.schema))):
             return step
-        return self._program(node, step, None, outputs, f"Pick({', '.join(node.columns)})")
+
+        def make(_: Sequence[Operator | None]) -> Operator:
+            return FilterProjectOperator(node.schema, None, None, Program(self.context, step.schema, outputs))
+
+        return self._operator(node.schema, f"Pick({', '.join(node.columns)})", node, (step,), make)
 
     def _filter_project(
         self, node: plan.Node, below: plan.Node, condition: Expr | None, exprs: tuple[Expr, ...] | None
     ) -> Step:
         step = self.lower(below)
-        outputs = None if exprs is None else [_output(e, f, below.schema) for e, f in zip(exprs, node.schema)]
-        unchanged = outputs is not None and [o.column for o in outputs] == list(range(len(step.schema)))
-        if condition is None and unchanged and step.schema.equals(node.schema):
+        plain = exprs is not None and exprs == tuple(map(Column, range(len(step.schema))))
+        if condition is None and plain and step.schema.equals(node.schema):
             return step
-        return self._program(node, step, condition, outputs, type(node).__name__)
+        return self._program(node, step, condition, None if plain else exprs, type(node).__name__)
 
     def _program(
-        self, node: plan.Node, step: Step, condition: Expr | None, outputs: list[Output] | None, label: str
+        self, node: plan.Node, step: Step, condition: Expr | None, exprs: Sequence[Expr] | None, label: str
     ) -> Step:
-        mask_sql = None if condition is None else to_sql(condition, _names(step.schema))
+        mask_sql: str | None = None
+        mask_leaves: list[Leaf] = []
+        if condition is not None:
+            mask_leaves, (over,) = gathered([condition])
+            mask_sql = to_sql(over, _names(len(mask_leaves)))
+        leaves, outputs = gathered(exprs or ())
+        if exprs is not None and not leaves and len(step.schema):
+            leaves = [Leaf(0)]  # a batch without columns cannot say how many rows it has
+        columns = [_output(e, f, len(leaves)) for e, f in zip(outputs, node.schema)]
 
         def make(_: Sequence[Operator | None]) -> Operator:
-            mask = None if mask_sql is None else predicate(self.context, step.schema, mask_sql)
-            program = None if outputs is None else Program(self.context, step.schema, outputs)
+            mask = pick = program = None
+            if mask_sql is not None:
+                mask = predicate(self.context, Pick(step.schema, mask_leaves), mask_sql)
+            if exprs is not None:
+                pick = Pick(step.schema, leaves)
+                program = Program(self.context, pick.schema, columns)
             if remembers_output(node, self.traits):
-                return RememberOperator(step.schema, node.schema, mask, program)
-            return FilterProjectOperator(node.schema, mask, program)
+                return RememberOperator(step.schema, node.schema, mask, pick, program)
+            return FilterProjectOperator(node.schema, mask, pick, program)
 
         return self._operator(node.schema, label, node, (step,), make)
 
@@ -271,10 +281,12 @@ class Lowering:
         left = self._arrange(node.left, node.left_keys)
         right = self._arrange(node.right, node.right_keys)
         both = pa.schema([*node.left.schema, *node.right.schema])
-        residual_sql = None if node.residual is None else to_sql(node.residual, _names(both))
+        residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,))
+        residual_sql = [to_sql(e, _names(len(residual_leaves))) for e in residual_exprs]
 
         def make(inputs: Sequence[Operator | None]) -> Operator:
-            residual = None if residual_sql is None else predicate(self.context, both, residual_sql)
+            pick = Pick(both, residual_leaves)
+            residual = predicate(self.context, pick, residual_sql[0]) if residual_sql else None
             spec = JoinSpec(
                 kind=node.kind.value,
                 left_keys=node.left_keys,
@@ -372,7 +384,7 @@ class Lowering:
         key = None if volatile else f"values:{fingerprint(node)}"
         scan = ScanSpec("VALUES", lambda _: MemorySource(rows), rows.schema, None)
         step = ScanStep(rows.schema, f"values:{self._numbers}", "Values", key, scan)
-        return step if len(node.schema) else self._program(node, step, None, [], "Values")
+        return step if len(node.schema) else self._program(node, step, None, (), "Values")
 
 
 def _volatile(node: plan.Node) -> bool:
@@ -391,14 +403,14 @@ def _volatile_filter(node: plan.Node) -> bool:
     return isinstance(node, plan.Filter) and is_volatile(node.predicate)
 
 
-def _output(expr: Expr, wanted: pa.Field, inputs: pa.Schema) -> Output:
+def _output(expr: Expr, wanted: pa.Field, leaves: int) -> Output:
     if isinstance(expr, Column):
         return Output(wanted, column=expr.index)
-    return Output(wanted, sql=to_sql(expr, _names(inputs)))
+    return Output(wanted, sql=to_sql(expr, _names(leaves)))
 
 
-def _names(schema: pa.Schema) -> list[str]:
-    return [f'"c{i}"' for i in range(len(schema))]
+def _names(count: int) -> list[str]:
+    return [f'"c{i}"' for i in range(count)]
 
 
 def _calls(calls: tuple[plan.AggregateCall, ...]) -> tuple[CallSpec, ...]:

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch
 from forebay.engine.consolidate import consolidate
-from forebay.engine.expression import Evaluator
+from forebay.engine.expression import Evaluator, Pick
 from forebay.engine.operators.base import Operator, Turn
-from forebay.engine.operators.project import Mask
+from forebay.engine.operators.project import FilterProjectOperator, Mask
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import Arrangement
 
@@ -23,10 +23,12 @@ from forebay.engine.state.arrangement import Arrangement
 class RememberOperator(Operator):
     """`FilterProjectOperator` with a memory."""
 
-    def __init__(self, inputs: pa.Schema, schema: pa.Schema, mask: Mask | None, program: Evaluator | None) -> None:
+    def __init__(
+        self, inputs: pa.Schema, schema: pa.Schema, mask: Mask | None, pick: Pick | None, program: Evaluator | None
+    ) -> None:
         self.schema = schema
         self._mask = mask
-        self._program = program
+        self._program = FilterProjectOperator(schema, None, pick, program)
         self._width = len(inputs)
         fields = [f.with_name(f"c{i}").with_nullable(True) for i, f in enumerate([*inputs, *schema])]
         self._pairs = Arrangement(pa.schema(fields), range(self._width))
@@ -48,7 +50,7 @@ class RememberOperator(Operator):
             come = come.filter(self._mask(come.rows))
         if not come.num_rows:
             return self._nothing()
-        made = come.rows if self._program is None else self._program(come.rows)
+        made = self._program.apply(come).rows
         return come.with_rows(
             pa.RecordBatch.from_arrays([*come.rows.columns, *made.columns], schema=self._pairs.schema)
         )

@@ -552,6 +552,7 @@ def _merge(parts: list[Fetched]) -> Fetched | None:
 
 
 def describe_error(error: Exception) -> str:
-    """An error as SHOW JOBS shows it: its first line."""
-    text = str(error) if isinstance(error, ForebayError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0] if text else type(error).__name__
+    """An error in one line, as SHOW JOBS shows it."""
+    if isinstance(error, ForebayError):
+        return f"{error.message}: {error.detail.splitlines()[0]}" if error.detail else error.message
+    return f"{type(error).__name__}: {error}".splitlines()[0]

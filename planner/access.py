@@ -1,0 +1,86 @@
+"""What of its input an expression reads: whole columns, or fields of ROW columns.
+
+A field is read as `CASE WHEN r IS NOT NULL THEN get_field(r, 'f') END`, as the binder writes it: NULL where the row is.
+Knowing fields apart from rows lets scans decode only what is used, and filters copy only what goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from forebay.engine.expression import Leaf
+from forebay.planner.expr import Call, Case, Column, Expr, Literal, Unary
+from forebay.planner.exprs import children, rewritten
+from forebay.planner.nodes import Filter, Node, Project, Scan
+
+Reads = dict[tuple[str, tuple[tuple[str, str], ...]], frozenset[str]]
+"""Per table and hint options: names of columns, and dotted paths of fields."""
+
+
+def leaf(expr: Expr) -> Leaf | None:
+    """The column or field that the expression is, or None if it is neither."""
+    match expr:
+        case Column(index):
+            return Leaf(index)
+        case Case(None, ((Unary("IS NOT NULL", row), Call("get_field", (value, Literal(str(name))))),), None):
+            inner = leaf(row) if row == value else None
+            return None if inner is None else Leaf(inner.column, (*inner.path, name))
+    return None
+
+
+def leaves(expr: Expr) -> Iterable[Leaf]:
+    """Every column or field that the expression reads."""
+    found = leaf(expr)
+    if found is not None:
+        yield found
+    else:
+        for child in children(expr):
+            yield from leaves(child)
+
+
+def gathered(exprs: Sequence[Expr]) -> tuple[list[Leaf], list[Expr]]:
+    """The distinct leaves of the expressions, and the expressions over them: column k is leaf k."""
+    places: dict[Leaf, int] = {}
+
+    def rule(expr: Expr) -> Expr | None:
+        found = leaf(expr)
+        return None if found is None else Column(places.setdefault(found, len(places)))
+
+    over = [rewritten(e, rule) for e in exprs]
+    return list(places), over
+
+
+def leaf_type(schema: pa.Schema, wanted: Leaf) -> pa.DataType:
+    """The Arrow type of a leaf."""
+    kind = schema.field(wanted.column).type
+    for name in wanted.path:
+        kind = kind.field(name).type
+    return kind
+
+
+def scan_reads(roots: Iterable[Node]) -> Reads:
+    """What the plans read of each table."""
+    reads: dict[tuple[str, tuple[tuple[str, str], ...]], set[str]] = {}
+
+    def visit(node: Node, needed: set[Leaf]) -> None:
+        match node:
+            case Scan():
+                names = {".".join((node.columns[n.column], *n.path)) for n in needed}
+                reads.setdefault((node.table, node.options), set()).update(names)
+            case Project():
+                visit(node.input, {found for e in node.exprs for found in leaves(e)})
+            case Filter():
+                visit(node.input, needed.union(leaves(node.predicate)))
+            case _:
+                for source in node.inputs:
+                    visit(source, _all(source))
+
+    for root in roots:
+        visit(root, _all(root))
+    return {table: frozenset(names) for table, names in reads.items()}
+
+
+def _all(node: Node) -> set[Leaf]:
+    return {Leaf(i) for i in range(len(node.schema))}
