@@ -55,7 +55,12 @@ def consume(bootstrap: str, topic: str, count: int, results: Any) -> None:
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": topic, "isolation.level": "read_committed", "fetch.wait.max.ms": 10}
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": topic,
+            "isolation.level": "read_committed",
+            "fetch.wait.max.ms": 10,
+        }
     )
     consumer.assign([TopicPartition(topic, 0, 0)])
     ages: list[float] = []

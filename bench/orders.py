@@ -101,7 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         messages = publish(own.bootstrap, args.orders, args.seed)
         command = ["--bootstrap", own.bootstrap, "--messages", str(messages), "--core", str(args.core)]
         entry = measure.in_process("bench.orders", command, 3600)
-    print(measure.table([entry], ("case", "rows", "seconds", "rows_per_s", "cpu_seconds", "peak_rss_mb")), file=sys.stderr)
+    print(
+        measure.table([entry], ("case", "rows", "seconds", "rows_per_s", "cpu_seconds", "peak_rss_mb")), file=sys.stderr
+    )
     measure.report("orders", [entry], args.json, orders=args.orders)
     return 0
 
