@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlglot import exp
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Registry
 from forebay.engine.consolidate import consolidate
-from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
+from forebay.engine.errors import CatalogError, ForebayError, SqlError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
@@ -282,7 +282,24 @@ class Executor:
         if table.embedded and self.queries.can_answer(node):
             return self._insert_now(table, node)
         name = self._job_name(f"insert_into_{table.name}")
+        if not _tables(node):
+            return self._insert_values(name, statement, node)
         return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+
+    def _insert_values(self, name: str, statement: st.Insert, node: Node) -> Result:
+        """Constants into a connector's table: a job that is over, its rows committed, when the statement returns."""
+        if not self.driver.running:
+            raise ForebayError("nothing runs in this warehouse yet", hint="call resume() on the connection first")
+        self._attach(name, self._job_plan(name, [statement], [node]), None, {})
+        job = self.driver.jobs[name]
+        try:
+            self.driver.wait(lambda: job.status in (Status.FINISHED, Status.FAILED), None)
+            if job.status is Status.FAILED and job.error is not None:
+                raise job.error
+        finally:
+            self.driver.detach(name)
+        count = sum(outbox.rows for outbox in job.outboxes)
+        return Result(message=f"{count} rows inserted", rowcount=count)
 
     @run.register
     def _statement_set(self, statement: st.StatementSet) -> Result:
@@ -312,15 +329,18 @@ class Executor:
         save: bool = False,
     ) -> Result:
         nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
-        lowering = self._lowering(*nodes)
-        outputs = tuple(self._output(lowering, name, n, i, node) for n, (i, node) in enumerate(zip(inserts, nodes)))
-        self._attach(name, JobPlan(outputs), placement, scans)
-        reads = tuple(t for node in nodes for t in _tables(node))
+        self._attach(name, self._job_plan(name, inserts, nodes), placement, scans)
+        reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
         writes = tuple(i.target for i in inserts)
         self.catalog.jobs[name] = JobDefinition(name, sql, dict(self.options.given), reads, writes)
         if save:
             self.save()
         return Result(message=f"job {name} started")
+
+    def _job_plan(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
+        lowering = self._lowering(*nodes)
+        pairs = enumerate(zip(inserts, nodes))
+        return JobPlan(tuple(self._output(lowering, name, number, i, node) for number, (i, node) in pairs))
 
     def _output(self, lowering: Lowering, job: str, number: int, insert: st.Insert, node: Node) -> Any:
         table = self.catalog.table(insert.target)

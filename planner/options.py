@@ -17,7 +17,6 @@ class SessionOption:
     kind: str
     default: str
     doc: str
-    choices: tuple[str, ...] = ()
 
 
 SESSION_OPTIONS = {
@@ -25,22 +24,12 @@ SESSION_OPTIONS = {
     for o in (
         SessionOption("execution.checkpointing.interval", "duration", "5 s", "time between checkpoints"),
         SessionOption("execution.latency", "duration", "50 ms", "how long rows may wait to be processed together"),
-        SessionOption("memory.budget", "size", "2GB", "memory for state, caches and queues of the warehouse"),
         SessionOption("pipeline.name", "string", "", "name of the next job; empty: derived from its sink"),
-        SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job pauses"),
+        SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job's sources wait"),
         SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
-        SessionOption(
-            "table.exec.error-handling",
-            "string",
-            "fail",
-            "what a row does whose evaluation fails",
-            ("fail", "dead-letter"),
-        ),
         SessionOption(
             "table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"
         ),
-        SessionOption("table.exec.state.ttl", "duration", "0 ms", "how long idle state is kept (0: for ever)"),
-        SessionOption("table.local-time-zone", "string", "UTC", "time zone of TIMESTAMP_LTZ in text"),
         SessionOption(
             "watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"
         ),
@@ -101,8 +90,6 @@ class Options:
             duration(value)
         elif option.kind == "size":
             size(value)
-        if option.choices and value not in option.choices:
-            raise OptionError(f"option '{name}' cannot be '{value}'", hint=f"one of: {', '.join(option.choices)}")
         self.given[name] = value
 
     def reset(self, name: str | None) -> None:

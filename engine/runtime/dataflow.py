@@ -172,7 +172,7 @@ class Dataflow:
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
             return None
-        unread = known.scan is not None and known.scan.metrics.records == 0
+        unread = known.scan is not None and known.scan.untouched
         return known if known in into.fresh or unread or known.contents() is not None else None
 
     def _adopt(self, node: Node, job: str) -> None:
@@ -424,15 +424,21 @@ class Dataflow:
 
     # -- catching up --------------------------------------------------------------------------------------------
 
-    def limit_catch_ups(self) -> None:
-        """Let private scans read up to where the shared ones stand; replace those that have arrived."""
+    def limit_catch_ups(self) -> bool:
+        """Let private scans read up to where the shared ones stand; replace those that have arrived.
+
+        True if one was replaced: its readers have the shared scan's watermark to see.
+        """
+        merged = False
         for node in [n for n in self.order if n.catching_up is not None]:
             shared = node.catching_up
             assert node.scan is not None and shared is not None and shared.scan is not None
-            if node.scan.positions == shared.scan.positions and shared.scan.metrics.records > 0:
+            if node.scan.positions == shared.scan.positions and not shared.scan.untouched:
                 self._merge(node, shared)
+                merged = True
             else:
-                node.scan.reader.limit(shared.scan.positions)
+                node.scan.limit(shared.scan.positions)
+        return merged
 
     def _merge(self, private: Node, shared: Node) -> None:
         assert shared.scan is not None and private.scan is not None

@@ -194,11 +194,11 @@ class Driver:
     def step(self) -> bool:
         """Poll, run an epoch if there is anything to do, checkpoint if it is time. False when idle."""
         with self._lock:
-            self.flow.limit_catch_ups()
-            scans = [n for n in self.flow.scans() if n.scan is not None and not _ended(n)]
+            merged = self.flow.limit_catch_ups()
+            scans = [n for n in self.flow.scans() if not _ended(n) and not self._held_back(n)]
         fetched = self._poll(scans)
         with self._lock:
-            worked = self._epoch(fetched)
+            worked = self._epoch(fetched, merged)
             self._retry_failed()
             self._finish_jobs()
             if self.clock.monotonic() >= self._next_checkpoint:
@@ -206,6 +206,11 @@ class Driver:
             if worked:
                 self._changed.notify_all()
         return worked
+
+    def _held_back(self, node: Node) -> bool:
+        """Whether all jobs that read a scan wait for their sinks. One that has room keeps a shared scan going."""
+        jobs = [self.jobs[name] for name in node.jobs if name in self.jobs]
+        return bool(jobs) and all(any(o.full() for o in job.outboxes) for job in jobs)
 
     def _poll(self, scans: list[Node]) -> dict[str, Fetched | None]:
         """Poll every scan at least once; wait for more rows while there are few."""
@@ -252,9 +257,9 @@ class Driver:
                 for name in node.jobs:
                     self._give_up(self.jobs[name], error)
 
-    def _epoch(self, fetched: Mapping[str, Fetched | None]) -> bool:
+    def _epoch(self, fetched: Mapping[str, Fetched | None], merged: bool) -> bool:
         live = {i: f for i, f in fetched.items() if i in self.flow.nodes}
-        something = any(f is not None for f in live.values()) or self._pending or self._ending(live)
+        something = any(f is not None for f in live.values()) or merged or self._pending or self._ending(live)
         if not something and not self._watermark_moves():
             return False
         for node_id, part in live.items():
@@ -269,7 +274,7 @@ class Driver:
         """A bounded scan has just come to its end: its last watermark must flow."""
         nodes = [self.flow.nodes[i] for i in fetched]
         return any(
-            n.scan is not None and n.scan.bounded and n.scan.reader.finished() and not n.scan.finished for n in nodes
+            n.scan is not None and n.scan.at_end() and not n.scan.finished for n in nodes
         )
 
     def _watermark_moves(self) -> bool:
@@ -438,6 +443,11 @@ class Driver:
 
     # -- threads ------------------------------------------------------------------------------------------------
 
+    @property
+    def running(self) -> bool:
+        """Whether threads drive it."""
+        return bool(self._threads)
+
     def start(self) -> None:
         """Run in threads: the driver, one background writer, one per sink."""
         work: list[Callable[[], None]] = []
@@ -526,7 +536,7 @@ class Driver:
 
 
 def _ended(node: Node) -> bool:
-    return node.scan is not None and node.scan.bounded and node.scan.finished
+    return node.scan is not None and node.scan.finished
 
 
 def _merge(parts: list[Fetched]) -> Fetched | None:

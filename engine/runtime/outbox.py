@@ -28,6 +28,9 @@ from forebay.engine.files import Files, declare, kill_point
 
 declare("outbox.seal.before", "outbox.seal.after", "outbox.confirm.before", "outbox.confirm.after")
 
+QUEUE = 64 << 20
+"""Bytes of rows that may wait in memory for a sink to take them."""
+
 WEIGHT = "__weight"
 """Name of the weight column in spool files."""
 
@@ -98,6 +101,7 @@ class OutboxSpec:
     directory: Path | None = None
     files: Files = field(default_factory=Files)
     max_bytes: int = 1 << 30
+    """Rows that the sink may owe before the job's sources wait."""
 
 
 class Outbox(Outlet):
@@ -110,6 +114,7 @@ class Outbox(Outlet):
         self._open: list[Batch] = []
         self._lock = threading.Condition()
         self._segments: deque[Segment] = deque()
+        self._queued = 0
         self.confirmed: int | None = None
         self.rows = 0
         self.error: Exception | None = None
@@ -134,6 +139,7 @@ class Outbox(Outlet):
             segment = self._segments[-1]
             segment.batches.append(batch)
             segment.nbytes += batch.rows.nbytes
+            self._queued += batch.rows.nbytes
             self.rows += batch.num_rows
         if self.spec.directory is not None:
             self.spec.files.append(self._path(segment.id), _frame(batch), sync=False)
@@ -178,6 +184,10 @@ class Outbox(Outlet):
         with self._lock:
             return sum(s.nbytes for s in self._segments)
 
+    def full(self) -> bool:
+        """The sink lags so far behind that its job's sources should wait."""
+        return self._queued > QUEUE or self.nbytes() > self.spec.max_bytes
+
     def close(self) -> None:
         with self._lock:
             self.closed = True
@@ -194,6 +204,7 @@ class Outbox(Outlet):
                     segment.sent = []
                 else:
                     segment.batches = deque(self._read(segment.id))
+            self._queued = sum(b.rows.nbytes for s in self._segments for b in s.batches)
 
     def next_batch(self) -> Batch | None:
         """The next row batch to write, if it belongs to the oldest unconfirmed segment."""
@@ -202,6 +213,7 @@ class Outbox(Outlet):
             if not segment.batches:
                 return None
             batch = segment.batches.popleft()
+            self._queued -= batch.rows.nbytes
             if self.spec.directory is None:
                 segment.sent.append(batch)
             return batch

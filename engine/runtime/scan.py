@@ -54,6 +54,9 @@ class Scan:
             self.tracker.load(saved["watermark"], now)
         self.positions: dict[str, Position] = self.reader.positions()
         self.finished = False
+        """The input itself has come to its end, and `take` has seen it."""
+        self._limited = False
+        self._restored = saved is not None
         self._reading = threading.Lock()
         self._stale = False
         """The reader was replaced after the last poll: what that poll brought will be read again."""
@@ -62,6 +65,11 @@ class Scan:
     @property
     def bounded(self) -> bool:
         return self.source.bounded
+
+    @property
+    def untouched(self) -> bool:
+        """It stands where its table starts: a newcomer misses nothing."""
+        return not self._restored and self.metrics.records == 0
 
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
         """Read from outside; changes nothing that a checkpoint sees until `take`."""
@@ -74,7 +82,7 @@ class Scan:
         if self._stale or self._closed:
             return []
         self.positions = self.reader.positions()
-        self.finished = self.reader.finished()
+        self.finished = self.at_end()
         if fetched is None:
             return []
         self.metrics.records += fetched.records
@@ -87,12 +95,20 @@ class Scan:
             self.tracker.observe(fetched.batch.rows, fetched.split, len(self.reader.splits()), now)
         return [fetched.batch]
 
+    def at_end(self) -> bool:
+        """Whether nothing will ever come again; a limit is no end."""
+        return self.bounded and not self._limited and self.reader.finished()
+
+    def limit(self, positions: Mapping[str, Position]) -> None:
+        """Read up to these positions only: another scan goes on from there."""
+        self._limited = True
+        self.reader.limit(positions)
+
     def watermark(self, now: int) -> int | None:
         """The scan's watermark after `take`."""
-        ended = self.finished and self.bounded
         if self.tracker is None:
-            return MAX_WATERMARK if ended else None
-        return self.tracker.current(len(self.reader.splits()), ended, now)
+            return MAX_WATERMARK if self.finished else None
+        return self.tracker.current(len(self.reader.splits()), self.finished, now)
 
     def widen(self, columns: frozenset[str] | None) -> None:
         """Read more columns from here on: a new reader continues at this one's positions."""

@@ -9,6 +9,9 @@
     forebay.log      a rotating log
 
 In memory there is no directory, nothing is durable, and checkpoints only pace the sinks' commits.
+
+Checkpoints are numbered from the milliseconds since 1970 at which the warehouse began: a sink remembers the last number that
+it committed, and must never meet a smaller one from a warehouse that was made anew under its name.
 """
 
 from __future__ import annotations
@@ -73,6 +76,7 @@ class Warehouse:
             store = CheckpointStore(path / "checkpoints", self.files)
             dml = DmlLog(path / "dml", self.files)
         self.driver = Driver(clock or Clock(), options, store, dml, now_cell or (lambda now: None))
+        self.driver.checkpoint_id = self.driver.clock.now() // 1000
         self.restored = Restored()
 
     def read_checkpoint(self) -> Restored:

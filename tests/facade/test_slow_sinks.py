@@ -1,0 +1,60 @@
+"""A sink that does not keep up makes its job's sources wait; nothing is lost, and others go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from forebay.connection import Connection
+from forebay.connectors import default_registry
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Changelog, Connector, Sink
+
+TABLES = """
+SET 'sink.outbox.max' = '1 mb';
+SET 'execution.checkpointing.interval' = '100 ms';
+CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1000000', 'rows-per-second' = '100000000',
+  'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '1000000');
+CREATE TABLE slow (n BIGINT) WITH ('connector' = 'gate');
+"""
+
+
+class Gate(Sink):
+    """Takes rows only while its event is set."""
+
+    def __init__(self, opened: threading.Event, rows: list[int]) -> None:
+        self._opened = opened
+        self._rows = rows
+
+    def recover(self) -> int | None:
+        return None
+
+    def write(self, batch: Batch) -> None:
+        self._opened.wait(20)
+        self._rows.append(batch.num_rows)
+
+    def commit(self, checkpoint: int) -> None:
+        pass
+
+
+def test_a_slow_sink_holds_its_source_back_and_loses_nothing() -> None:
+    opened, rows = threading.Event(), list[int]()
+    registry = default_registry()
+    registry.connectors["gate"] = Connector(
+        "gate", (), sink=lambda spec: Gate(opened, rows), sink_changelog=lambda spec: Changelog.APPEND
+    )
+    with Connection(registry=registry) as con:
+        con.execute(TABLES)
+        con.execute("INSERT INTO slow SELECT n FROM numbers")
+        job = con.warehouse.driver.jobs["insert_into_slow"]
+        time.sleep(1.0)
+        held = job.outboxes[0].nbytes()
+        assert 1 << 20 < held < 4 << 20
+        time.sleep(0.5)
+        assert job.outboxes[0].nbytes() == held
+        con.execute("CREATE MATERIALIZED VIEW other AS SELECT COUNT(*) AS n FROM numbers")
+        assert con.wait("other", timeout=60)
+        assert con.sql("SELECT n FROM other").fetchall() == [(1_000_000,)]
+        opened.set()
+        assert con.wait(timeout=60)
+        assert sum(rows) == 1_000_000
