@@ -273,9 +273,7 @@ class Driver:
     def _ending(self, fetched: Mapping[str, Fetched | None]) -> bool:
         """A bounded scan has just come to its end: its last watermark must flow."""
         nodes = [self.flow.nodes[i] for i in fetched]
-        return any(
-            n.scan is not None and n.scan.at_end() and not n.scan.finished for n in nodes
-        )
+        return any(n.scan is not None and n.scan.at_end() and not n.scan.finished for n in nodes)
 
     def _watermark_moves(self) -> bool:
         """An idle split lets the watermark go on although no row came."""
