@@ -1,4 +1,4 @@
-"""The connectors `kafka` and `upsert-kafka`: topics of an Apache Kafka cluster as tables, read under Flink's option names."""
+"""The connectors `kafka` and `upsert-kafka`: topics of an Apache Kafka cluster as tables, under Flink's option names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from forebay.connectors import records
 from forebay.connectors.kafka import options as o
+from forebay.connectors.kafka.sink import KafkaSink, open_sink
 from forebay.connectors.kafka.source import KafkaSource
-from forebay.engine.connector import Connector, Registry, TableSpec
+from forebay.engine.connector import Changelog, Connector, Registry, TableSpec
 
 
 def register(registry: Registry) -> None:
@@ -17,15 +18,25 @@ def register(registry: Registry) -> None:
         records.check_metadata(spec)
         return KafkaSource(spec, records.RecordDecoder(registry, spec, upsert), upsert)
 
+    def sink(spec: TableSpec, upsert: bool) -> KafkaSink:
+        return open_sink(spec, records.RecordEncoder(registry, spec, upsert))
+
     plain = Connector(
         "kafka",
         o.OPTIONS,
         source=lambda spec: source(spec, upsert=False),
+        sink=lambda spec: sink(spec, upsert=False),
+        sink_changelog=lambda spec: records.value_format(registry, spec).format.changelog,
         option_prefixes=(o.PREFIX,),
         uses_format=True,
         metadata=records.METADATA,
     )
     registry.connectors["kafka"] = plain
     registry.connectors["upsert-kafka"] = replace(
-        plain, name="upsert-kafka", options=o.UPSERT_OPTIONS, source=lambda spec: source(spec, upsert=True)
+        plain,
+        name="upsert-kafka",
+        options=o.UPSERT_OPTIONS,
+        source=lambda spec: source(spec, upsert=True),
+        sink=lambda spec: sink(spec, upsert=True),
+        sink_changelog=lambda spec: Changelog.UPSERT,
     )

@@ -42,8 +42,29 @@ SOURCE_OPTIONS = (
     BOUNDED_OFFSETS,
     RESET,
 )
-OPTIONS = (BOOTSTRAP, GROUP, TOPIC, PATTERN, *SOURCE_OPTIONS, *records.OPTIONS)
-UPSERT_OPTIONS = tuple(o for o in OPTIONS if not o.name.startswith("scan.startup") and o.name != "key.fields")
+GUARANTEE = Option(
+    "sink.delivery-guarantee",
+    "'exactly-once': in transactions, seen at checkpoints; 'at-least-once': seen at once; 'none': not waited for",
+    "at-least-once",
+    choices=("exactly-once", "at-least-once", "none"),
+)
+TRANSACTIONAL_ID = Option("sink.transactional-id-prefix", "with 'exactly-once': unique on the cluster, never changed")
+PARTITIONER = Option(
+    "sink.partitioner",
+    "'default': by key as Java's client does, else batch by batch; 'fixed': partition 0; 'round-robin': row by row",
+    "default",
+    choices=("default", "fixed", "round-robin"),
+)
+PARALLELISM = Option("sink.parallelism", "taken for Flink's sake: one client writes to all partitions")
+FLUSH_ROWS = Option("sink.buffer-flush.max-rows", "taken for Flink's sake: rows are netted by key in every epoch")
+FLUSH_INTERVAL = Option("sink.buffer-flush.interval", "taken for Flink's sake: rows are netted by key in every epoch")
+SINK_OPTIONS = (GUARANTEE, TRANSACTIONAL_ID, PARTITIONER, PARALLELISM)
+OPTIONS = (BOOTSTRAP, GROUP, TOPIC, PATTERN, *SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS)
+UPSERT_OPTIONS = (
+    *(o for o in OPTIONS if not o.name.startswith("scan.startup") and o.name not in ("key.fields", "sink.partitioner")),
+    FLUSH_ROWS,
+    FLUSH_INTERVAL,
+)
 
 _JAAS = re.compile(r"\s*[\w.]*\.(?:PlainLoginModule|ScramLoginModule)\s+required\s+(.*?);?\s*", re.S)
 _PAIR = re.compile(r'(\w+)\s*=\s*"([^"]*)"')
@@ -57,9 +78,42 @@ class Tuning:
     """Prefetched per client: bounds memory, and feeds several full polls."""
     fetch_partition_bytes: int = 4 << 20
     request_seconds: float = 10.0
+    """How long one question to the broker may take."""
+    producer_kilobytes: int = 64 * 1024
+    """Rows that are not delivered yet, per sink; a full queue holds back that sink only."""
+    producer_messages: int = 500_000
+    linger_ms: int = 20
+    """Lets batches fill under load; `flush` and commits do not wait for it."""
+    transaction_ms: int = 600_000
+    """A transaction must be committed in this time, so it bounds the checkpoint interval. After a crash that nobody
+    recovers from, read_committed readers of the topics wait this long. Brokers allow 15 minutes."""
+    patience_seconds: float = 60.0
+    """How long a commit or recovery is tried again before the sink is told to be broken."""
 
 
 TUNING = Tuning()
+
+
+_PRODUCERS = re.compile(
+    r"(transaction|queue\.buffering|compression|batch|delivery|sticky)\..*|acks|request\.(required\.acks|timeout\.ms)"
+    r"|message\.(timeout\.ms|send\.max\.retries)|retries|linger\.ms|enable\.(idempotence|gapless.*)|queuing\.strategy"
+    r"|partitioner"
+)
+_CONSUMERS = re.compile(
+    r"(group|session|heartbeat|coordinator|fetch|queued|offset\.store)\..*|max\.(poll\.interval\.ms|partition\.fetch\.bytes)"
+    r"|auto\..*|enable\.(auto\..*|partition\.eof)|isolation\.level|check\.crcs|client\.rack|partition\.assignment\.strategy"
+    r"|allow\.auto\.create\.topics"
+)
+
+
+def for_consumer(properties: Mapping[str, str]) -> dict[str, str]:
+    """Without what only a producer takes: one table may be read and written."""
+    return {k: v for k, v in properties.items() if not _PRODUCERS.fullmatch(k)}
+
+
+def for_producer(properties: Mapping[str, str]) -> dict[str, str]:
+    """Without what only a consumer takes."""
+    return {k: v for k, v in properties.items() if not _CONSUMERS.fullmatch(k)}
 
 
 def client_properties(options: Mapping[str, str]) -> dict[str, str]:

@@ -67,6 +67,12 @@ class Broker:
             "transaction.state.log.num.partitions": "4",
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",
+            # short enough that a killed broker is let in again at once, and that a test can wait for a timeout
+            "broker.session.timeout.ms": "1500",
+            "broker.heartbeat.interval.ms": "300",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+            "log.initial.task.delay.ms": "500",
+            "log.segment.delete.delay.ms": "500",
         }
         self._config.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
 
