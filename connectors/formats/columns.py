@@ -58,8 +58,8 @@ def read_table(values: pa.BinaryArray, schema: pa.Schema) -> pa.Table:
     Raises:
         Inexact: some record is not one valid document of that schema.
     """
-    joined = b"\n".join(values.to_pylist())
-    read = pj.ReadOptions(use_threads=False, block_size=len(joined) + 1)
+    joined = pc.binary_join_element_wise(values, b"", b"\n").buffers()[2]
+    read = pj.ReadOptions(use_threads=False, block_size=joined.size + 1)
     if not len(schema):
         schema = pa.schema([("", pa.null())])  # without any column the reader forgets the number of rows
     parse = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")

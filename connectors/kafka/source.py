@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -20,7 +21,7 @@ from forebay.connectors import options as read
 from forebay.connectors.kafka import options as o
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.options import specific_offsets, topics_of
-from forebay.engine.connector import Fetched, Option, Position, Reader, Records, Source, TableSpec
+from forebay.engine.connector import DeadLetter, Fetched, Option, Position, Reader, Records, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 
 UNBOUNDED = 2**63 - 1
@@ -147,11 +148,11 @@ class KafkaReader(Reader):
         if self.finished():
             return None
         messages = self._consumer.consume(min(max_rows, 1_000_000), timeout)
-        good = [m for m in messages if m.error() is None]
+        events = [m for m in messages if m.error() is not None]
+        good = [m for m in messages if m.error() is None] if events else messages
         fetched = self._decode(good) if good else None
-        for m in messages if len(good) < len(messages) else ():
-            if m.error() is not None:
-                self._failed(m)
+        for event in events:
+            self._failed(event)
         self._advance()
         return fetched
 
@@ -173,42 +174,73 @@ class KafkaReader(Reader):
             self._pause(split)
 
     def _decode(self, messages: list[Any]) -> Fetched | None:
-        splits = np.array([self._index[m.topic(), m.partition()] for m in messages], np.int32)
-        offsets = np.array([m.offset() for m in messages], np.int64)
+        splits = self._splits_of(messages)
+        offsets = _offsets_of(messages, len(self._splits) == 1)
         if any(s.last != UNBOUNDED for s in self._splits):
             last = np.array([s.last for s in self._splits], np.int64)
             first = np.array([s.offset for s in self._splits], np.int64)
             for index in np.unique(splits[offsets >= last[splits]]).tolist():
                 self._splits[index].offset = self._splits[index].last
             keep = np.flatnonzero((offsets < last[splits]) & (offsets >= first[splits]))
-            messages, splits, offsets = [messages[i] for i in keep], splits[keep], offsets[keep]
+            if keep.shape[0] < len(messages):
+                messages, splits, offsets = [messages[i] for i in keep], splits[keep], offsets[keep]
         if not messages:
             return None
         for index in np.unique(splits).tolist():
             split = self._splits[index]
             split.offset = max(split.offset, int(offsets[splits == index].max()) + 1)
-        topics = {s.topic for s in self._splits}
-        values = pa.array([m.value() for m in messages], pa.binary())
-        headers = [m.headers() for m in messages]
-        records = Records(
-            values=values,
-            source=topics.pop() if len(topics) == 1 else pa.array([m.topic() for m in messages]),
-            partitions=np.array([s.partition for s in self._splits], np.int32)[splits],
-            offsets=offsets,
-            keys=pa.array([m.key() for m in messages], pa.binary()),
-            timestamps=np.array([m.timestamp()[1] for m in messages], np.int64),
-            headers=headers if any(headers) else None,
-        )
+        records = self._records(messages, splits, offsets)
         decoded = self._decoder.decode(records)
         return Fetched(
             decoded.batch,
             None if len(self._splits) == 1 else splits[decoded.record],
-            decoded.dead,
+            _completed(decoded.dead, messages) if decoded.dead else (),
             decoded.schema_changes,
             decoded.unknown_fields,
-            nbytes=values.nbytes,
+            nbytes=records.values.nbytes,
             records=len(messages),
         )
+
+    def _splits_of(self, messages: list[Any]) -> npt.NDArray[np.int32]:
+        if len(self._splits) == 1:
+            return np.zeros(len(messages), np.int32)
+        index = self._index
+        return np.array([index[m.topic(), m.partition()] for m in messages], np.int32)
+
+    def _records(self, messages: list[Any], splits: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> Records:
+        """The messages as columns; every call on a message costs, so only what the decoder needs is asked for."""
+        values = pa.array([m.value() for m in messages], pa.binary())
+        keys = timestamps = headers = None
+        if self._decoder.needs("key", values):
+            keys = pa.array([m.key() for m in messages], pa.binary())
+        if self._decoder.needs("timestamp", values):
+            timestamps = np.array([m.timestamp()[1] for m in messages], np.int64)
+        if self._decoder.needs("headers", values):
+            headers = [m.headers() for m in messages]
+        topics = {s.topic for s in self._splits}
+        return Records(
+            values=values,
+            source=topics.pop() if len(topics) == 1 else pa.array([m.topic() for m in messages]),
+            partitions=np.array([s.partition for s in self._splits], np.int32)[splits],
+            offsets=offsets,
+            keys=keys,
+            timestamps=timestamps,
+            headers=headers,
+        )
+
+
+def _offsets_of(messages: list[Any], one_split: bool) -> npt.NDArray[np.int64]:
+    first, last = messages[0].offset(), messages[-1].offset()
+    if one_split and last - first == len(messages) - 1:  # ascending, and without gaps
+        return np.arange(first, last + 1, dtype=np.int64)
+    return np.array([m.offset() for m in messages], np.int64)
+
+
+def _completed(dead: Sequence[DeadLetter], messages: list[Any]) -> tuple[DeadLetter, ...]:
+    """Dead letters with the keys and times of their messages, which decoding had no need of."""
+    places = {(m.topic(), m.partition(), m.offset()): m for m in messages}
+    found = [(d, places[d.source, d.partition, d.offset]) for d in dead]
+    return tuple(replace(d, key=m.key(), timestamp=m.timestamp()[1]) for d, m in found)
 
 
 def watermarks(consumer: Any, topic: str, partition: int) -> tuple[int, int]:

@@ -51,6 +51,8 @@ class RecordDecoder:
         self._upsert = upsert
         self._value = self._value_decoder(registry, spec)
         self._key = self._key_decoder(registry, spec)
+        read = {c.metadata or c.name for c in self._layout.metadata if self._reads(c.name)}
+        self._needs = read | ({"key"} if self._layout.from_key else set())
         self.changelog = Changelog.UPSERT if upsert else self._value.changelog
 
     def _value_decoder(self, registry: Registry, spec: TableSpec) -> Decoder:
@@ -81,6 +83,10 @@ class RecordDecoder:
 
     def _reads(self, column: str) -> bool:
         return self._wanted is None or column in self._wanted
+
+    def needs(self, what: str, values: pa.BinaryArray) -> bool:
+        """Whether decoding these values reads 'key', 'timestamp' or 'headers' of their records, too."""
+        return what in self._needs or (what == "key" and self._upsert and values.null_count > 0)
 
     def decode(self, records: Records) -> Decoded:
         """Rows in record order; bad keys and bad values become dead letters."""
