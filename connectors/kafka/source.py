@@ -300,6 +300,7 @@ class KafkaSource(Source):
         tuned = {
             "group.id": "forebay",
             "queued.max.messages.kbytes": o.TUNING.queue_kilobytes,
+            "fetch.queue.backoff.ms": 5,  # a full queue is drained in milliseconds; by default fetching rests for a second
             "max.partition.fetch.bytes": o.TUNING.fetch_partition_bytes,
             "isolation.level": "read_committed",
         }
