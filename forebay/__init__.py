@@ -26,7 +26,9 @@ from forebay.engine.errors import (
 )
 
 if TYPE_CHECKING:
-    from forebay.connection import Connection, connect
+    from forebay.connection import Connection
+    from forebay.opening import connect
+    from forebay.session import JobHandle, Session
     from forebay.udfs import udf
 
 __version__ = "0.1.0"
@@ -38,7 +40,9 @@ __all__ = [
     "DataError",
     "ForebayError",
     "InternalError",
+    "JobHandle",
     "OptionError",
+    "Session",
     "SqlError",
     "StateError",
     "UnsupportedError",
@@ -46,7 +50,13 @@ __all__ = [
     "udf",
 ]
 
-_LAZY = {"Connection": "forebay.connection", "connect": "forebay.connection", "udf": "forebay.udfs"}
+_LAZY = {
+    "Connection": "forebay.connection",
+    "JobHandle": "forebay.session",
+    "Session": "forebay.session",
+    "connect": "forebay.opening",
+    "udf": "forebay.udfs",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,16 @@
-"""The connection: a warehouse, its catalog, and what every statement does to them.
+"""The connection that owns a warehouse: the warehouse, its catalog, and what every statement does to them.
 
-`Connection` is what users hold; `executor` says what each statement does. The connection that opens a warehouse owns it.
+`connect` gives it to the first process that opens a warehouse. `executor` says what each statement does.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,17 +20,23 @@ from forebay.engine.runtime.driver import DriverOptions
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
-from forebay.jobs import Job, Jobs
+from forebay.jobs import Job
 from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.script import parse
 from forebay.planner.options import Options
 from forebay.planner.udfs.time import CLOCK
 from forebay.relations import Relations
 from forebay.result import ChangeStream, Result
+from forebay.session import JobHandle, Jobs, Session, names_of
+
+if TYPE_CHECKING:
+    from forebay.remote.server import Server
+
+log = logging.getLogger("forebay")
 
 
-class Connection:
-    """An open warehouse. Safe to use from several threads; a statement at a time per thread."""
+class Connection(Session):
+    """The owner's connection: the warehouse runs in this process."""
 
     def __init__(
         self,
@@ -59,7 +66,8 @@ class Connection:
         self.relations = Relations(self.catalog, registry, self.options, directory)
         self._lock = threading.RLock()
         self._closed = False
-        self._executor = Executor(self.warehouse, self.catalog, self.relations, self.options, registry)
+        self._server: Server | None = None
+        self._executor = Executor(self.warehouse, self.catalog, self.relations, self.options, registry, self._lock)
         try:
             self._executor.open()
         except BaseException:
@@ -71,11 +79,6 @@ class Connection:
     # -- statements ---------------------------------------------------------------------------------------------
 
     def execute(self, sql: str) -> Result:
-        """Run every statement of a script; the last one's result.
-
-        Raises:
-            ForebayError: a statement is wrong or cannot be carried out; those before it stand.
-        """
         self._check_open()
         result = Result(message="nothing to do")
         for statement in parse(sql):
@@ -86,64 +89,34 @@ class Connection:
                     raise _in_script(error, statement.sql, sql, statement.line, statement.column) from None
         return result
 
-    def sql(self, query: str) -> Result:
-        """Run one query and return its rows."""
-        return self.execute(query)
-
-    def explain(self, sql: str) -> str:
-        """The plan of a statement as text."""
-        return str(self.execute(f"EXPLAIN {sql}").fetchall()[0][0])
-
     def stream(self, query: str) -> ChangeStream:
-        """Run a query continuously: its current result, then its changes as they happen."""
         self._check_open()
         with self._lock:
             return self._executor.stream(query)
 
     def lookup(self, relation: str, key: Any) -> dict[str, Any] | None:
-        """The row of a materialized view or embedded table under its primary key, or None.
-
-        `key` is a value, a tuple for a key of several columns, or a mapping of column to value.
-
-        Raises:
-            CatalogError: the relation is missing or has no key.
-        """
         self._check_open()
         return self._executor.lookup(relation, key)
 
     def register(self, name: str, data: Any) -> None:
-        """Make an Arrow, pandas or Polars object readable as a bounded table."""
         self._executor.register(name, data)
 
     def create_function(self, function: Callable[..., Any]) -> None:
-        """Make a function decorated with `forebay.udf` usable in SQL."""
         self._executor.create_function(function)
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     @property
-    def jobs(self) -> Jobs:
-        """The jobs by name."""
+    def jobs(self) -> Jobs[Job]:
         return self._executor.jobs
 
     def resume(self) -> None:
-        """Let the jobs run, after `connect(..., resume=False)`."""
         self.warehouse.driver.start()
 
-    def wait(self, names: Iterable[str | Job] | str | Job | None = None, timeout: float | None = None) -> bool:
-        """Block until the bounded inputs of these jobs or views (None: of all) are consumed and shown.
-
-        False after `timeout` seconds.
-
-        Raises:
-            Exception: what one of them failed on.
-        """
-        if names is None:
-            wanted = list(self.catalog.jobs)
-        elif isinstance(names, str | Job):
-            wanted = [str(getattr(names, "name", names))]
-        else:
-            wanted = [str(getattr(n, "name", n)) for n in names]
+    def wait(
+        self, names: Iterable[str | JobHandle] | str | JobHandle | None = None, timeout: float | None = None
+    ) -> bool:
+        wanted = list(self.catalog.jobs) if names is None else names_of(names)
         driver = self.warehouse.driver
         done = driver.wait(lambda: all(self._executor.caught_up(n) for n in wanted), timeout)
         for name in wanted:
@@ -153,27 +126,30 @@ class Connection:
         return done
 
     def checkpoint(self, timeout: float | None = None) -> bool:
-        """Take a checkpoint now; True once it is durable and the sinks have committed it."""
         return self.warehouse.driver.checkpoint_now(timeout)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop all jobs with a final checkpoint and give the warehouse up."""
         if self._closed:
             return
         self._closed = True
+        if self._server is not None:
+            self._server.close()
         self.warehouse.close()
+
+    def serve(self, directory: Path) -> None:
+        """Let other processes attach. Where no socket can be made, the owner works alone, and its log says so."""
+        from forebay.remote.server import serve
+
+        try:
+            self._server = serve(self, directory)
+        except (OSError, pa.ArrowException) as error:
+            log.warning("other processes cannot attach to %s: %s", directory, error)
 
     def _check_open(self) -> None:
         if self._closed:
             raise ForebayError("the connection is closed")
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _driver_options(options: Options) -> DriverOptions:
@@ -202,10 +178,3 @@ def _prefer_plain_malloc() -> None:
     """
     if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
         pa.set_memory_pool(pa.system_memory_pool())
-
-
-def connect(
-    path: str | Path = ":memory:", *, resume: bool = True, config: Mapping[str, str] | None = None
-) -> Connection:
-    """Open a warehouse: a directory, or ':memory:' for one that is gone when the connection closes."""
-    return Connection(path, resume=resume, config=config)

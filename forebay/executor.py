@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,8 @@ from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutl
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.engine.serve.snapshot import expand
-from forebay.jobs import Job, Jobs
+from forebay.interrupt import unless_interrupted
+from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned
@@ -44,7 +46,8 @@ from forebay.planner.nodes import Node, Scan
 from forebay.planner.options import SESSION_OPTIONS, Options
 from forebay.planner.physical import Lowering
 from forebay.relations import Relations
-from forebay.result import ChangeStream, Result
+from forebay.result import ChangeStream, Result, as_table
+from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
 from forebay.udfs import register_udf
@@ -73,8 +76,15 @@ class Executor:
     """Carries statements out against one warehouse. Callers hold the connection's lock."""
 
     def __init__(
-        self, warehouse: Warehouse, catalog: Catalog, relations: Relations, options: Options, registry: Registry
+        self,
+        warehouse: Warehouse,
+        catalog: Catalog,
+        relations: Relations,
+        options: Options,
+        registry: Registry,
+        lock: threading.RLock,
     ) -> None:
+        self._lock = lock
         self.warehouse = warehouse
         self.driver = warehouse.driver
         self.catalog = catalog
@@ -293,7 +303,7 @@ class Executor:
         self._attach(name, self._job_plan(name, [statement], [node]), None, {})
         job = self.driver.jobs[name]
         try:
-            self.driver.wait(lambda: job.status in (Status.FINISHED, Status.FAILED), None)
+            self._wait_aside(lambda: job.status in (Status.FINISHED, Status.FAILED))
             if job.status is Status.FAILED and job.error is not None:
                 raise job.error
         finally:
@@ -446,7 +456,7 @@ class Executor:
         columns = []
         for column, field in zip(rows.columns[width:], table.schema()):
             try:
-                columns.append(column.cast(field.type))
+                columns.append(_fitted(column, field.type))
             except pa.ArrowInvalid as error:
                 raise SqlError(f"column {field.name} is {field.type}: {error}", sql=statement.sql) from error
             if not field.nullable and column.null_count:
@@ -490,7 +500,7 @@ class Executor:
         got: list[Batch] = []
         name = self._run_aside(scan, lowering, lambda: StreamOutlet(got.extend, lambda: None))
         try:
-            self.driver.wait(lambda: not self.driver.jobs[name].alive, None)
+            self._wait_aside(lambda: not self.driver.jobs[name].alive)
             job = self.driver.jobs[name]
             if job.status is Status.FAILED and job.error is not None:
                 raise job.error
@@ -500,6 +510,14 @@ class Executor:
         rows = [] if net is None else [expand(net)]
         schema = scan.schema
         return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=schema) for r in rows], schema)
+
+    def _wait_aside(self, done: Callable[[], bool]) -> None:
+        """Wait without the lock, so that other statements go on meanwhile."""
+        self._lock.release()
+        try:
+            self.driver.wait(unless_interrupted(done), None)
+        finally:
+            self._lock.acquire()
 
     def _run_aside(self, node: Node, lowering: Lowering, outlet: Callable[[], Outlet]) -> str:
         self._streams += 1
@@ -514,7 +532,14 @@ class Executor:
             raise SqlError("stream takes one query")
         node = self._bind(statements[0].query, sql)
         names: list[str] = []
-        stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]) if names else None)
+
+        def over() -> tuple[bool, Exception | None]:
+            job = self.driver.jobs.get(names[0])
+            if self.driver.fatal is not None or job is None:
+                return True, self.driver.fatal
+            return not job.alive, job.error
+
+        stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]), over)
         names.append(self._run_aside(node, self._lowering(node), lambda: StreamOutlet(stream.deliver, stream.end)))
         return stream
 
@@ -532,7 +557,7 @@ class Executor:
         """An object in memory as a table."""
         if name in self.catalog.relations:
             raise CatalogError(f"{name} already exists")
-        self.relations.registered[name] = _as_table(data)
+        self.relations.registered[name] = as_table(data)
 
     def create_function(self, function: Any) -> None:
         """A user's scalar function."""
@@ -602,21 +627,16 @@ def _tables(node: Node) -> tuple[str, ...]:
     return tuple(sorted({scan.table for scan in scans_of(node)}))
 
 
+def _fitted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column as another type, if each value fits."""
+    if pa.types.is_decimal(kind) and pa.types.is_integer(column.type):  # Arrow asks whether every integer would fit
+        column = column.cast(pa.decimal128(38, kind.scale))
+    return column.cast(kind)
+
+
 def _table(name: str) -> exp.Table:
     return exp.Table(this=exp.to_identifier(name, quoted=True))
 
 
 def _where(query: exp.Select, condition: exp.Expression | None) -> exp.Select:
     return query if condition is None else query.where(condition.copy())
-
-
-def _as_table(data: Any) -> pa.Table:
-    if isinstance(data, pa.Table):
-        return data
-    if isinstance(data, pa.RecordBatch):
-        return pa.Table.from_batches([data])
-    if hasattr(data, "to_arrow"):
-        return data.to_arrow()
-    if hasattr(data, "__arrow_c_stream__"):
-        return pa.table(data)
-    return pa.Table.from_pandas(data, preserve_index=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import ForebayError
+from forebay.engine.errors import ConnectorError, ForebayError
 from forebay.engine.types import from_arrow
 
 
@@ -88,22 +90,54 @@ class Result:
         return f"<Result: {self._table.num_rows} rows of ({', '.join(self.columns)})>"
 
 
+_SLICE = 0.1
+"""Seconds between two looks whether a query without changes has ended."""
+
+
 class ChangeStream:
     """The changes of a continuous query, epoch by epoch. Iterate it, or its `batches()`; close it to end the query."""
 
-    def __init__(self, schema: pa.Schema, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        schema: pa.Schema,
+        close: Callable[[], None],
+        over: Callable[[], tuple[bool, Exception | None]] | None = None,
+    ) -> None:
+        """`over()` says whether the query has ended by itself, and on what it failed; `end` may say so too."""
         self.schema = schema
+        self.max_pending: int | None = None
+        """Rows that may wait for a reader that has fallen behind; None: any number. One epoch's may be more."""
         self._queue: queue.Queue[list[Batch] | BaseException | None] = queue.Queue()
+        self._pending = 0
         self._close = close
+        self._over = over
         self._open = True
+        self._ended = False
 
     @property
     def columns(self) -> list[str]:
         return list(self.schema.names)
 
+    @property
+    def ended(self) -> bool:
+        """Whether everything has been read and nothing more can come."""
+        return self._ended or not self._open
+
     def deliver(self, batches: list[Batch]) -> None:
         """Called by the dataflow after each epoch with changes."""
+        if self.max_pending is not None and self._pending > self.max_pending:
+            self._fall_behind()
+            return
+        self._pending += sum(b.num_rows for b in batches)
         self._queue.put(batches)
+
+    def _fall_behind(self) -> None:
+        """Forget what waits: the reader gets an error in its place, and nothing after it."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        message = f"the stream was ended: its reader is more than {self.max_pending} rows behind"
+        self._queue.put(ConnectorError(message, hint="stream it again: its first changes are the whole result"))
 
     def end(self, error: BaseException | None = None) -> None:
         """Called by the dataflow when the query is over."""
@@ -111,16 +145,37 @@ class ChangeStream:
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """Changelog batches as they come; ends with the query, or after `timeout` seconds without a change."""
-        while self._open:
+        while not self.ended:
             try:
-                item = self._queue.get(timeout=timeout)
+                item = self._next(timeout)
             except queue.Empty:
                 return
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
+            if item is None or isinstance(item, BaseException):
+                self._ended = True
+                self.close()
+                if item is not None:
+                    raise item
                 return
+            self._pending -= sum(b.num_rows for b in item)
             yield from item
+
+    def _next(self, timeout: float | None) -> list[Batch] | BaseException | None:
+        """What comes next; waits in slices, to see when the query has ended by itself."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            over, error = (False, None) if self._over is None else self._over()
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            try:
+                if over:
+                    return self._queue.get_nowait()
+                return self._queue.get(
+                    timeout=left if self._over is None else _SLICE if left is None else min(left, _SLICE)
+                )
+            except queue.Empty:
+                if over:
+                    return error
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
 
     def __iter__(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """('+I' or '-D', row) per change."""
@@ -132,10 +187,11 @@ class ChangeStream:
         return [change for batch in self.batches(timeout) for change in changes(batch)]
 
     def close(self) -> None:
-        """End the query."""
+        """End the query. A thread that waits for changes sees the end."""
         if self._open:
             self._open = False
             self._close()
+            self._queue.put(None)
 
     def __enter__(self) -> ChangeStream:
         return self
@@ -151,3 +207,16 @@ def changes(batch: Batch) -> Iterator[tuple[str, tuple[Any, ...]]]:
         kind = "+I" if weight > 0 else "-D"
         for _ in range(abs(weight)):
             yield kind, tuple(row)
+
+
+def as_table(data: Any) -> pa.Table:
+    """An Arrow, pandas or Polars object as an Arrow table."""
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if hasattr(data, "to_arrow"):
+        return data.to_arrow()
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    return pa.Table.from_pandas(data, preserve_index=False)

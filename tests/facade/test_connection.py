@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +214,22 @@ def test_a_failing_expression_is_a_data_error(con: Connection) -> None:
     con.execute("INSERT INTO words VALUES ('x')")
     error = con.jobs["n"].error
     assert isinstance(error, DataError)
+
+
+def test_streams_end_with_their_query(con: Connection) -> None:
+    con.register("few", pa.table({"n": [1, 2]}))
+    assert sorted(con.stream("SELECT n FROM few WHERE n > 1")) == [("+I", (2,))]
+    assert sorted(con.stream("SELECT n FROM (VALUES (1), (2)) AS t(n)")) == [("+I", (1,)), ("+I", (2,))]
+
+    @forebay.udf(["BIGINT"], "BIGINT", name="no_luck")
+    def no_luck(numbers: pa.Array) -> pa.Array:
+        raise ValueError("no luck")
+
+    con.create_function(no_luck)
+    con.warehouse.driver.options = dataclasses.replace(con.warehouse.driver.options, restarts=0)
+    with pytest.raises(Exception, match="no luck"):
+        list(con.stream("SELECT no_luck(n) FROM few"))
+    stream = con.stream("SELECT n FROM few")
+    stream.close()
+    assert list(stream) == []
+    assert set(con.warehouse.driver.jobs) == set(con.jobs)

@@ -1,0 +1,94 @@
+"""`connect`: owns a warehouse that nobody owns, attaches to one that somebody does.
+
+The lock in the directory decides who owns it; a socket that answers spares an attaching process loading the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from forebay.remote.address import SOCKET
+from forebay.session import Session
+
+if TYPE_CHECKING:
+    from forebay.connection import Connection
+
+_OWNER_STARTS = 10.0
+"""Seconds within which an owner that holds the lock has to answer."""
+
+
+@overload
+def connect(
+    path: Literal[":memory:"] = ":memory:",
+    *,
+    resume: bool = True,
+    config: Mapping[str, str] | None = None,
+    attach: bool = True,
+) -> Connection: ...
+@overload
+def connect(
+    path: str | Path, *, resume: bool = True, config: Mapping[str, str] | None = None, attach: Literal[False]
+) -> Connection: ...
+@overload
+def connect(
+    path: str | Path, *, resume: bool = True, config: Mapping[str, str] | None = None, attach: bool = True
+) -> Session: ...
+def connect(
+    path: str | Path = ":memory:",
+    *,
+    resume: bool = True,
+    config: Mapping[str, str] | None = None,
+    attach: bool = True,
+) -> Session:
+    """Open a warehouse: a directory, or ':memory:' for one that is gone when the connection closes.
+
+    The first process to open a directory owns it and runs its jobs; others attach to the owner and use it through the same
+    methods. `attach=False` insists on owning it. `config`: session options, as SET takes them; they belong to the warehouse,
+    so attached sessions share them. With `resume=False` the owner runs nothing until `resume`, to look first.
+
+    Raises:
+        WarehouseLockedError: another process owns the warehouse, and `attach` is False or it does not answer.
+        StateError: no checkpoint can be read.
+    """
+    if str(path) == ":memory:":
+        from forebay.connection import Connection
+
+        return Connection(resume=resume, config=config)
+    directory = Path(path)
+    deadline = time.monotonic() + _OWNER_STARTS
+    while True:
+        if attach and (attached := _attached(directory, config)) is not None:
+            return attached
+        if (owner := _owner(directory, resume, config, patient=attach and time.monotonic() < deadline)) is not None:
+            return owner
+        time.sleep(0.05)
+
+
+def _attached(directory: Path, config: Mapping[str, str] | None) -> Session | None:
+    """A session of the owner; None if nobody answers."""
+    if not (directory / SOCKET).exists():
+        return None
+    from forebay.remote.client import AttachedConnection, OwnerGoneError
+
+    try:
+        return AttachedConnection(directory, config)
+    except OwnerGoneError:
+        return None
+
+
+def _owner(directory: Path, resume: bool, config: Mapping[str, str] | None, *, patient: bool) -> Connection | None:
+    """The owner's connection; None if another process has the lock and we are patient: it is starting, or ending."""
+    from forebay.connection import Connection
+    from forebay.engine.runtime.warehouse import WarehouseLockedError
+
+    try:
+        connection = Connection(directory, resume=resume, config=config)
+    except WarehouseLockedError:
+        if not patient:
+            raise
+        return None
+    connection.serve(directory)
+    return connection
