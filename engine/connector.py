@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.batch import Batch
+from forebay.engine.batch import Batch, concat
 from forebay.engine.errors import OptionError, nearest
 
 Position = Any
@@ -82,6 +82,8 @@ class Records:
     timestamps: npt.NDArray[np.int64] | None = None
     """Milliseconds since 1970; -1 where unknown."""
     headers: Sequence[Sequence[tuple[str, bytes | None]] | None] | None = None
+    timestamp_types: npt.NDArray[np.int8] | None = None
+    """Kafka's codes: 0 none, 1 set by the writer, 2 by the broker; None: all by the writer."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -140,6 +142,28 @@ class Fetched:
     """Bytes read from outside, for the metrics."""
     records: int = 0
     """Records read from outside, bad ones included."""
+
+
+def merge(parts: Sequence[Fetched]) -> Fetched | None:
+    """What several polls of one reader brought, as one."""
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    unknown: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.unknown_fields.items():
+            unknown[name] = unknown.get(name, 0) + count
+    splits = None
+    if any(p.split is not None for p in parts):
+        splits = np.concatenate([np.zeros(p.batch.num_rows, np.int32) if p.split is None else p.split for p in parts])
+    return Fetched(
+        concat([p.batch for p in parts]),
+        splits,
+        tuple(d for p in parts for d in p.dead),
+        tuple(c for p in parts for c in p.schema_changes),
+        unknown,
+        sum(p.nbytes for p in parts),
+        sum(p.records for p in parts),
+    )
 
 
 class Reader(ABC):

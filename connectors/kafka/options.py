@@ -76,7 +76,12 @@ class Tuning:
 
     queue_kilobytes: int = 32 * 1024
     """Prefetched per client: bounds memory, and feeds several full polls."""
-    fetch_partition_bytes: int = 4 << 20
+    chunk: int = 8192
+    """Messages taken from the client at a time: while they fit in the cache they cost half."""
+    queue_messages: int = 1_000_000
+    """So many per partition that the bytes alone bound the queue."""
+    queue_backoff_ms: int = 10
+    """How long fetching rests when the queue is full; librdkafka's default of 1 s halves the rate of a backlog."""
     request_seconds: float = 10.0
     """How long one question to the broker may take."""
     producer_kilobytes: int = 64 * 1024

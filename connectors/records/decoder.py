@@ -85,7 +85,7 @@ class RecordDecoder:
         return self._wanted is None or column in self._wanted
 
     def needs(self, what: str, values: pa.BinaryArray) -> bool:
-        """Whether decoding these values reads 'key', 'timestamp' or 'headers' of their records, too."""
+        """Whether decoding these values reads 'key', 'timestamp', 'timestamp-type' or 'headers' of their records, too."""
         return what in self._needs or (what == "key" and self._upsert and values.null_count > 0)
 
     def decode(self, records: Records) -> Decoded:
@@ -190,6 +190,7 @@ def select(records: Records, at: Indices) -> Records:
         offsets=records.offsets[at],
         keys=None if records.keys is None else records.keys.take(taken),
         timestamps=None if records.timestamps is None else records.timestamps[at],
+        timestamp_types=None if records.timestamp_types is None else records.timestamp_types[at],
         headers=None if records.headers is None else [records.headers[i] for i in at],
     )
 
@@ -232,6 +233,15 @@ def _timestamps(records: Records, record: Indices) -> pa.Array:
     return pa.array(values, mask=values < 0).cast(METADATA["timestamp"])
 
 
+_TYPES = pa.array(["NoTimestampType", "CreateTime", "LogAppendTime"])
+
+
+def _timestamp_types(records: Records, record: Indices) -> pa.Array:
+    if records.timestamp_types is None:
+        return pa.repeat(_TYPES[1], len(record))
+    return _TYPES.take(pa.array(records.timestamp_types[record]))
+
+
 def _headers(records: Records, record: Indices) -> pa.Array:
     if records.headers is None:
         return pa.nulls(len(record), HEADERS)
@@ -243,7 +253,7 @@ _READ_METADATA: Mapping[str, Callable[[Records, Indices], pa.Array]] = {
     "partition": lambda r, at: pa.array(r.partitions[at]),
     "offset": lambda r, at: pa.array(r.offsets[at]),
     "timestamp": _timestamps,
-    "timestamp-type": lambda r, at: pa.repeat(pa.scalar("CreateTime"), len(at)),
+    "timestamp-type": _timestamp_types,
     "headers": _headers,
     "key": lambda r, at: pa.nulls(len(at), pa.binary()) if r.keys is None else r.keys.take(pa.array(at)),
 }

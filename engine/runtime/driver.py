@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from forebay.engine.batch import Batch, concat
-from forebay.engine.connector import DeadLetter, Fetched, SchemaChange
+from forebay.engine.batch import Batch
+from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError
 from forebay.engine.files import Clock
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
@@ -234,7 +232,7 @@ class Driver:
             time.sleep(0.002)
         full = any(f.batch.num_rows >= self._batch for parts in fetched.values() for f in parts)
         self._batch = self.options.backlog if full else self.options.batch
-        return {i: _merge(fetched.get(i, [])) for i in polled}
+        return {i: merge(fetched.get(i, [])) for i in polled}
 
     def _poll_one(self, node: Node) -> Fetched | None:
         assert node.scan is not None
@@ -535,28 +533,6 @@ class Driver:
 
 def _ended(node: Node) -> bool:
     return node.scan is not None and node.scan.finished
-
-
-def _merge(parts: list[Fetched]) -> Fetched | None:
-    """What several polls of one reader brought, as one."""
-    if len(parts) <= 1:
-        return parts[0] if parts else None
-    unknown: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.unknown_fields.items():
-            unknown[name] = unknown.get(name, 0) + count
-    splits = None
-    if any(p.split is not None for p in parts):
-        splits = np.concatenate([np.zeros(p.batch.num_rows, np.int32) if p.split is None else p.split for p in parts])
-    return Fetched(
-        concat([p.batch for p in parts]),
-        splits,
-        tuple(d for p in parts for d in p.dead),
-        tuple(c for p in parts for c in p.schema_changes),
-        unknown,
-        sum(p.nbytes for p in parts),
-        sum(p.records for p in parts),
-    )
 
 
 def describe_error(error: Exception) -> str:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from forebay.connectors import default_registry
-from forebay.connectors.kafka.source import KafkaReader
+from forebay.connectors.kafka.reader import KafkaReader
 from forebay.engine.connector import ColumnSpec, TableSpec
 from forebay.engine.errors import ConnectorError
 from tests.servers.kafka.broker import Broker

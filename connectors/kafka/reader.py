@@ -1,0 +1,306 @@
+"""An open Kafka input: manual assignment, one split per partition ('topic-0'), positions are the next offset.
+
+Transactions leave control records that no reader sees: the end-of-partition event, not the last message, tells that a
+partition is read to its end. An offset that retention has removed is an error unless 'scan.offset-reset' says where to go on.
+What librdkafka mends by itself (a broker that is away) is logged and waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from forebay.connectors.kafka import options as o
+from forebay.connectors.kafka.errors import LOG, failure, passing
+from forebay.connectors.records import RecordDecoder
+from forebay.engine.connector import DeadLetter, Fetched, Position, Reader, Records, merge
+from forebay.engine.errors import ConnectorError
+
+UNBOUNDED = 2**63 - 1
+Offsets = Callable[[str, int], int]
+
+
+@dataclass(slots=True)
+class _Split:
+    topic: str
+    partition: int
+    offset: int
+    stop: int = UNBOUNDED
+    limit: int = UNBOUNDED
+    paused: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+    @property
+    def last(self) -> int:
+        return min(self.stop, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """What a reader reads."""
+
+    topics: Callable[[float], list[tuple[str, int]]]
+    """Lists (topic, partition), asking the broker for at most so many seconds."""
+    begin: Offsets
+    """Where a partition begins that is known from the start; later ones begin at their first record."""
+    end: Offsets | None
+    """Where it ends; None: never, and new partitions are looked for."""
+    reset: str
+    interval: float
+    """Seconds between two looks for new partitions."""
+    commits: bool
+    """Whether the table names a consumer group."""
+
+
+class KafkaReader(Reader):
+    """Polls all partitions through one client."""
+
+    def __init__(self, consumer: Any, decoder: RecordDecoder, plan: ReadPlan) -> None:
+        self._consumer, self._decoder, self._plan = consumer, decoder, plan
+        self._splits: list[_Split] = []
+        self._index: dict[tuple[str, int], int] = {}
+        self._one_topic: str | None = None
+        self._places = np.empty(0, np.int32)
+        """Of one topic: the split of every partition."""
+        self._partitions = np.empty(0, np.int32)
+        """Of every split: its partition."""
+        self._limits: Mapping[str, Position] | None = None
+        self._add(plan.topics(o.TUNING.request_seconds), plan.begin, plan.end or _never)
+        self._discovered = time.monotonic()
+
+    def _add(self, found: list[tuple[str, int]], begin: Offsets, end: Offsets) -> None:
+        for topic, partition in found:
+            if (topic, partition) in self._index:
+                continue
+            split = _Split(topic, partition, begin(topic, partition), end(topic, partition))
+            split.offset = self._kept(split, split.offset)
+            split.limit = self._limit_of(split)
+            self._index[topic, partition] = len(self._splits)
+            self._splits.append(split)
+            self._consumer.incremental_assign([TopicPartition(topic, partition, split.offset)])
+            self._pause(split)
+        topics = {s.topic for s in self._splits}
+        self._one_topic = topics.pop() if len(topics) == 1 else None
+        self._partitions = np.array([s.partition for s in self._splits], np.int32)
+        if self._one_topic is not None:
+            self._places = np.zeros(self._partitions.max() + 1, np.int32)
+            self._places[self._partitions] = np.arange(len(self._splits))
+
+    def _kept(self, split: _Split, wanted: int) -> int:
+        """`wanted`, or where to go on when the broker no longer has it."""
+        low, high = watermarks(self._consumer, split.topic, split.partition)
+        if low <= wanted <= high or wanted >= split.stop:
+            return wanted
+        if self._plan.reset == "error":
+            raise ConnectorError(
+                f"topic '{split.topic}' partition {split.partition} no longer has offset {wanted}",
+                detail=f"the broker has offsets {low} to {high}",
+                hint="change 'scan.startup.mode', or set 'scan.offset-reset' to 'earliest' or 'latest'",
+                retryable=False,
+            )
+        return low if self._plan.reset == "earliest" else high
+
+    def splits(self) -> Sequence[str]:
+        return [s.name for s in self._splits]
+
+    def positions(self) -> dict[str, Position]:
+        return {s.name: s.offset for s in self._splits}
+
+    def finished(self) -> bool:
+        return all(s.offset >= s.last for s in self._splits)
+
+    def limit(self, positions: Mapping[str, Position] | None) -> None:
+        self._limits = positions
+        for split in self._splits:
+            split.limit = self._limit_of(split)
+            self._pause(split)
+
+    def _limit_of(self, split: _Split) -> int:
+        return UNBOUNDED if self._limits is None else int(self._limits.get(split.name, split.offset))
+
+    def _pause(self, split: _Split) -> None:
+        """Let go of a split at its end; taking it again starts at its own position, whatever was prefetched."""
+        done = split.offset >= split.last
+        if done != split.paused:
+            at = TopicPartition(split.topic, split.partition, split.offset)
+            if done:
+                self._consumer.incremental_unassign([at])
+            else:
+                self._consumer.incremental_assign([at])
+            split.paused = done
+
+    def lag(self) -> int | None:
+        waiting = 0
+        for s in self._splits:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(s.topic, s.partition), cached=True)
+            waiting += max(min(high, s.last) - s.offset, 0)
+        return waiting
+
+    def committed(self, positions: Mapping[str, Position]) -> None:
+        at = [TopicPartition(s.topic, s.partition, int(positions[s.name])) for s in self._splits if s.name in positions]
+        if at and self._plan.commits:
+            try:
+                self._consumer.commit(offsets=at, asynchronous=True)
+            except KafkaException as e:  # positions are in the checkpoint; the group is for others to look at
+                LOG.warning("offsets were not committed to the consumer group: %s", e)
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def poll(self, max_rows: int, timeout: float) -> Fetched | None:
+        if self._plan.end is None and time.monotonic() - self._discovered >= self._plan.interval:
+            self._discover()
+        parts: list[Fetched] = []
+        while max_rows > 0 and not self.finished():
+            asked = min(max_rows, o.TUNING.chunk)
+            messages = self._consume(asked, 0.0 if parts else timeout)
+            fetched = self._take(messages)
+            parts += [] if fetched is None else [fetched]
+            if len(messages) < asked:
+                break
+            max_rows -= asked
+        return merge(parts)
+
+    def _consume(self, most: int, timeout: float) -> list[Any]:
+        try:
+            messages: list[Any] = self._consumer.consume(most, timeout)
+        except KafkaException as e:
+            raise failure("reading Kafka", e) from e
+        return messages
+
+    def _take(self, messages: list[Any]) -> Fetched | None:
+        events = [m for m in messages if m.error() is not None]
+        good = [m for m in messages if m.error() is None] if events else messages
+        fetched = self._decode(good) if good else None
+        for event in events:
+            self._happened(event)
+        self._advance()
+        return fetched
+
+    def _discover(self) -> None:
+        """Look for new partitions. A broker that does not answer now is asked the next time."""
+        self._discovered = time.monotonic()
+        try:
+            found = self._plan.topics(min(o.TUNING.request_seconds, 1.0))
+            self._add(found, lambda t, p: watermarks(self._consumer, t, p)[0], _never)
+        except ConnectorError as e:
+            if not e.retryable:
+                raise
+            LOG.warning("looking for new partitions: %s", e)
+
+    def _happened(self, message: Any) -> None:
+        """The end of a partition, or an error. What librdkafka mends by itself is logged only."""
+        error = message.error()
+        place = self._index.get((message.topic(), message.partition())) if message.topic() else None
+        split = None if place is None else self._splits[place]
+        if split is not None and error.code() == KafkaError._PARTITION_EOF:
+            split.offset = max(split.offset, min(int(message.offset()), split.last))
+        elif split is not None and error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+            split.offset = self._kept(split, split.offset)
+            self._consumer.seek(TopicPartition(split.topic, split.partition, split.offset))
+        elif passing(error):
+            LOG.warning("reading Kafka: %s", error.str())
+        else:
+            raise failure("reading Kafka" if split is None else f"reading topic '{split.topic}'", error)
+
+    def _advance(self) -> None:
+        """Pause what is at its end."""
+        for split in self._splits:
+            self._pause(split)
+
+    def _decode(self, messages: list[Any]) -> Fetched | None:
+        splits = self._splits_of(messages)
+        offsets = _offsets_of(messages, len(self._splits) == 1)
+        if any(s.last != UNBOUNDED for s in self._splits):
+            last = np.array([s.last for s in self._splits], np.int64)
+            first = np.array([s.offset for s in self._splits], np.int64)
+            for index in np.unique(splits[offsets >= last[splits]]).tolist():
+                self._splits[index].offset = self._splits[index].last
+            keep = np.flatnonzero((offsets < last[splits]) & (offsets >= first[splits]))
+            if keep.shape[0] < len(messages):
+                messages, splits, offsets = [messages[i] for i in keep], splits[keep], offsets[keep]
+        if not messages:
+            return None
+        ends = np.full(len(self._splits), -1, np.int64)
+        ends[splits] = offsets  # ascending within a split: its last one stays
+        for split, end in zip(self._splits, ends.tolist()):
+            split.offset = max(split.offset, end + 1)
+        records = self._records(messages, splits, offsets)
+        decoded = self._decoder.decode(records)
+        return Fetched(
+            decoded.batch,
+            None if len(self._splits) == 1 else splits[decoded.record],
+            _completed(decoded.dead, messages) if decoded.dead else (),
+            decoded.schema_changes,
+            decoded.unknown_fields,
+            nbytes=records.values.nbytes,
+            records=len(messages),
+        )
+
+    def _splits_of(self, messages: list[Any]) -> npt.NDArray[np.int32]:
+        if len(self._splits) == 1:
+            return np.zeros(len(messages), np.int32)
+        if self._one_topic is not None:
+            return self._places[np.array([m.partition() for m in messages], np.int32)]
+        index = self._index
+        return np.array([index[m.topic(), m.partition()] for m in messages], np.int32)
+
+    def _records(self, messages: list[Any], splits: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> Records:
+        """The messages as columns; every call on a message costs, so only what the decoder needs is asked for."""
+        values = pa.array([m.value() for m in messages], pa.binary())
+        keys = timestamps = types = headers = None
+        if self._decoder.needs("key", values):
+            keys = pa.array([m.key() for m in messages], pa.binary())
+        if self._decoder.needs("timestamp", values):
+            timestamps = np.array([m.timestamp()[1] for m in messages], np.int64)
+        if self._decoder.needs("timestamp-type", values):
+            types = np.array([m.timestamp()[0] for m in messages], np.int8)
+        if self._decoder.needs("headers", values):
+            headers = [m.headers() for m in messages]
+        return Records(
+            values=values,
+            source=self._one_topic or pa.array([m.topic() for m in messages]),
+            partitions=self._partitions[splits],
+            offsets=offsets,
+            keys=keys,
+            timestamps=timestamps,
+            timestamp_types=types,
+            headers=headers,
+        )
+
+
+def _offsets_of(messages: list[Any], one_split: bool) -> npt.NDArray[np.int64]:
+    first, last = messages[0].offset(), messages[-1].offset()
+    if one_split and last - first == len(messages) - 1:  # ascending, and without gaps
+        return np.arange(first, last + 1, dtype=np.int64)
+    return np.array([m.offset() for m in messages], np.int64)
+
+
+def _completed(dead: Sequence[DeadLetter], messages: list[Any]) -> tuple[DeadLetter, ...]:
+    """Dead letters with the keys and times of their messages, which decoding had no need of."""
+    places = {(m.topic(), m.partition(), m.offset()): m for m in messages}
+    found = [(d, places[d.source, d.partition, d.offset]) for d in dead]
+    return tuple(replace(d, key=m.key(), timestamp=m.timestamp()[1]) for d, m in found)
+
+
+def _never(topic: str, partition: int) -> int:
+    return UNBOUNDED
+
+
+def watermarks(consumer: Any, topic: str, partition: int) -> tuple[int, int]:
+    """The first and the next offset of a partition."""
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=o.TUNING.request_seconds)
+    except KafkaException as e:
+        raise failure(f"asking for the offsets of topic '{topic}' partition {partition}", e) from e
+    return int(low), int(high)
