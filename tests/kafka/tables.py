@@ -11,8 +11,8 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from forebay.connectors import default_registry
-from forebay.connectors.kafka.sink import KafkaSink
 from forebay.connectors.kafka.reader import KafkaReader
+from forebay.connectors.kafka.sink import KafkaSink
 from forebay.engine.batch import Batch
 from forebay.engine.connector import ColumnSpec, TableSpec, check_options
 from tests.servers.kafka.broker import Broker
