@@ -288,16 +288,33 @@ class Executor:
     @run.register
     def _insert(self, statement: st.Insert) -> Result:
         table = self.catalog.table(statement.target)
+        if self.options.get("execution.runtime-mode") == "batch":
+            return self._insert_batch(statement, table)
         node = self._assigned(statement, table)
         if table.embedded and self.queries.can_answer(node):
             return self._insert_now(table, node)
         name = self._job_name(f"insert_into_{table.name}")
         if not _tables(node):
-            return self._insert_values(name, statement, node)
+            return self._insert_to_end(name, statement, node)
         return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
 
-    def _insert_values(self, name: str, statement: st.Insert, node: Node) -> Result:
-        """Constants into a connector's table: a job that is over, its rows committed, when the statement returns."""
+    def _insert_batch(self, statement: st.Insert, table: Table) -> Result:
+        """The query's rows as they are now, into any table; a query may do all that a snapshot query may."""
+        rows = self.queries.query(st.Query(sql=statement.sql, query=statement.query), self._collect)
+        name = self._job_name(f"insert_into_{table.name}")
+        aside = f"__rows_of_{name}"
+        self.relations.registered[aside] = rows
+        try:
+            scan = Scan(rows.schema, aside, tuple(rows.schema.names))
+            node = assigned(scan, table.name, table.writable(), statement.columns or None, statement.sql)
+            if table.embedded:
+                return self._insert_now(table, node)
+            return self._insert_to_end(name, statement, node)
+        finally:
+            del self.relations.registered[aside]
+
+    def _insert_to_end(self, name: str, statement: st.Insert, node: Node) -> Result:
+        """Bounded rows into a connector's table: the job is over, its rows committed, when the statement returns."""
         if not self.driver.running:
             raise ForebayError("nothing runs in this warehouse yet", hint="call resume() on the connection first")
         self._attach(name, self._job_plan(name, [statement], [node]), None, {})

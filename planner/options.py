@@ -11,7 +11,7 @@ from forebay.engine.errors import OptionError, nearest
 
 @dataclass(frozen=True, slots=True)
 class SessionOption:
-    """`kind`: duration, size, int, string or bool."""
+    """`kind`: duration, size, mode or string."""
 
     name: str
     kind: str
@@ -24,6 +24,12 @@ SESSION_OPTIONS = {
     for o in (
         SessionOption("execution.checkpointing.interval", "duration", "5 s", "time between checkpoints"),
         SessionOption("execution.latency", "duration", "50 ms", "how long rows may wait to be processed together"),
+        SessionOption(
+            "execution.runtime-mode",
+            "mode",
+            "streaming",
+            "whether INSERT .. SELECT runs on as data comes, or once over what is there ('batch')",
+        ),
         SessionOption("pipeline.name", "string", "", "name of the next job; empty: derived from its sink"),
         SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job's sources wait"),
         SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
@@ -90,6 +96,8 @@ class Options:
             duration(value)
         elif option.kind == "size":
             size(value)
+        elif option.kind == "mode" and value not in ("streaming", "batch"):
+            raise OptionError(f"option '{name}' cannot be '{value}'", hint="one of: streaming, batch")
         self.given[name] = value
 
     def reset(self, name: str | None) -> None:

@@ -233,3 +233,24 @@ def test_streams_end_with_their_query(con: Connection) -> None:
     stream.close()
     assert list(stream) == []
     assert set(con.warehouse.driver.jobs) == set(con.jobs)
+
+
+def test_batch_mode_inserts_what_is_there_now(con: Connection, tmp_path: Path) -> None:
+    con.execute(SETUP)
+    con.execute(
+        f"""
+        CREATE TABLE files (shop STRING, total DOUBLE, place BIGINT) WITH (
+          'connector' = 'filesystem', 'path' = '{tmp_path}/out', 'format' = 'parquet');
+        CREATE TABLE best (shop STRING, total DOUBLE, PRIMARY KEY (shop) NOT ENFORCED);
+        """
+    )
+    ranked = "SELECT shop, total, ROW_NUMBER() OVER (ORDER BY total DESC) AS place FROM shops"
+    with pytest.raises(UnsupportedError):
+        con.execute(f"INSERT INTO files {ranked}")
+    con.execute("SET 'execution.runtime-mode' = 'batch'")
+    assert con.execute(f"INSERT INTO files {ranked}").rowcount == 2
+    assert con.execute("INSERT INTO best SELECT shop, total FROM files ORDER BY place LIMIT 1").rowcount == 1
+    assert rows(con, "SELECT * FROM best") == [("b", 20.0)]
+    assert list(con.jobs) == ["wide", "shops"]
+    with pytest.raises(OptionError, match="streaming, batch"):
+        con.execute("SET 'execution.runtime-mode' = 'btch'")
