@@ -112,6 +112,7 @@ class Connection(Session):
 
     def resume(self) -> None:
         self.warehouse.driver.start()
+        self._executor.refresher.start()
 
     def wait(
         self, names: Iterable[str | JobHandle] | str | JobHandle | None = None, timeout: float | None = None
@@ -136,6 +137,7 @@ class Connection(Session):
         self._closed = True
         if self._server is not None:
             self._server.close()
+        self._executor.refresher.stop()
         self.warehouse.close()
 
     def serve(self, directory: Path) -> None:

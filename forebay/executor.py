@@ -14,15 +14,15 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Changelog, Registry
+from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
-from forebay.engine.errors import CatalogError, ForebayError, SqlError, UnsupportedError
+from forebay.engine.errors import CatalogError, ForebayError, OptionError, SqlError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
-from forebay.engine.runtime.warehouse import Warehouse
+from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.serve.snapshot import expand
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
@@ -43,8 +43,10 @@ from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Scan
-from forebay.planner.options import SESSION_OPTIONS, Options
+from forebay.planner.options import SESSION_OPTIONS, Options, duration
 from forebay.planner.physical import Lowering
+from forebay.refresh import OPTION as REFRESH_INTERVAL
+from forebay.refresh import Refresher
 from forebay.relations import Relations
 from forebay.result import ChangeStream, Result, as_table
 from forebay.session import Jobs
@@ -73,7 +75,7 @@ class TableOutlet(Outlet):
 
 
 class Executor:
-    """Carries statements out against one warehouse. Callers hold the connection's lock."""
+    """Carries statements out against one warehouse. Callers hold the connection's `lock`."""
 
     def __init__(
         self,
@@ -94,6 +96,8 @@ class Executor:
         self.queries = SnapshotQueries(self.driver, relations)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs)
+        self.refresher = Refresher(self.driver.clock.monotonic)
+        self._lock = lock
         self._streams = 0
 
     def _handle(self, name: str) -> Job:
@@ -110,16 +114,24 @@ class Executor:
         restored = self.warehouse.read_checkpoint()
         for name, option in value["options"].items():
             self.options.given.setdefault(name, option)
-        jobs = {j["name"]: j for j in value["jobs"]}
+        late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
         for ddl in value["relations"]:
-            self._reopen(parse(ddl)[0], restored.placements, restored.scans)
-        for name, job in jobs.items():
-            if name not in self.catalog.relations:
-                self._restart(name, parse(job["sql"])[0], restored.placements.get(name), restored.scans)
+            late += self._reopen(parse(ddl)[0], restored)
+        for job in value["jobs"]:
+            name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
+            if isinstance(statement, st.CreateMaterializedView):
+                continue
+            restart = functools.partial(self._restart, name, statement, placement, restored.scans)
+            late += [restart] if placement is None else []
+            if placement is not None:
+                restart()
         self.warehouse.load_states()
+        for start in late:
+            start()
         self.warehouse.replay_dml()
 
-    def _reopen(self, statement: st.Statement, placements: Mapping[str, Any], scans: Mapping[str, Any]) -> None:
+    def _reopen(self, statement: st.Statement, restored: Restored) -> list[Callable[[], None]]:
+        """Enter a relation again; what is to be done once states are loaded."""
         match statement:
             case st.CreateTable():
                 table = define(statement, self.catalog, self.registry, self.relations.types)
@@ -128,8 +140,15 @@ class Executor:
                     self._add_table_node(table)
             case st.CreateView():
                 self._create_view(statement)
+            case st.CreateMaterializedView() if statement.options:
+                self._schedule(statement, fill=False)
             case st.CreateMaterializedView():
-                self._materialize(statement, placements.get(statement.name), scans)
+                placement = restored.placements.get(statement.name)
+                materialize = functools.partial(self._materialize, statement, placement, restored.scans)
+                if placement is None:
+                    return [materialize]
+                materialize()
+        return []
 
     def _restart(
         self, name: str, statement: st.Statement, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
@@ -183,18 +202,67 @@ class Executor:
     def _create_materialized_view(self, statement: st.CreateMaterializedView) -> Result:
         if statement.if_not_exists and statement.name in self.catalog.relations:
             return Result(message=f"materialized view {statement.name} exists already")
-        self._materialize(statement, None, {})
+        if statement.name in self.catalog.relations:
+            raise CatalogError(
+                f"{statement.name} already exists", hint="CREATE MATERIALIZED VIEW IF NOT EXISTS, or DROP it first"
+            )
+        known = [Option(REFRESH_INTERVAL, "how often")]
+        check_options(statement.options, known, (), f"materialized view '{statement.name}'")
+        if statement.options:
+            self._schedule(statement, fill=True)
+        else:
+            self._materialize(statement, None, {})
         self.save()
         return Result(message=f"materialized view {statement.name} created")
+
+    def _schedule(self, statement: st.CreateMaterializedView, *, fill: bool) -> None:
+        """A view that is refreshed at intervals; with `fill` its rows are made now, else a checkpoint brings them."""
+        name = statement.name
+        seconds = duration(statement.options[REFRESH_INTERVAL]) / 1e6
+        if seconds <= 0:
+            raise OptionError(f"option '{REFRESH_INTERVAL}' must be more than 0")
+        node = self.relations.binder().bind_batch(statement.query, statement.sql)
+        names = statement.columns or tuple(node.schema.names)
+        if len(names) != len(node.schema):
+            raise SqlError(f"{len(names)} column names are given, the query has {len(node.schema)} columns")
+        schema = pa.schema([f.with_name(n).with_nullable(True) for f, n in zip(node.schema, names)])
+        view = MaterializedView(
+            name,
+            statement.query_sql,
+            schema,
+            (),
+            statement.columns,
+            statement.options,
+            statement.comment,
+            _tables(node),
+        )
+
+        def refresh() -> None:
+            with self._lock:
+                if self.catalog.relations.get(name) is view:
+                    self._refresh(view, statement)
+
+        self.catalog.add(view)
+        with self.driver.boundary() as flow:
+            flow.add_relation(name, TableOperator(schema, ()))
+        self.queries.snapshots.forget(name)
+        if fill:
+            refresh()
+        self.refresher.add(name, seconds, refresh)
+
+    def _refresh(self, view: MaterializedView, statement: st.CreateMaterializedView) -> None:
+        """Apply the difference between what the view shows and what its query gives now."""
+        fresh = self.queries.query(st.Query(sql=statement.sql, query=statement.query), self._collect)
+        rows = pa.Table.from_arrays(fresh.columns, schema=view.schema).combine_chunks().to_batches()
+        shown = self.queries.contents(view.name).combine_chunks().to_batches()
+        net = consolidate([*(Batch(b).negate() for b in shown), *map(Batch, rows)])
+        if net is not None:
+            self.driver.feed(view.name, net)
 
     def _materialize(
         self, statement: st.CreateMaterializedView, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
         name = statement.name
-        if name in self.catalog.relations:
-            raise CatalogError(
-                f"{name} already exists", hint="CREATE MATERIALIZED VIEW IF NOT EXISTS, or DROP it first"
-            )
         node = self._bind(statement.query, statement.sql, statement.columns)
         lowering = self._lowering(node)
         keys = lowering.traits[id(node)].keys
@@ -234,10 +302,11 @@ class Executor:
         if name not in self.catalog.relations and statement.if_exists:
             return Result(message=f"there is no {kind.lower()} {name}")
         found = self.catalog.drop(kind, name)
-        if isinstance(found, MaterializedView):
+        if isinstance(found, MaterializedView) and not found.scheduled:
             self.driver.detach(name)
             del self.catalog.jobs[name]
-        elif isinstance(found, Table) and found.embedded:
+        elif isinstance(found, MaterializedView) or (isinstance(found, Table) and found.embedded):
+            self.refresher.remove(name)
             with self.driver.boundary() as flow:
                 flow.drop_relation(name)
         self.queries.snapshots.forget(name)

@@ -145,6 +145,13 @@ class MaterializedView:
     columns: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     comment: str | None = None
+    reads: tuple[str, ...] = ()
+    """Relations that a scheduled view's query reads; a continuous one's are its job's."""
+
+    @property
+    def scheduled(self) -> bool:
+        """It has no job: its query is answered anew at intervals."""
+        return bool(self.options)
 
     def ddl(self) -> str:
         listed = f" ({', '.join(map(quoted, self.columns))})" if self.columns else ""
@@ -205,8 +212,9 @@ class Catalog:
         return sorted(n for n, r in self.relations.items() if isinstance(r, kind))
 
     def dependents(self, name: str) -> list[str]:
-        """Jobs that read or write the relation."""
-        return [j.name for j in self.jobs.values() if name in j.reads or name in j.writes]
+        """Jobs and scheduled views that read or write the relation."""
+        views = [r.name for r in self.relations.values() if isinstance(r, MaterializedView) and name in r.reads]
+        return [j.name for j in self.jobs.values() if name in j.reads or name in j.writes] + views
 
     # -- change -------------------------------------------------------------------------------------------------
 
@@ -234,9 +242,13 @@ class Catalog:
         users = [j for j in self.dependents(name) if j != name]
         if users:
             raise CatalogError(
-                f"{name} is used by {', '.join(users)}", hint="; ".join(f"DROP JOB {quoted(j)}" for j in users)
+                f"{name} is used by {', '.join(users)}",
+                hint="; ".join(f"DROP {self._kind(j)} {quoted(j)}" for j in users),
             )
         return self.relations.pop(name)
+
+    def _kind(self, user: str) -> str:
+        return "MATERIALIZED VIEW" if user in self.relations else "JOB"
 
     # -- saving -------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import forebay
+from forebay.connection import Connection
 
 TABLES = """
 CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'log', 'topic' = 'numbers', 'format' = 'json');
@@ -24,3 +25,21 @@ def test_a_job_made_after_a_restart_reads_from_the_start(tmp_path: Path) -> None
         for view in ("first", "second"):
             shown = f"SELECT * FROM {view}"
             assert con.warehouse.driver.wait(lambda s=shown: con.sql(s).fetchall() == [(4, 16)], 30)
+
+
+def test_a_view_that_no_checkpoint_knows_is_built_from_the_restored_tables(tmp_path: Path) -> None:
+    tables = """
+    CREATE TABLE t (k INT, v INT, PRIMARY KEY (k) NOT ENFORCED);
+    INSERT INTO t VALUES (1, 10), (2, 20);
+    """
+    with forebay.connect(tmp_path) as con:
+        con.execute(tables)
+    con = Connection(tmp_path, resume=False)  # never closed properly: as if killed
+    con.execute("CREATE MATERIALIZED VIEW s AS SELECT SUM(v) AS total FROM t")
+    con.execute("CREATE MATERIALIZED VIEW s2 AS SELECT total * 2 AS twice FROM s")
+    con.execute("INSERT INTO t VALUES (3, 30), (2, 21)")
+    con.warehouse.close(final_checkpoint=False)
+    with forebay.connect(tmp_path) as con:
+        assert con.sql("SELECT total, twice FROM s, s2").fetchall() == [(61, 122)]
+        con.execute("DELETE FROM t WHERE k = 1")
+        assert con.sql("SELECT total, twice FROM s, s2").fetchall() == [(51, 102)]

@@ -1,0 +1,80 @@
+"""Materialized views that are refreshed on a schedule."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import forebay
+from forebay.engine.errors import CatalogError, OptionError
+from forebay.refresh import Refresher
+
+SETUP = """
+CREATE TABLE orders (id INT, shop STRING, amount DOUBLE, PRIMARY KEY (id) NOT ENFORCED);
+INSERT INTO orders VALUES (1, 'a', 10), (2, 'b', 20), (3, 'a', 5);
+"""
+VIEW = """
+CREATE MATERIALIZED VIEW best (shop, total, place) WITH ('refresh.interval' = '100 ms') AS
+SELECT shop, SUM(amount), ROW_NUMBER() OVER (ORDER BY SUM(amount) DESC) FROM orders GROUP BY shop
+"""
+
+
+def test_it_is_filled_at_once_and_refreshed_at_intervals(tmp_path: Path) -> None:
+    with forebay.connect(tmp_path) as con:
+        con.execute(SETUP)
+        con.execute(VIEW)
+        assert con.sql("SELECT * FROM best ORDER BY place").fetchall() == [("b", 20.0, 1), ("a", 15.0, 2)]
+        con.execute("CREATE MATERIALIZED VIEW first AS SELECT shop FROM best WHERE place = 1")
+        con.execute("UPDATE orders SET amount = 50 WHERE id = 1")
+        deadline = time.monotonic() + 30
+        while con.sql("SELECT shop FROM first").fetchall() != [("a",)]:
+            assert time.monotonic() < deadline
+        with pytest.raises(CatalogError, match="used by best"):
+            con.execute("DROP TABLE orders")
+    with forebay.connect(tmp_path, resume=False) as con:
+        assert con.sql("SELECT shop FROM best WHERE place = 1").fetchall() == [("a",)]
+        assert con.sql("SELECT shop FROM first").fetchall() == [("a",)]
+        con.execute("DROP MATERIALIZED VIEW first; DROP MATERIALIZED VIEW best; DROP TABLE orders")
+        assert con.sql("SHOW TABLES").fetchall() == []
+
+
+def test_options_are_checked() -> None:
+    with forebay.connect() as con:
+        con.execute(SETUP)
+        with pytest.raises(OptionError, match=r"refresh\.interval"):
+            con.execute("CREATE MATERIALIZED VIEW v WITH ('refresh.intervall' = '1 s') AS SELECT * FROM orders")
+        with pytest.raises(OptionError, match="more than 0"):
+            con.execute("CREATE MATERIALIZED VIEW v WITH ('refresh.interval' = '0 s') AS SELECT * FROM orders")
+
+
+def test_each_view_has_its_own_interval() -> None:
+    now, calls = [0.0], list[str]()
+    refresher = Refresher(lambda: now[0])
+    refresher.add("often", 1, lambda: calls.append("often"))
+    refresher.add("rarely", 3, lambda: calls.append("rarely"))
+    for _ in range(6):
+        now[0] += 1
+        refresher.step()
+    refresher.remove("often")
+    now[0] += 3
+    refresher.step()
+    assert calls == ["often", "often", "often", "rarely", "often", "often", "often", "rarely", "rarely"]
+
+
+def test_a_refresh_that_fails_is_told_and_tried_again() -> None:
+    now, broken = [0.0], [True]
+    refresher = Refresher(lambda: now[0])
+
+    def refresh() -> None:
+        if broken[0]:
+            raise CatalogError("table orders does not exist")
+
+    refresher.add("v", 1, refresh)
+    now[0] = 1
+    refresher.step()
+    assert "orders" in str(refresher.errors["v"])
+    broken[0], now[0] = False, 2
+    refresher.step()
+    assert refresher.errors == {}
