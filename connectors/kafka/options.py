@@ -82,6 +82,8 @@ class Tuning:
     """So many per partition that the bytes alone bound the queue."""
     queue_backoff_ms: int = 10
     """How long fetching rests when the queue is full; librdkafka's default of 1 s halves the rate of a backlog."""
+    fetch_wait_ms: int = 100
+    """How long the broker holds a fetch that finds nothing: so late is the end of a partition told."""
     request_seconds: float = 10.0
     """How long one question to the broker may take."""
     producer_kilobytes: int = 64 * 1024

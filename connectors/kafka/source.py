@@ -79,6 +79,7 @@ class KafkaSource(Source):
             "queued.max.messages.kbytes": o.TUNING.queue_kilobytes,
             "queued.min.messages": o.TUNING.queue_messages,
             "fetch.queue.backoff.ms": o.TUNING.queue_backoff_ms,
+            "fetch.wait.max.ms": o.TUNING.fetch_wait_ms,
             "isolation.level": "read_committed",
         }
         fixed = {

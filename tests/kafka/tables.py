@@ -79,7 +79,7 @@ def rows(ids: Any, weights: list[int] | None = None, **columns: list[Any]) -> Ba
 
 def send(broker: Broker, topic: str, values: list[bytes | None], keys: list[bytes] | None = None, **more: Any) -> None:
     """Produce plain records; `more` goes to every `produce`."""
-    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0})
     for i, value in enumerate(values):
         producer.produce(topic, value, keys[i] if keys else None, **more)
     assert producer.flush(SECONDS) == 0
@@ -99,6 +99,7 @@ def messages(broker: Broker, topic: str, isolation: str = "read_committed") -> l
             "isolation.level": isolation,
             "enable.partition.eof": True,
             "enable.auto.commit": False,
+            "fetch.wait.max.ms": 50,
         }
     )
     parts = sorted(consumer.list_topics(topic, timeout=SECONDS).topics[topic].partitions)
