@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +94,7 @@ class Executor:
         self.relations = relations
         self.options = options
         self.registry = registry
-        self.queries = SnapshotQueries(self.driver, relations)
+        self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs)
         self.refresher = Refresher(self.driver.clock.monotonic)
@@ -247,12 +248,19 @@ class Executor:
             flow.add_relation(name, TableOperator(schema, ()))
         self.queries.snapshots.forget(name)
         if fill:
-            refresh()
+            try:
+                self._refresh(view, statement)
+            except BaseException:
+                del self.catalog.relations[name]
+                self._remove_rows(name)
+                raise
         self.refresher.add(name, seconds, refresh)
 
     def _refresh(self, view: MaterializedView, statement: st.CreateMaterializedView) -> None:
         """Apply the difference between what the view shows and what its query gives now."""
         fresh = self.queries.query(st.Query(sql=statement.sql, query=statement.query), self._collect)
+        if self.catalog.relations.get(view.name) is not view:  # dropped while its query was answered
+            return
         rows = pa.Table.from_arrays(fresh.columns, schema=view.schema).combine_chunks().to_batches()
         shown = self.queries.contents(view.name).combine_chunks().to_batches()
         net = consolidate([*(Batch(b).negate() for b in shown), *map(Batch, rows)])
@@ -306,12 +314,16 @@ class Executor:
             self.driver.detach(name)
             del self.catalog.jobs[name]
         elif isinstance(found, MaterializedView) or (isinstance(found, Table) and found.embedded):
-            self.refresher.remove(name)
-            with self.driver.boundary() as flow:
-                flow.drop_relation(name)
+            self._remove_rows(name)
         self.queries.snapshots.forget(name)
         self.save()
         return Result(message=f"{kind.lower()} {name} dropped")
+
+    def _remove_rows(self, name: str) -> None:
+        """Take the node of an embedded table or scheduled view out of the dataflow."""
+        self.refresher.remove(name)
+        with self.driver.boundary() as flow:
+            flow.drop_relation(name)
 
     @run.register
     def _alter_table(self, statement: st.AlterTable) -> Result:
@@ -598,10 +610,15 @@ class Executor:
         return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=schema) for r in rows], schema)
 
     def _wait_aside(self, done: Callable[[], bool]) -> None:
-        """Wait without the lock, so that other statements go on meanwhile."""
+        with self._aside():
+            self.driver.wait(unless_interrupted(done), None)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Without the lock: other statements go on meanwhile, and what they may change is to be looked at again."""
         self._lock.release()
         try:
-            self.driver.wait(unless_interrupted(done), None)
+            yield
         finally:
             self._lock.acquire()
 

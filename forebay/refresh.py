@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from forebay.engine.errors import ForebayError
+from forebay.interrupt import interruptible
 
 log = logging.getLogger("forebay")
 
@@ -48,7 +48,7 @@ class Refresher:
             try:
                 refresh()
                 self.errors.pop(name, None)
-            except ForebayError as error:
+            except Exception as error:  # noqa: BLE001 - the view keeps its rows, the other views their turn
                 self.errors[name] = error
                 log.warning("materialized view %s could not be refreshed: %s", name, error)
 
@@ -58,15 +58,16 @@ class Refresher:
         self._thread.start()
 
     def _loop(self) -> None:
-        while not self._stopping.wait(self._wait()):
-            self.step()
+        with interruptible(self._stopping.is_set):
+            while not self._stopping.wait(self._wait()):
+                self.step()
 
     def _wait(self) -> float:
         soonest = min((due for due, _, _ in self._due.values()), default=self._now() + _LONGEST_WAIT)
         return min(max(soonest - self._now(), 0.0), _LONGEST_WAIT)
 
     def stop(self) -> None:
-        """End the thread; a refresh under way is finished first."""
+        """End the thread; a refresh under way is finished first, but if it waits for input it is called off."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()

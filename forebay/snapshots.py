@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -31,8 +31,10 @@ _numbers = itertools.count()
 class SnapshotQueries:
     """Answers queries over what the warehouse holds now."""
 
-    def __init__(self, driver: Driver, relations: Relations) -> None:
+    def __init__(self, driver: Driver, relations: Relations, aside: Callable[[], AbstractContextManager[None]]) -> None:
+        """Within `aside()` other statements go on while DataFusion works."""
         self._driver = driver
+        self._aside = aside
         self._relations = relations
         self.snapshots = Snapshots()
 
@@ -48,7 +50,8 @@ class SnapshotQueries:
         collected = {id(s): collect(s) for s in scans if not self.holds(s)}
         with self._driver.boundary():
             pinned = {id(s): self._pinned(s) for s in scans if self.holds(s)}
-        return self._run(node, {**collected, **pinned})
+        with self._aside():
+            return self._run(node, {**collected, **pinned})
 
     def holds(self, scan: Scan) -> bool:
         """Whether the warehouse itself has the rows of a scan."""

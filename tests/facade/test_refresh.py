@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import forebay
 from forebay.engine.errors import CatalogError, OptionError
+from forebay.interrupt import StatementCancelledError, interruptible
 from forebay.refresh import Refresher
 
 SETUP = """
@@ -78,3 +82,41 @@ def test_a_refresh_that_fails_is_told_and_tried_again() -> None:
     broken[0], now[0] = False, 2
     refresher.step()
     assert refresher.errors == {}
+
+
+def test_a_view_whose_first_answer_fails_is_not_made() -> None:
+    @forebay.udf(["DOUBLE"], "DOUBLE", name="never")
+    def never(amounts: pa.Array) -> pa.Array:
+        raise ValueError("no luck")
+
+    with forebay.connect() as con:
+        con.execute(SETUP)
+        con.create_function(never)
+        create = "CREATE MATERIALIZED VIEW v WITH ('refresh.interval' = '1 h') AS SELECT {} AS a FROM orders"
+        with pytest.raises(Exception, match="no luck"):
+            con.execute(create.format("never(amount)"))
+        con.execute(create.format("amount"))
+        assert con.sql("SELECT SUM(a) FROM v").fetchall() == [(35.0,)]
+
+
+def test_other_statements_go_on_while_a_refresh_reads() -> None:
+    slow = "WITH ('connector' = 'datagen', 'rows-per-second' = '5', 'number-of-rows' = '100000')"
+    view = "CREATE MATERIALIZED VIEW v WITH ('refresh.interval' = '1 h') AS SELECT COUNT(*) AS n FROM slow"
+    con = forebay.connect()
+    con.execute(f"CREATE TABLE slow (n BIGINT) {slow}; CREATE TABLE fast (n BIGINT); INSERT INTO fast VALUES (1)")
+    called_off = threading.Event()
+
+    def create() -> None:
+        with interruptible(called_off.is_set), contextlib.suppress(StatementCancelledError):
+            con.execute(view)
+
+    creating = threading.Thread(target=create)
+    creating.start()
+    while not con.warehouse.driver.jobs:
+        time.sleep(0.01)
+    assert con.sql("SELECT COUNT(*) FROM fast").fetchall() == [(1,)]
+    called_off.set()
+    creating.join(10)
+    assert not creating.is_alive()
+    assert con.sql("SHOW MATERIALIZED VIEWS").fetchall() == []
+    con.close()
