@@ -44,11 +44,13 @@ class Connection(Session):
         *,
         resume: bool = True,
         config: Mapping[str, str] | None = None,
+        functions: Iterable[Callable[..., Any]] = (),
         registry: Registry | None = None,
     ) -> None:
         """Open (or make) the warehouse at `path` and resume its jobs.
 
-        `config`: session options, as SET takes them. With `resume=False` nothing runs until `resume`, to look first.
+        `config`: session options, as SET takes them. `functions`: those that saved jobs use, as `create_function` takes
+        them. With `resume=False` nothing runs until `resume`, to look first.
 
         Raises:
             WarehouseLockedError: another process owns the warehouse.
@@ -69,6 +71,8 @@ class Connection(Session):
         self._server: Server | None = None
         self._executor = Executor(self.warehouse, self.catalog, self.relations, self.options, registry, self._lock)
         try:
+            for function in functions:
+                self.create_function(function)
             self._executor.open()
         except BaseException:
             self.warehouse.close(final_checkpoint=False)

@@ -6,9 +6,9 @@ The lock in the directory decides who owns it; a socket that answers spares an a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from forebay.remote.address import SOCKET
 from forebay.session import Session
@@ -26,28 +26,41 @@ def connect(
     *,
     resume: bool = True,
     config: Mapping[str, str] | None = None,
+    functions: Iterable[Callable[..., Any]] = (),
     attach: bool = True,
 ) -> Connection: ...
 @overload
 def connect(
-    path: str | Path, *, resume: bool = True, config: Mapping[str, str] | None = None, attach: Literal[False]
+    path: str | Path,
+    *,
+    resume: bool = True,
+    config: Mapping[str, str] | None = None,
+    functions: Iterable[Callable[..., Any]] = (),
+    attach: Literal[False],
 ) -> Connection: ...
 @overload
 def connect(
-    path: str | Path, *, resume: bool = True, config: Mapping[str, str] | None = None, attach: bool = True
+    path: str | Path,
+    *,
+    resume: bool = True,
+    config: Mapping[str, str] | None = None,
+    functions: Iterable[Callable[..., Any]] = (),
+    attach: bool = True,
 ) -> Session: ...
 def connect(
     path: str | Path = ":memory:",
     *,
     resume: bool = True,
     config: Mapping[str, str] | None = None,
+    functions: Iterable[Callable[..., Any]] = (),
     attach: bool = True,
 ) -> Session:
     """Open a warehouse: a directory, or ':memory:' for one that is gone when the connection closes.
 
     The first process to open a directory owns it and runs its jobs; others attach to the owner and use it through the same
     methods. `attach=False` insists on owning it. `config`: session options, as SET takes them; they belong to the warehouse,
-    so attached sessions share them. With `resume=False` the owner runs nothing until `resume`, to look first.
+    so attached sessions share them. With `resume=False` the owner runs nothing until `resume`, to look first. `functions`:
+    what the owner gives to `create_function` before it resumes jobs that use them; attached sessions have the owner's.
 
     Raises:
         WarehouseLockedError: another process owns the warehouse, and `attach` is False or it does not answer.
@@ -56,13 +69,15 @@ def connect(
     if str(path) == ":memory:":
         from forebay.connection import Connection
 
-        return Connection(resume=resume, config=config)
+        return Connection(resume=resume, config=config, functions=functions)
     directory = Path(path)
     deadline = time.monotonic() + _OWNER_STARTS
     while True:
         if attach and (attached := _attached(directory, config)) is not None:
             return attached
-        if (owner := _owner(directory, resume, config, patient=attach and time.monotonic() < deadline)) is not None:
+        patient = attach and time.monotonic() < deadline
+        owner = _owner(directory, patient, resume=resume, config=config, functions=functions)
+        if owner is not None:
             return owner
         time.sleep(0.05)
 
@@ -79,13 +94,13 @@ def _attached(directory: Path, config: Mapping[str, str] | None) -> Session | No
         return None
 
 
-def _owner(directory: Path, resume: bool, config: Mapping[str, str] | None, *, patient: bool) -> Connection | None:
+def _owner(directory: Path, patient: bool, **arguments: Any) -> Connection | None:
     """The owner's connection; None if another process has the lock and we are patient: it is starting, or ending."""
     from forebay.connection import Connection
     from forebay.engine.runtime.warehouse import WarehouseLockedError
 
     try:
-        connection = Connection(directory, resume=resume, config=config)
+        connection = Connection(directory, **arguments)
     except WarehouseLockedError:
         if not patient:
             raise

@@ -254,3 +254,17 @@ def test_batch_mode_inserts_what_is_there_now(con: Connection, tmp_path: Path) -
     assert list(con.jobs) == ["wide", "shops"]
     with pytest.raises(OptionError, match="streaming, batch"):
         con.execute("SET 'execution.runtime-mode' = 'btch'")
+
+
+def test_jobs_resume_with_the_functions_that_they_use(tmp_path: Path) -> None:
+    @forebay.udf(["INT"], "INT", name="doubled")
+    def doubled(numbers: pa.Array) -> pa.Array:
+        return pc.multiply(numbers, 2)
+
+    with forebay.connect(tmp_path, functions=[doubled]) as con:
+        con.execute("CREATE TABLE t (n INT); CREATE MATERIALIZED VIEW v AS SELECT doubled(n) AS n FROM t")
+        con.execute("INSERT INTO t VALUES (1), (2)")
+    with forebay.connect(tmp_path, functions=[doubled]) as con:
+        assert sorted(con.sql("SELECT n FROM v").fetchall()) == [(2,), (4,)]
+        with pytest.raises(CatalogError, match="decorated"):
+            forebay.connect(functions=[print])
