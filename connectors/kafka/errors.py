@@ -69,6 +69,18 @@ def insist(doing: str, call: Callable[[float], T], again: Callable[[KafkaError],
             time.sleep(0.05)
 
 
+def ask(doing: str, call: Callable[[float], T]) -> T:
+    """The answer to a question, asked again while waiting may help (a coordinator that is still loading).
+
+    Raises:
+        ConnectorError: there is none.
+    """
+    try:
+        return insist(doing, call, passing)
+    except KafkaException as e:
+        raise failure(doing, e) from e
+
+
 def passing(error: KafkaError) -> bool:
     """Whether waiting may mend it."""
     return error.code() not in _LASTING and not error.fatal()

@@ -10,8 +10,9 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 
 from forebay.connectors import options as read
 from forebay.connectors.kafka import options as o
-from forebay.connectors.kafka.errors import LOG, failure, refused
+from forebay.connectors.kafka.errors import LOG, ask, failure, refused
 from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, watermarks
+from forebay.connectors.kafka.transactions import committed
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.options import specific_offsets, topics_of
 from forebay.engine.connector import Option, Position, Source, TableSpec
@@ -117,7 +118,8 @@ class KafkaSource(Source):
                 millis = read.integer(self._options, when)
 
                 def by_time(t: str, p: int) -> int:
-                    found = consumer.offsets_for_times([TopicPartition(t, p, millis)], timeout=o.TUNING.request_seconds)
+                    at = [TopicPartition(t, p, millis)]
+                    found = ask("looking up a time", lambda seconds: consumer.offsets_for_times(at, timeout=seconds))
                     offset = int(found[0].offset)
                     return offset if offset >= 0 else watermarks(consumer, t, p)[1]
 
@@ -125,12 +127,26 @@ class KafkaSource(Source):
             case "group-offsets":
 
                 def by_group(t: str, p: int) -> int:
-                    found = consumer.committed([TopicPartition(t, p)], timeout=o.TUNING.request_seconds)
-                    offset = int(found[0].offset)
-                    return offset if offset != OFFSET_INVALID else watermarks(consumer, t, p)[0]
+                    found = ask("reading the group's offsets", lambda seconds: committed(consumer, t, p, seconds))
+                    offset = int(found.offset)
+                    return offset if offset != OFFSET_INVALID else self._uncommitted(consumer, t, p)
 
                 return by_group
         return lambda t, p: watermarks(consumer, t, p)[0]
+
+    def _uncommitted(self, consumer: Any, topic: str, partition: int) -> int:
+        """Where to begin a partition of which the group has committed nothing."""
+        low, high = watermarks(consumer, topic, partition)
+        match self._options.get(f"{o.PREFIX}auto.offset.reset", "earliest"):
+            case "none" | "error":
+                raise ConnectorError(
+                    f"the consumer group has no offset of topic '{topic}' partition {partition}",
+                    hint="set 'properties.auto.offset.reset' to 'earliest' or 'latest', or choose a startup mode",
+                    retryable=False,
+                )
+            case "latest" | "largest" | "end":
+                return high
+        return low
 
 
 def _commit_reported(error: KafkaError | None, offsets: list[TopicPartition]) -> None:

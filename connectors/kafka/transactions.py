@@ -16,7 +16,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from forebay.connectors.kafka import options as o
-from forebay.connectors.kafka.errors import LOG, failure, insist, passing
+from forebay.connectors.kafka.errors import LOG, ask
 from forebay.engine.errors import ConnectorError
 
 _MARK = re.compile(r"(?:ckpt=(\d+) )?owner=([0-9a-f]+)")
@@ -56,12 +56,11 @@ class CommitMark:
 
     def _read(self) -> tuple[int | None, str | None]:
         consumer = Consumer(self._properties, logger=LOG)
-        doing = f"reading the last checkpoint of '{self._id}'"
         try:
             self._group = consumer.consumer_group_metadata()
-            found = insist(doing, lambda seconds: self._committed(consumer, seconds), passing)
-        except KafkaException as e:
-            raise failure(doing, e) from e
+            found = ask(
+                f"reading the last checkpoint of '{self._id}'", lambda s: committed(consumer, self._topic, 0, s)
+            )
         finally:
             consumer.close()
         if found.offset < 0:
@@ -76,8 +75,14 @@ class CommitMark:
             )
         return (None if mark[1] is None else int(mark[1])), mark[2]
 
-    def _committed(self, consumer: Any, seconds: float) -> Any:
-        found = consumer.committed([TopicPartition(self._topic, 0)], timeout=seconds)[0]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        return found
+
+def committed(consumer: Any, topic: str, partition: int, seconds: float) -> Any:
+    """What a group has committed for a partition, with offset and metadata.
+
+    Raises:
+        KafkaException: the broker does not say.
+    """
+    found = consumer.committed([TopicPartition(topic, partition)], timeout=seconds)[0]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    return found

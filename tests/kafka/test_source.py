@@ -157,6 +157,16 @@ def test_group_offsets_are_committed_and_taken_up(broker: Broker) -> None:
     assert _ids(open_reader(broker, "grouped", **group, **END)) == [10, 20, 21]
 
 
+def test_a_group_without_offsets(broker: Broker) -> None:
+    broker.create_topic("new-group")
+    send(broker, "new-group", numbers(1))
+    group = {"properties_group_id": "newcomers", "scan_startup_mode": "group-offsets"}
+    assert _ids(open_reader(broker, "new-group", **group, **END)) == [1]
+    assert _ids(open_reader(broker, "new-group", properties_auto_offset_reset="latest", **group, **END)) == []
+    with pytest.raises(ConnectorError, match="the consumer group has no offset of topic 'new-group' partition 0"):
+        open_reader(broker, "new-group", properties_auto_offset_reset="none", **group, **END)
+
+
 def test_without_a_group_nothing_is_committed(broker: Broker) -> None:
     broker.create_topic("groupless")
     send(broker, "groupless", numbers(1))
