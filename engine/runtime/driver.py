@@ -194,6 +194,9 @@ class Driver:
         with self._lock:
             merged = self.flow.limit_catch_ups()
             scans = [n for n in self.flow.scans() if not _ended(n) and not self._held_back(n)]
+            for node in scans:
+                assert node.scan is not None
+                node.scan.begin()
         fetched = self._poll(scans)
         with self._lock:
             worked = self._epoch(fetched, merged)

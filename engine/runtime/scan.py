@@ -59,7 +59,7 @@ class Scan:
         self._restored = saved is not None
         self._reading = threading.Lock()
         self._stale = False
-        """The reader was replaced after the last poll: what that poll brought will be read again."""
+        """The reader was replaced within this turn: what the turn's polls brought will be read again."""
         self._closed = False
 
     @property
@@ -71,11 +71,14 @@ class Scan:
         """It stands where its table starts: a newcomer misses nothing."""
         return not self._restored and self.metrics.records == 0
 
+    def begin(self) -> None:
+        """A turn begins: some `poll`s, then one `take` of all that they brought."""
+        self._stale = False
+
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
         """Read from outside; changes nothing that a checkpoint sees until `take`."""
         with self._reading:
-            self._stale = False
-            return None if self._closed else self.reader.poll(max_rows, timeout)
+            return None if self._closed or self._stale else self.reader.poll(max_rows, timeout)
 
     def take(self, fetched: Fetched | None, now: int) -> list[Batch]:
         """Account for what `poll` brought; returns the epoch's delta of the scan."""
