@@ -29,6 +29,8 @@ T = TypeVar("T")
 _SLICE = 0.25
 """Seconds that the owner waits within one call, so that both sides stay free to stop."""
 _CHECKPOINT_SLICE = 5.0
+_GREETING = 10.0
+"""Seconds within which an owner that is not stopped answers."""
 
 
 class OwnerGoneError(ConnectorError):
@@ -59,7 +61,7 @@ class AttachedConnection(Session):
             self._opened = opened.pop_all()
 
     def _greet(self) -> None:
-        owner = self.ask("hello", protocol=wire.PROTOCOL)
+        owner = self.ask("hello", flight.FlightCallOptions(timeout=_GREETING), protocol=wire.PROTOCOL)
         if owner["protocol"] != wire.PROTOCOL:
             raise UnsupportedError(
                 f"process {owner['pid']}, which owns warehouse '{self._path}', runs another version of Forebay",
@@ -159,8 +161,8 @@ class AttachedConnection(Session):
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def ask(self, method: str, **arguments: Any) -> Any:
-        """The owner's answer to one short call.
+    def ask(self, method: str, options: Any = None, /, **arguments: Any) -> Any:
+        """The owner's answer to one short call; `options` are Flight's.
 
         Raises:
             OwnerGoneError: there is none.
@@ -168,7 +170,7 @@ class AttachedConnection(Session):
         """
         self._check_open()
         with self._owner_there():
-            [answer] = self._client.do_action(flight.Action(method, wire.pack(arguments)))
+            [answer] = self._client.do_action(flight.Action(method, wire.pack(arguments)), options)
         body = answer.body.to_pybytes()
         if body[:1] == b"!":
             raise wire.error_from_json(json.loads(body[1:]))
@@ -200,7 +202,7 @@ class AttachedConnection(Session):
         except (flight.FlightError, pa.ArrowException, OSError) as error:
             if self._closed:
                 raise ForebayError("the connection is closed") from error
-            if isinstance(error, flight.FlightUnavailableError):
+            if isinstance(error, flight.FlightUnavailableError | flight.FlightTimedOutError):
                 self._lost = str(error).split(". gRPC client debug context")[0]
                 raise self._gone() from error
             raise InternalError("the transport failed", detail=str(error)) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,9 +15,10 @@ import forebay
 from forebay.connection import Connection
 from forebay.engine.batch import Batch
 from forebay.engine.errors import ConnectorError
+from forebay.engine.runtime.warehouse import WarehouseLockedError
 from forebay.remote.client import AttachedConnection, OwnerGoneError
 from forebay.result import ChangeStream
-from tests.attach.conftest import Owner
+from tests.attach.conftest import ROOT, Owner
 
 
 def test_a_killed_owner_is_told_and_replaced(tmp_path: Path) -> None:
@@ -39,6 +43,36 @@ def test_a_killed_owner_is_told_and_replaced(tmp_path: Path) -> None:
             assert isinstance(another, AttachedConnection)
     attached.close()
     assert not (owner.path / "warehouse.sock").exists()
+
+
+def test_an_owner_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.remote.client._GREETING", 0.5)
+    monkeypatch.setattr("forebay.opening._OWNER_STARTS", 0.1)
+    owner = Owner(tmp_path / "w")
+    owner.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(WarehouseLockedError, match=f"pid {owner.process.pid}"):
+        forebay.connect(owner.path)
+    owner.process.send_signal(signal.SIGCONT)
+    with forebay.connect(owner.path) as attached:
+        assert attached.sql("SELECT 1").fetchall() == [(1,)]
+    owner.close()
+
+
+def test_who_comes_first_owns_it_and_the_others_attach(tmp_path: Path) -> None:
+    code = "import forebay, sys\nwith forebay.connect(sys.argv[1]) as con:\n"
+    code += " con.execute('CREATE TABLE IF NOT EXISTS t (id INT); INSERT INTO t VALUES (1)')\n"
+    code += " print(type(con).__name__, flush=True)\n sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "w")]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)
+    ]
+    kinds = [p.stdout.readline().strip() for p in started if p.stdout is not None]
+    assert sorted(kinds) == ["AttachedConnection", "AttachedConnection", "Connection"]
+    with forebay.connect(tmp_path / "w") as con:
+        assert con.sql("SELECT COUNT(*) FROM t").fetchall() == [(3,)]
+    for process in sorted(started, key=lambda p: kinds[started.index(p)]):
+        process.communicate(timeout=30)
+        assert process.returncode == 0
 
 
 def test_an_owner_that_closes_ends_streams_and_calls(tmp_path: Path) -> None:
