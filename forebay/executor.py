@@ -258,7 +258,7 @@ class Executor:
 
     def _refresh(self, view: MaterializedView, statement: st.CreateMaterializedView) -> None:
         """Apply the difference between what the view shows and what its query gives now."""
-        fresh = self.queries.query(st.Query(sql=statement.sql, query=statement.query), self._collect)
+        fresh = self.queries.query(self.queries.plan(st.Query(sql=statement.sql, query=statement.query)), self._collect)
         if self.catalog.relations.get(view.name) is not view:  # dropped while its query was answered
             return
         rows = pa.Table.from_arrays(fresh.columns, schema=view.schema).combine_chunks().to_batches()
@@ -381,7 +381,7 @@ class Executor:
 
     def _insert_batch(self, statement: st.Insert, table: Table) -> Result:
         """The query's rows as they are now, into any table; a query may do all that a snapshot query may."""
-        rows = self.queries.query(st.Query(sql=statement.sql, query=statement.query), self._collect)
+        rows = self.queries.query(self.queries.plan(st.Query(sql=statement.sql, query=statement.query)), self._collect)
         name = self._job_name(f"insert_into_{table.name}")
         aside = f"__rows_of_{name}"
         self.relations.registered[aside] = rows
@@ -584,7 +584,16 @@ class Executor:
 
     @run.register
     def _query(self, statement: st.Query) -> Result:
-        return Result(self.queries.query(statement, self._collect))
+        node = self.queries.plan(statement)
+        result = Result(self.queries.query(node, self._collect))
+        result.warnings += [f"{n} is out of date: {describe_error(e)}" for n in _tables(node) if (e := self._lag(n))]
+        return result
+
+    def _lag(self, view: str) -> Exception | None:
+        """Why a materialized view does not show what its inputs hold, if its job or last refresh failed."""
+        job = self.driver.jobs.get(view)
+        behind = job is not None and job.status in (Status.FAILED, Status.RESTARTING)
+        return job.error if job is not None and behind else self.refresher.errors.get(view)
 
     def _collect(self, scan: Scan) -> pa.Table:
         """The rows of a bounded connector table, read by a job to its end."""

@@ -38,14 +38,20 @@ class SnapshotQueries:
         self._relations = relations
         self.snapshots = Snapshots()
 
-    def query(self, statement: st.Query, collect: Callable[[Scan], pa.Table]) -> pa.Table:
-        """The rows of a SELECT; `collect` reads a bounded connector table.
+    def plan(self, statement: st.Query) -> Node:
+        """The plan of a SELECT that is answered once.
 
         Raises:
             SqlError: the query is wrong.
+        """
+        return self._relations.binder().bind_batch(statement.query, statement.sql)
+
+    def query(self, node: Node, collect: Callable[[Scan], pa.Table]) -> pa.Table:
+        """The rows of a `plan`; `collect` reads a bounded connector table.
+
+        Raises:
             UnsupportedError: it reads an input that never ends.
         """
-        node = self._relations.binder().bind_batch(statement.query, statement.sql)
         scans = list(scans_of(node))
         collected = {id(s): collect(s) for s in scans if not self.holds(s)}
         with self._driver.boundary():

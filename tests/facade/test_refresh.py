@@ -120,3 +120,29 @@ def test_other_statements_go_on_while_a_refresh_reads() -> None:
     assert not creating.is_alive()
     assert con.sql("SHOW MATERIALIZED VIEWS").fetchall() == []
     con.close()
+
+
+def test_a_query_over_a_view_that_fell_behind_says_so() -> None:
+    broken = [False]
+
+    @forebay.udf(["DOUBLE"], "DOUBLE", name="sometimes", deterministic=False)
+    def sometimes(amounts: pa.Array) -> pa.Array:
+        if broken[0]:
+            raise ValueError("no luck")
+        return amounts
+
+    with forebay.connect(functions=[sometimes]) as con:
+        con.execute(SETUP)
+        con.execute("CREATE MATERIALIZED VIEW live AS SELECT id, sometimes(amount) AS a FROM orders")
+        every = "CREATE MATERIALIZED VIEW timed WITH ('refresh.interval' = '20 ms') AS "
+        con.execute(every + "SELECT id, sometimes(amount) AS a FROM orders")
+        query = "SELECT COUNT(*) FROM live JOIN timed ON live.id = timed.id"
+        result = con.sql(query)
+        assert (result.fetchall(), result.warnings) == ([(3,)], [])
+        broken[0] = True
+        con.execute("INSERT INTO orders VALUES (4, 'c', 1)")
+        deadline = time.monotonic() + 10
+        while len(con.sql(query).warnings) < 2:
+            assert time.monotonic() < deadline
+        assert all("is out of date" in w and "no luck" in w for w in con.sql(query).warnings)
+        assert con.sql(query).fetchall() == [(3,)]
