@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from forebay.engine.errors import ConnectorError, ForebayError, InternalError, UnsupportedError
+from forebay.interrupt import StatementCancelledError
 from forebay.remote import wire
 from forebay.remote.address import SOCKET, location, short_path
 from forebay.result import ChangeStream, Result, as_table
@@ -180,11 +181,15 @@ class AttachedConnection(Session):
         """What `use` makes of the rows that a statement gives."""
         self._check_open()
         call = uuid.uuid4().hex
+        abandoned = threading.Event()
         ticket = flight.Ticket(json.dumps({"method": method, "sql": sql, "call": call}))
 
         def work() -> T:
             with self._owner_there():
                 reader = self._client.do_get(ticket)
+            if abandoned.is_set():  # nobody will read it
+                reader.cancel()
+                raise StatementCancelledError("the statement was cancelled")
             return use(reader)
 
         if threading.current_thread() is not threading.main_thread():
@@ -192,7 +197,9 @@ class AttachedConnection(Session):
         try:
             return _on_thread(work)
         except KeyboardInterrupt:
-            self.ask("call_off", call=call)
+            abandoned.set()
+            with contextlib.suppress(ForebayError):  # an owner that is gone has called it off itself
+                self.ask("call_off", call=call)
             raise
 
     @contextlib.contextmanager
