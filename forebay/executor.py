@@ -24,7 +24,7 @@ from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
-from forebay.engine.serve.snapshot import expand
+from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.planner import statements as st
@@ -669,7 +669,7 @@ class Executor:
         """An object in memory as a table."""
         if name in self.catalog.relations:
             raise CatalogError(f"{name} already exists")
-        self.relations.registered[name] = as_table(data)
+        self.relations.registered[name] = canonical_floats(as_table(data))
 
     def create_function(self, function: Any) -> None:
         """A user's scalar function."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from forebay.engine.errors import CatalogError, UnsupportedError
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.driver import Driver
-from forebay.engine.serve.snapshot import Snapshots
+from forebay.engine.serve.snapshot import Snapshots, canonical_floats
 from forebay.planner import statements as st
 from forebay.planner.catalog import MaterializedView, Table
 from forebay.planner.functions import CLOCK, session_context
@@ -53,7 +53,7 @@ class SnapshotQueries:
             UnsupportedError: it reads an input that never ends.
         """
         scans = list(scans_of(node))
-        collected = {id(s): collect(s) for s in scans if not self.holds(s)}
+        collected = {id(s): canonical_floats(collect(s)) for s in scans if not self.holds(s)}
         with self._driver.boundary():
             pinned = {id(s): self._pinned(s) for s in scans if self.holds(s)}
         with self._aside():

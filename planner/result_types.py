@@ -1,4 +1,5 @@
-"""Flink's result types where DataFusion's differ: SUM and AVG, decimal products and quotients, text of times and booleans.
+"""Flink's result types where DataFusion's differ: SUM and AVG, decimal products and quotients, floats that meet decimals, text of
+times and booleans.
 
 A rewrite needs the types of the operands, which only a planner knows; so the operands of all such places of one SELECT are
 planned together over empty relations ("probed"), innermost places first, because a rewrite changes the types above it.
@@ -14,6 +15,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.types import from_arrow
+from forebay.planner.approximate import group_of, make_doubles, makes_float
 from forebay.planner.builtins import filled
 from forebay.planner.functions import empty_relation
 from forebay.planner.planning import schema_if_valid, schema_of
@@ -44,12 +46,14 @@ class _Scope:
 
     ctes: Mapping[str, exp.Expression] = field(default_factory=dict)
     outer: tuple[exp.Expression, ...] = ()
+    floats: bool = False
+    """Floats may meet decimals."""
 
 
-def with_flink_types(query: exp.Expression) -> exp.Expression:
-    """The query, changed in place, whose result types are Flink's."""
+def with_flink_types(query: exp.Expression, floats: bool) -> exp.Expression:
+    """The query, changed in place, whose result types are Flink's. `floats`: its tables have some."""
     holder = exp.Subquery(this=query)
-    _visit(query, _Scope())
+    _visit(query, _Scope(floats=floats or makes_float(query)))
     return holder.this
 
 
@@ -77,7 +81,7 @@ def _visit_select(select: exp.Select, scope: _Scope) -> None:
     for node in _own_nodes(select):
         if isinstance(node, exp.Query) and node not in items:
             _visit(node, inner)
-    places = _levels(select)
+    places = _levels(select, scope.floats)
     if places:
         probe = _Probe(select, items, scope)
         for level in places:
@@ -103,9 +107,9 @@ def _own_nodes(select: exp.Select) -> Iterator[exp.Expression]:
             stack += node.iter_expressions()
 
 
-def _levels(select: exp.Select) -> list[list[_Place]]:
+def _levels(select: exp.Select, floats: bool) -> list[list[_Place]]:
     """The places by depth: none of a level lies within another of the same or an earlier level."""
-    places = {id(n): p for n in _own_nodes(select) if (p := _place(n)) is not None}
+    places = {id(n): p for n in _own_nodes(select) if (p := _place(n, floats)) is not None}
     depth: dict[int, int] = {}
 
     def measure(node: exp.Expression) -> int:
@@ -204,7 +208,7 @@ class _Probe:
         return schema_of(bare, None)
 
 
-def _place(node: exp.Expression) -> _Place | None:
+def _place(node: exp.Expression, floats: bool) -> _Place | None:
     name = _call_name(node)
     if name in _AGGREGATES:
         args = node.expressions if isinstance(node, exp.Anonymous) else [node.this]
@@ -222,7 +226,8 @@ def _place(node: exp.Expression) -> _Place | None:
         and not isinstance(node.expressions[0], exp.Literal)
     ):
         return _Place(node, (node.this,), _element)
-    return None
+    group = group_of(node) if floats else ()
+    return _Place(node, group, make_doubles) if group else None
 
 
 def _call_name(node: exp.Expression) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError, nearest
+from forebay.planner.approximate import has_float
 from forebay.planner.builtins import translated
 from forebay.planner.dialect.nodes import WindowTVF
 from forebay.planner.functions import empty_relation
@@ -50,6 +51,7 @@ class Rewriter:
         self._catalog = catalog
         self._sql = sql
         self._views: list[str] = []
+        self._floats = False
         self.leaves: dict[str, Leaf] = {}
 
     def rewrite(self, query: exp.Expression) -> Rewritten:
@@ -59,7 +61,7 @@ class Rewriter:
             CatalogError: a relation is unknown.
             UnsupportedError: a construct that has no plan, by name.
         """
-        return Rewritten(with_flink_types(self._query(query.copy())), self.leaves)
+        return Rewritten(with_flink_types(self._query(query.copy()), self._floats), self.leaves)
 
     def _query(self, query: exp.Expression) -> exp.Expression:
         holder = exp.Subquery(this=query)
@@ -109,6 +111,7 @@ class Rewriter:
 
     def _leaf(self, relation: Relation, options: tuple[tuple[str, str], ...], ttl: int | None) -> str:
         """Registers the relation once per set of hints; equal scans share their leaf."""
+        self._floats = self._floats or has_float(relation.schema)
         name = empty_relation(relation.schema, f"{relation.name} {options} {ttl}")
 
         def scan(columns: tuple[str, ...], schema: pa.Schema) -> Node:
@@ -180,7 +183,7 @@ class Rewriter:
         query = exp.select("*").from_(source.copy(), copy=False)
         if ctes:
             query.set("with_", exp.With(expressions=[cte.copy() for cte in ctes]))
-        query = with_flink_types(self._query(query))
+        query = with_flink_types(self._query(query), self._floats)
         try:
             name, leaf = window_leaf(window, query, self.leaves)
         except SqlError as error:

@@ -6,15 +6,19 @@ costs the query alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forebay.engine.batch import Batch
 from forebay.engine.errors import InternalError
 from forebay.engine.runtime.dataflow import Dataflow
+
+_ZERO_AND_NAN = {t: (pa.scalar(0.0, t), pa.scalar(math.nan, t)) for t in (pa.float32(), pa.float64())}
 
 
 @dataclass(slots=True)
@@ -35,13 +39,27 @@ class Snapshots:
         contents = node.contents()
         if contents is None or node.operator is None:
             raise InternalError(f"relation '{name}' does not hold its rows")
-        table = pa.Table.from_batches([expand(b) for b in contents], schema=node.operator.schema)
+        table = canonical_floats(pa.Table.from_batches([expand(b) for b in contents], schema=node.operator.schema))
         self._kept[name] = (node.version, table)
         return table
 
     def forget(self, name: str) -> None:
         """The relation is gone, or is another one of the same name."""
         self._kept.pop(name, None)
+
+
+def canonical_floats(table: pa.Table) -> pa.Table:
+    """The table with one zero and one NaN in its float columns.
+
+    DataFusion compares the bits of floats; without this -0.0 would join and group here otherwise than in the dataflow.
+    """
+    for i, field in enumerate(table.schema):
+        if field.type in _ZERO_AND_NAN and table.num_rows:
+            zero, nan = _ZERO_AND_NAN[field.type]
+            column = table.column(i)
+            column = pc.if_else(pc.equal(column, zero), zero, column)
+            table = table.set_column(i, field, pc.if_else(pc.is_nan(column), nan, column))
+    return table
 
 
 def expand(batch: Batch) -> pa.RecordBatch:
