@@ -18,7 +18,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.errors import InternalError
 from forebay.engine.runtime.dataflow import Dataflow
 
-_ZERO_AND_NAN = {t: (pa.scalar(0.0, t), pa.scalar(math.nan, t)) for t in (pa.float32(), pa.float64())}
+ZERO_AND_NAN = {t: (pa.scalar(0.0, t), pa.scalar(math.nan, t)) for t in (pa.float32(), pa.float64())}
 
 
 @dataclass(slots=True)
@@ -53,12 +53,12 @@ def canonical_floats(table: pa.Table) -> pa.Table:
 
     DataFusion compares the bits of floats; without this -0.0 would join and group here otherwise than in the dataflow.
     """
-    for i, field in enumerate(table.schema):
-        if field.type in _ZERO_AND_NAN and table.num_rows:
-            zero, nan = _ZERO_AND_NAN[field.type]
+    for i, column_field in enumerate(table.schema):
+        if column_field.type in ZERO_AND_NAN and table.num_rows:
+            zero, nan = ZERO_AND_NAN[column_field.type]
             column = table.column(i)
             column = pc.if_else(pc.equal(column, zero), zero, column)
-            table = table.set_column(i, field, pc.if_else(pc.is_nan(column), nan, column))
+            table = table.set_column(i, column_field, pc.if_else(pc.is_nan(column), nan, column))
     return table
 
 
