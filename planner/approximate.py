@@ -55,7 +55,7 @@ def _operands(node: exp.Expression) -> Sequence[Any]:
         case exp.Coalesce():
             return node.this, *node.expressions
         case exp.Anonymous() if str(node.this).upper() in _CALLS:
-            return node.expressions[1:] if str(node.this).upper() == "IF" else node.expressions
+            return tuple(node.expressions)[1 if str(node.this).upper() == "IF" else 0 :]
     return (node.this, node.expression) if isinstance(node, _COMPARISONS) else ()
 
 
