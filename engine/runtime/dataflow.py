@@ -24,6 +24,7 @@ from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import Scan
 from forebay.engine.state import State
+from forebay.engine.state.arrangement import Arrangement
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +85,18 @@ class Parked:
     nbytes: int = 0
     lost: bool = False
     """The backlog outgrew its limit and was dropped: the job cannot be resumed, only started anew."""
+    held: int | None = None
+    """The last epoch that the job has seen: the arrangements that it reads keep what they need to show it again."""
+
+    def hold(self, epoch: int | None) -> None:
+        """Have the arrangements at the border keep what came after `epoch`, instead of what they kept so far."""
+        arrangements = [s for n in self.border for s in n.states().values() if isinstance(s, Arrangement)]
+        for arrangement in arrangements:
+            if epoch is not None:
+                arrangement.hold(epoch)
+            if self.held is not None:
+                arrangement.release(self.held)
+        self.held = epoch
 
 
 @dataclass(slots=True)
@@ -233,7 +246,9 @@ class Dataflow:
 
     def detach(self, job: str) -> None:
         """Remove a job; nodes that no other job uses go with it."""
-        self.parked.pop(job, None)
+        parked = self.parked.pop(job, None)
+        if parked is not None and parked not in self._units():
+            parked.hold(None)
         self._discard(job)
 
     def drop_relation(self, name: str) -> None:
@@ -358,6 +373,7 @@ class Dataflow:
             border = {id(i): i for n in mine for i in n.inputs if id(i) not in inside}
             unit = Parked(jobs, mine, list(border.values()), failed[min(jobs)])
             self._roll_back(mine)
+            unit.hold(self.epoch - 1)
             self._retain(unit, now)
             self.parked.update(dict.fromkeys(jobs, unit))
 
@@ -381,6 +397,7 @@ class Dataflow:
         if parked.nbytes > self.retain_bytes:
             parked.backlog.clear()
             parked.lost = True
+            parked.hold(None)
 
     def resume(self, job: str) -> Exception | None:
         """Replay a parked job's backlog; the job runs on if that succeeds, else stays parked with the rest.
@@ -401,7 +418,8 @@ class Dataflow:
                 self._roll_back(parked.nodes)
                 parked.error = error
                 return error
-            parked.backlog.pop(0)
+            parked.hold(parked.backlog.pop(0).epoch)
+        parked.hold(None)
         for name in parked.jobs:
             del self.parked[name]
         return None
