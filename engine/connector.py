@@ -25,6 +25,8 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.errors import OptionError, nearest
 
+MEMORY = ":memory:"
+"""Begins the name of a warehouse that has no directory."""
 Position = Any
 """A JSON value; only the connector that made it knows what it means."""
 
@@ -271,7 +273,7 @@ class TableSpec:
     primary_key: tuple[str, ...] = ()
     partitioned_by: tuple[str, ...] = ()
     warehouse: str | None = None
-    """Directory of the warehouse; None in memory."""
+    """Directory of the warehouse, or MEMORY and a number for one in memory; None where there is no warehouse."""
     job: str | None = None
     """Name of the job that opens it; sinks derive stable ids from it."""
     read_columns: tuple[str, ...] | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from forebay.engine.connector import Registry
+from forebay.engine.connector import MEMORY, Registry
 from forebay.engine.errors import ForebayError, SqlError
 from forebay.engine.runtime.driver import DriverOptions
 from forebay.engine.runtime.job import Status
@@ -143,6 +143,10 @@ class Connection(Session):
             self._server.close()
         self._executor.refresher.stop()
         self.warehouse.close()
+        if self.relations.warehouse.startswith(MEMORY):
+            from forebay.connectors.topiclog import forget_memory
+
+            forget_memory(self.relations.warehouse)
 
     def serve(self, directory: Path) -> None:
         """Let other processes attach. Where no socket can be made, the owner works alone, and its log says so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from sqlglot import exp
 
-from forebay.engine.connector import Changelog, Registry, Sink, TableSpec
+from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, TableSpec
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.expression import Output, Program
 from forebay.engine.runtime.memory import MemorySource
@@ -33,6 +34,8 @@ _FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
 _EARLIEST = ("log", "upsert-log", "upsert-kafka")
 """Connectors that start at the earliest offset unless told otherwise."""
 
+_memories = itertools.count(1)
+
 
 class Relations:
     """Implements the binder's `CatalogView` and the lowering's `Tables`."""
@@ -41,13 +44,14 @@ class Relations:
         self.catalog = catalog
         self.registry = registry
         self.options = options
-        self.path = path
+        self.warehouse = f"{MEMORY}{next(_memories)}" if path is None else str(path)
+        """What connectors know the warehouse by: no two in memory share their topics."""
         self.registered: dict[str, pa.Table] = {}
         self._hidden: dict[str, pa.Schema] = {}
 
     # -- for binding --------------------------------------------------------------------------------------------
 
-    def relation(self, name: str) -> Relation | None:
+    def relation(self, name: str, options: tuple[tuple[str, str], ...] = ()) -> Relation | None:
         """What binding needs to know of a name."""
         if name in self._hidden:
             return Relation(name, self._hidden[name])
@@ -56,7 +60,7 @@ class Relations:
         found = self.catalog.relations.get(name)
         match found:
             case Table():
-                return self._table_relation(found)
+                return self._table_relation(found, dict(options))
             case MaterializedView():
                 return Relation(name, found.schema, found.primary_key, updating=True)
             case View():
@@ -68,11 +72,11 @@ class Relations:
     def relation_names(self) -> Iterable[str]:
         return [*self.catalog.relations, *self.registered]
 
-    def _table_relation(self, table: Table) -> Relation:
+    def _table_relation(self, table: Table, options: Mapping[str, str]) -> Relation:
         time = (table.watermark[0],) if table.watermark is not None else ()
         if table.embedded:
             return Relation(table.name, table.schema(), table.primary_key, updating=True)
-        source = self._open(table, {}, None)
+        source = self._open(table, options, None)
         key = table.primary_key if source.changelog is not Changelog.APPEND else ()
         updating = source.changelog is not Changelog.APPEND
         return Relation(table.name, table.schema(), key, updating, time, source.bounded)
@@ -163,8 +167,7 @@ class Relations:
 
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
         """The table as a connector sees it."""
-        warehouse = None if self.path is None else str(self.path)
-        return table.spec(options=options, warehouse=warehouse, **more)
+        return table.spec(options=options, warehouse=self.warehouse, **more)
 
     def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
         """Open the table for writing."""

@@ -112,7 +112,7 @@ def _of(node: Node, inputs: list[Traits], catalog: CatalogView) -> Traits:
 
 
 def _scan(node: Scan, catalog: CatalogView) -> Traits:
-    relation = catalog.relation(node.table)
+    relation = catalog.relation(node.table, node.options)
     if relation is None:
         raise UnsupportedError(f"table {node.table} was dropped")
     position = {name: i for i, name in enumerate(node.columns)}

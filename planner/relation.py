@@ -29,8 +29,8 @@ class Relation:
 class CatalogView(Protocol):
     """The catalog as binding sees it."""
 
-    def relation(self, name: str) -> Relation | None:
-        """The relation of that name (dotted if qualified), or None."""
+    def relation(self, name: str, options: tuple[tuple[str, str], ...] = ()) -> Relation | None:
+        """The relation of that name (dotted if qualified), under the options of a hint; None if there is none."""
         ...
 
     def relation_names(self) -> Iterable[str]:

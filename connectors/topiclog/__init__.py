@@ -1,8 +1,8 @@
 """The connectors `log` and `upsert-log`: the warehouse's own durable topics, with the contract and guarantees of Kafka.
 
 Same formats, keys, metadata columns, offsets, startup and bounded modes as `kafka` and `upsert-kafka`, and no server. The
-topics live in the warehouse's directory and can be read and written by any process; those of a warehouse in memory belong
-to the process.
+topics live in the warehouse's directory and can be read and written by any process; those of a warehouse in memory are its
+own, and end with it.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ class MemoryFiles(Files):
         self._directories: set[Path] = set()
         self._lock = threading.Lock()
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def clear(self, directory: Path) -> None:
+        """Forget everything in a directory."""
         with self._lock:
-            self._content.clear()
-            self._directories.clear()
+            self._content = {p: c for p, c in self._content.items() if directory not in p.parents}
+            self._directories = {d for d in self._directories if directory not in (d, *d.parents)}
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
         with self._lock:

@@ -35,6 +35,7 @@ from forebay.connectors.topiclog.frames import (
     read_rows,
 )
 from forebay.connectors.topiclog.memory import MemoryFiles
+from forebay.engine.connector import MEMORY
 from forebay.engine.errors import ConnectorError, OptionError
 from forebay.engine.files import Clock, Files, declare, kill_point
 
@@ -422,10 +423,11 @@ _DISK = Files()
 
 
 def open_store(warehouse: str | None, files: Files | None = None) -> LogStore:
-    """The log of a warehouse directory; None: the log of this process, in memory."""
+    """The log of a warehouse directory, or in memory: of the warehouse ':memory:...' or, for None, of the process."""
+    in_memory = warehouse is None or warehouse.startswith(MEMORY)
     if files is None:
-        files = _DISK if warehouse is not None else _memory
-    directory = Path(warehouse or "/memory") / "topics"
+        files = _memory if in_memory else _DISK
+    directory = (Path("/memory") / (warehouse or "") if in_memory else Path(warehouse or "")) / "topics"
     key = (id(files), str(directory.absolute()))
     with _stores_lock:
         store = _stores.get(key)
@@ -434,12 +436,14 @@ def open_store(warehouse: str | None, files: Files | None = None) -> LogStore:
         return store
 
 
-def forget_memory() -> None:
-    """Drop every topic of the log in memory."""
+def forget_memory(warehouse: str | None = None) -> None:
+    """Drop the topics in memory of a warehouse that is closed, or of all."""
+    directory = Path("/memory") / (warehouse or "")
     with _stores_lock:
-        _memory.clear()
-        for key in [k for k, store in _stores.items() if store.files is _memory]:
-            del _stores[key]
+        _memory.clear(directory)
+        for key, store in list(_stores.items()):
+            if store.files is _memory and directory in (Path(key[1]), *Path(key[1]).parents):
+                del _stores[key]
 
 
 def now_ms(clock: Clock) -> int:

@@ -268,3 +268,13 @@ def test_jobs_resume_with_the_functions_that_they_use(tmp_path: Path) -> None:
         assert sorted(con.sql("SELECT n FROM v").fetchall()) == [(2,), (4,)]
         with pytest.raises(CatalogError, match="decorated"):
             forebay.connect(functions=[print])
+
+
+def test_warehouses_in_memory_share_no_topics() -> None:
+    table = "CREATE TABLE numbers (n INT) WITH ('connector' = 'log', 'topic' = 'numbers', 'format' = 'json')"
+    counted = "SELECT COUNT(*) FROM numbers /*+ OPTIONS('scan.bounded.mode' = 'latest-offset') */"
+    with forebay.connect() as first, forebay.connect() as second:
+        for con in (first, second):
+            con.execute(table)
+            con.execute("INSERT INTO numbers VALUES (1), (2)")
+            assert rows(con, counted) == [(2,)]

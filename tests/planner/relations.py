@@ -45,7 +45,7 @@ class TinyCatalog:
     def __init__(self, *relations: Relation) -> None:
         self._relations = {r.name: r for r in relations}
 
-    def relation(self, name: str) -> Relation | None:
+    def relation(self, name: str, options: tuple[tuple[str, str], ...] = ()) -> Relation | None:
         return self._relations.get(name)
 
     def relation_names(self) -> Iterable[str]:

@@ -157,7 +157,7 @@ def check_keys(plan: Node, context: Any) -> None:
 class _Keyless:
     """CATALOG without its primary keys."""
 
-    def relation(self, name: str) -> Any:
+    def relation(self, name: str, options: tuple[tuple[str, str], ...] = ()) -> Any:
         found = CATALOG.relation(name)
         return None if found is None else type(found)(found.name, found.schema, (), found.updating)
 
