@@ -193,7 +193,10 @@ class KafkaSink(Sink):
     # -- ends ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        while self._poll(1.0, "flush") and self._spec.waits:
+        if not self._spec.waits:
+            self._poll(0)
+            return
+        while self._poll(1.0, "flush"):
             continue  # a record that cannot be delivered ends by 'message.timeout.ms'
 
     def commit(self, checkpoint: int) -> None:

@@ -179,6 +179,11 @@ class Outbox(Outlet):
                     segment.durable = True
         self.wake()
 
+    def unsealed(self) -> bool:
+        """Whether rows came after the last cut."""
+        with self._lock:
+            return self._segments[-1].nbytes > 0
+
     def nbytes(self) -> int:
         """Bytes of rows that are not confirmed."""
         with self._lock:

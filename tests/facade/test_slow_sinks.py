@@ -58,3 +58,36 @@ def test_a_slow_sink_holds_its_source_back_and_loses_nothing() -> None:
         opened.set()
         assert con.wait(timeout=60)
         assert sum(rows) == 1_000_000
+
+
+class SlowCommit(Sink):
+    """Every commit takes its time."""
+
+    def __init__(self, commits: list[int]) -> None:
+        self._commits = commits
+
+    def recover(self) -> int | None:
+        return None
+
+    def write(self, batch: Batch) -> None:
+        pass
+
+    def commit(self, checkpoint: int) -> None:
+        time.sleep(0.3)
+        self._commits.append(checkpoint)
+
+
+def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
+    commits = list[int]()
+    registry = default_registry()
+    registry.connectors["late"] = Connector(
+        "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
+    )
+    with Connection(registry=registry) as con:
+        con.execute(
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10', 'rows-per-second' = '1000');"
+            "CREATE TABLE late (n BIGINT) WITH ('connector' = 'late')"
+        )
+        con.execute("INSERT INTO late SELECT n FROM numbers")
+        assert con.wait(timeout=20)
+        assert 1 <= len(commits) <= 2
