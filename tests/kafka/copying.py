@@ -1,0 +1,43 @@
+"""A process that copies topic `src` to topic `dst` exactly once, and kills itself at a kill point: `python -m tests.kafka.copying`.
+
+Arguments: warehouse directory, bootstrap servers, kill point (or '-'), and at which of its turns to die.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import forebay
+from forebay.engine.files import set_kill_hook
+
+TABLES = """
+SET 'execution.checkpointing.interval' = '50 ms';
+CREATE TABLE IF NOT EXISTS src (id BIGINT) WITH ('connector' = 'kafka', 'topic' = 'src', {servers}, 'format' = 'json',
+  'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset');
+CREATE TABLE IF NOT EXISTS dst (id BIGINT, again BIGINT) WITH ('connector' = 'kafka', 'topic' = 'dst', {servers},
+  'format' = 'json', 'sink.delivery-guarantee' = 'exactly-once', 'sink.transactional-id-prefix' = 'copy');
+"""
+
+
+def main(directory: str, bootstrap: str, place: str, turn: str) -> None:
+    left = int(turn)
+
+    def die(name: str) -> None:
+        nonlocal left
+        if name == place:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    set_kill_hook(die)
+    with forebay.connect(directory) as con:
+        con.execute(TABLES.replace("{servers}", f"'properties.bootstrap.servers' = '{bootstrap}'"))
+        if not list(con.jobs):
+            con.execute("INSERT INTO dst SELECT id, id * 2 FROM src")
+        con.wait(timeout=60)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
