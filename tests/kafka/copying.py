@@ -1,4 +1,4 @@
-"""A process that copies topic `src` to topic `dst` exactly once, and kills itself at a kill point: `python -m tests.kafka.copying`.
+"""A process that copies topic `src` to topic `dst` exactly once and kills itself at a kill point: `-m tests.kafka.copying`.
 
 Arguments: warehouse directory, bootstrap servers, kill point (or '-'), and at which of its turns to die.
 """
