@@ -17,7 +17,7 @@ from sqlglot import exp
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
-from forebay.engine.errors import CatalogError, ForebayError, OptionError, SqlError, UnsupportedError
+from forebay.engine.errors import CatalogError, DataError, ForebayError, OptionError, SqlError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
@@ -25,11 +25,12 @@ from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutl
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.serve.snapshot import canonical_floats, expand
+from forebay.engine.types import from_arrow
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
-from forebay.planner.assign import assigned
+from forebay.planner.assign import assigned, fits
 from forebay.planner.catalog import (
     Catalog,
     JobDefinition,
@@ -59,11 +60,14 @@ from forebay.udfs import register_udf
 class TableOutlet(Outlet):
     """INSERT INTO an embedded table by a running job: its changes are applied in the next epoch."""
 
-    def __init__(self, queue: Callable[[list[Batch]], None]) -> None:
+    def __init__(self, table: Table, queue: Callable[[list[Batch]], None]) -> None:
+        self._table = table
         self._queue = queue
         self._open: list[Batch] = []
 
     def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
+        for batch in batches:
+            _refuse_nulls(self._table, batch.rows)
         self._open.extend(batches)
 
     def commit(self) -> None:
@@ -457,7 +461,7 @@ class Executor:
         if table.embedded:
             changelog = Changelog.UPSERT if key else Changelog.RETRACT
             queue = functools.partial(self.driver.queue, table.name)
-            return lowering.sink(label, node, changelog, key, lambda: TableOutlet(queue))
+            return lowering.sink(label, node, changelog, key, lambda: TableOutlet(table, queue))
         spec = OutboxSpec(
             label,
             lambda: self.relations.sink(table, insert.options, label),
@@ -514,6 +518,7 @@ class Executor:
 
     def _write(self, name: str, puts: pa.Table, takes: pa.Table | None = None) -> Result:
         """Change an embedded table: first rows that go, then rows that come."""
+        _refuse_nulls(self.catalog.table(name), puts)
         parts = [t for t in (takes, puts) if t is not None and t.num_rows]
         if not parts:
             return Result(message="0 rows changed", rowcount=0)
@@ -553,12 +558,17 @@ class Executor:
     def _checked_types(self, rows: pa.Table, width: int, table: Table, statement: st.Update) -> pa.Table:
         columns = []
         for column, field in zip(rows.columns[width:], table.schema()):
+            have, want = column.type, field.type
+            if not fits(have, want) and not (pa.types.is_integer(have) and pa.types.is_integer(want)):
+                raise SqlError(
+                    f"column {field.name} of {table.name} is {from_arrow(want)}, the value is {from_arrow(have)}",
+                    sql=statement.sql,
+                    hint=f"write CAST(... AS {from_arrow(want)})",
+                )
             try:
-                columns.append(_fitted(column, field.type))
+                columns.append(_fitted(column, want))
             except pa.ArrowInvalid as error:
-                raise SqlError(f"column {field.name} is {field.type}: {error}", sql=statement.sql) from error
-            if not field.nullable and column.null_count:
-                raise SqlError(f"column {field.name} of {table.name} is NOT NULL", sql=statement.sql)
+                raise SqlError(f"column {field.name} is {from_arrow(want)}: {error}", sql=statement.sql) from error
         return pa.Table.from_arrays(columns, schema=table.schema())
 
     @run.register
@@ -732,6 +742,12 @@ class Executor:
         )
         self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
         self.save()
+
+
+def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:
+    for column, field in zip(rows.columns, table.schema()):
+        if not field.nullable and column.null_count:
+            raise DataError(f"column {field.name} of {table.name} is NOT NULL", detail="a row has NULL there")
 
 
 def _tables(node: Node) -> tuple[str, ...]:

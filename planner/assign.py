@@ -13,7 +13,7 @@ import pyarrow as pa
 from forebay.engine.errors import SqlError, nearest
 from forebay.engine.types import from_arrow
 from forebay.planner.build import project
-from forebay.planner.expr import Cast, Column, Expr, Literal
+from forebay.planner.expr import Call, Case, Cast, Column, Expr, Literal, Unary
 from forebay.planner.messages import find_token
 from forebay.planner.nodes import Node, Values
 
@@ -120,7 +120,18 @@ def _cast(query: Node, column: int, field: pa.Field, table: str, sql: str | None
             column=column_of,
             hint=f"write CAST({source.name} AS {want}), or TRY_CAST to get NULL for what does not convert",
         )
-    return Cast(Column(column), field.type)
+    return _converted(Column(column), source.type, field.type)
+
+
+def _converted(value: Expr, source: pa.DataType, target: pa.DataType) -> Expr:
+    """The value under the target type. Fields of rows correspond by position, whatever their names."""
+    if not (pa.types.is_struct(source) and pa.types.is_struct(target)):
+        return Cast(value, target)
+    parts: list[Expr] = []
+    for have, want in zip(source, target):
+        field = Call("get_field", (value, Literal(have.name, pa.string())))
+        parts += [Literal(want.name, pa.string()), _converted(field, have.type, want.type)]
+    return Case(None, ((Unary("IS NOT NULL", value), Call("named_struct", tuple(parts))),), None)
 
 
 def _constants_fit(query: Node, column: int, target: pa.DataType) -> bool:

@@ -28,8 +28,8 @@ _NAMES = {
     _T.CHAR: "CHAR",
     _T.NCHAR: "CHAR",
     _T.NVARCHAR: "VARCHAR",
-    _T.BINARY: "BYTES",
-    _T.VARBINARY: "BYTES",
+    _T.BINARY: "BINARY",
+    _T.VARBINARY: "VARBINARY",
     _T.DATE: "DATE",
     _T.TIME: "TIME",
     _T.TIMESTAMP: "TIMESTAMP",
@@ -63,6 +63,8 @@ def sql_type(kind: exp.DataType) -> SqlType:
     if name in ("ARRAY", "MAP"):
         return SqlType(name, elements=tuple(sql_type(e) for e in kind.expressions), nullable=nullable)
     params = tuple(int(p.this.name if isinstance(p, exp.DataTypeParam) else p.name) for p in kind.expressions)
+    if name == "VARBINARY" and not params:
+        name = "BYTES"
     if name == "DECIMAL":
         precision, scale = (*params, *(10, 0)[len(params) :])
         if not 1 <= precision <= 38 or not 0 <= scale <= precision:

@@ -306,6 +306,7 @@ class Flink(Dialect):  # type: ignore[misc]
             "BYTEA": TokenType.VARBINARY,
             "FLOAT8": TokenType.DOUBLE,
             "FLOAT4": TokenType.FLOAT,
+            "INT8": TokenType.BIGINT,  # bytes, as in PostgreSQL: sqlglot reads bits
         }
 
     Parser = FlinkParser
