@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
+from forebay.bound import as_bound, definitions
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -120,13 +121,15 @@ class Executor:
         for name, option in value["options"].items():
             self.options.given.setdefault(name, option)
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
+        bound = {job["name"]: job.get("bound", {}) for job in value["jobs"]}
         for ddl in value["relations"]:
-            late += self._reopen(parse(ddl)[0], restored)
+            late += self._reopen(parse(ddl)[0], restored, bound)
         for job in value["jobs"]:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
             restart = functools.partial(self._restart, name, statement, placement, restored.scans)
+            restart = functools.partial(self._as_bound, bound[name], restart)
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
@@ -135,7 +138,13 @@ class Executor:
             start()
         self.warehouse.replay_dml()
 
-    def _reopen(self, statement: st.Statement, restored: Restored) -> list[Callable[[], None]]:
+    def _as_bound(self, bound: Mapping[str, str], start: Callable[[], None]) -> None:
+        with as_bound(self.catalog, self.registry, self.relations, bound):
+            start()
+
+    def _reopen(
+        self, statement: st.Statement, restored: Restored, bound: Mapping[str, Mapping[str, str]]
+    ) -> list[Callable[[], None]]:
         """Enter a relation again; what is to be done once states are loaded."""
         match statement:
             case st.CreateTable():
@@ -144,12 +153,13 @@ class Executor:
                 if table.embedded:
                     self._add_table_node(table)
             case st.CreateView():
-                self._create_view(statement)
+                self.catalog.add(View.of(statement))
             case st.CreateMaterializedView() if statement.options:
                 self._schedule(statement, fill=False)
             case st.CreateMaterializedView():
                 placement = restored.placements.get(statement.name)
                 materialize = functools.partial(self._materialize, statement, placement, restored.scans)
+                materialize = functools.partial(self._as_bound, bound.get(statement.name, {}), materialize)
                 if placement is None:
                     return [materialize]
                 materialize()
@@ -197,8 +207,13 @@ class Executor:
     def _create_view(self, statement: st.CreateView) -> Result:
         if statement.if_not_exists and statement.name in self.catalog.relations:
             return Result(message=f"view {statement.name} exists already")
-        self.relations.binder().bind(statement.query, statement.sql)
-        view = View(statement.name, statement.query_sql, statement.columns, statement.temporary, statement.comment)
+        node = self.relations.binder().bind(statement.query, statement.sql)
+        if statement.columns and len(statement.columns) != len(node.schema):
+            raise SqlError(
+                f"{len(statement.columns)} column names are given, the query has {len(node.schema)} columns",
+                sql=statement.sql,
+            )
+        view = View.of(statement)
         self.catalog.add(view, replace_=statement.replace and isinstance(self.catalog.relations.get(view.name), View))
         self.save()
         return Result(message=f"view {view.name} created")
@@ -285,7 +300,14 @@ class Executor:
         plan = lowering.view(name, node)
         self._attach(name, plan, placement, scans)
         self.catalog.add(view)
-        self.catalog.jobs[name] = JobDefinition(name, statement.sql, dict(self.options.given), _tables(node), (name,))
+        self.catalog.jobs[name] = JobDefinition(
+            name,
+            statement.sql,
+            dict(self.options.given),
+            _tables(node),
+            (name,),
+            definitions(self.catalog, statement.sql),
+        )
         self.queries.snapshots.forget(name)
 
     def _bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
@@ -339,9 +361,9 @@ class Executor:
             raise UnsupportedError(
                 "an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it"
             )
+        if changed.name != table.name and changed.name in self.catalog.relations:
+            raise CatalogError(f"{changed.name} already exists")
         if changed.name != table.name:
-            if changed.name in self.catalog.relations:
-                raise CatalogError(f"{changed.name} already exists")
             del self.catalog.relations[table.name]
         self.catalog.relations[changed.name] = changed
         self.save()
@@ -349,7 +371,7 @@ class Executor:
 
     def _alter_embedded(self, table: Table, changed: Table, statement: st.AlterTable) -> None:
         """Rebuild an embedded table under its new columns; nothing may be reading it."""
-        readers = self.catalog.dependents(table.name)
+        readers = self.catalog.users(table.name)
         if readers:
             raise UnsupportedError(
                 f"{table.name} is read by {', '.join(readers)}",
@@ -444,7 +466,9 @@ class Executor:
         self._attach(name, self._job_plan(name, inserts, nodes), placement, scans)
         reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
         writes = tuple(i.target for i in inserts)
-        self.catalog.jobs[name] = JobDefinition(name, sql, dict(self.options.given), reads, writes)
+        self.catalog.jobs[name] = JobDefinition(
+            name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql)
+        )
         if save:
             self.save()
         return Result(message=f"job {name} started")

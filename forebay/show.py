@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,7 +85,7 @@ class Shows:
                 rows = [
                     (
                         c.name,
-                        str(c.type),
+                        str(replace(c.type, nullable=True)),
                         c.type.nullable,
                         _key(c.name, relation.primary_key),
                         _extras(relation, c.name),

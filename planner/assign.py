@@ -68,9 +68,9 @@ def target_columns(table: str, target: pa.Schema, named: Sequence[str] | None, s
         if index < 0:
             close = nearest(name, target.names)
             hint = f"did you mean {close}?" if close else "its columns are " + ", ".join(target.names)
-            raise SqlError(f"table {table} has no writable column {name}", sql=sql, hint=hint)
+            raise _at(name, sql, SqlError(f"table {table} has no writable column {name}", hint=hint))
         if index in positions:
-            raise SqlError(f"column {name} is given twice", sql=sql)
+            raise _at(name, sql, SqlError(f"column {name} is given twice"))
         positions.append(index)
     return positions
 
@@ -112,14 +112,11 @@ def _cast(query: Node, column: int, field: pa.Field, table: str, sql: str | None
         return Column(column)
     if not fits(source.type, field.type) and not _constants_fit(query, column, field.type):
         have, want = from_arrow(source.type), from_arrow(field.type)
-        line, column_of = find_token(sql, source.name) if sql is not None else (None, None)
-        raise SqlError(
+        error = SqlError(
             f"column {field.name} of {table} is {want}, the query's column {source.name} is {have}",
-            sql=sql,
-            line=line,
-            column=column_of,
             hint=f"write CAST({source.name} AS {want}), or TRY_CAST to get NULL for what does not convert",
         )
+        raise _at(source.name, sql, error)
     return _converted(Column(column), source.type, field.type)
 
 
@@ -132,6 +129,13 @@ def _converted(value: Expr, source: pa.DataType, target: pa.DataType) -> Expr:
         field = Call("get_field", (value, Literal(have.name, pa.string())))
         parts += [Literal(want.name, pa.string()), _converted(field, have.type, want.type)]
     return Case(None, ((Unary("IS NOT NULL", value), Call("named_struct", tuple(parts))),), None)
+
+
+def _at(name: str, sql: str | None, error: SqlError) -> SqlError:
+    """The error with the place of a name in the statement."""
+    error.sql = sql
+    error.line, error.column = find_token(sql, name) if sql is not None else (None, None)
+    return error
 
 
 def _constants_fit(query: Node, column: int, target: pa.DataType) -> bool:

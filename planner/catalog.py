@@ -6,11 +6,13 @@ that makes it again: the file is readable, and one parser serves both.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+from sqlglot import exp
 
 from forebay.engine.connector import (
     ColumnSpec,
@@ -23,6 +25,7 @@ from forebay.engine.connector import (
 from forebay.engine.errors import CatalogError, OptionError, SqlError, nearest
 from forebay.engine.types import SqlType
 from forebay.planner import statements as st
+from forebay.planner.dialect.script import parse
 
 FORMAT = 1
 Typer = Callable[[Sequence[str], pa.Schema], list[SqlType]]
@@ -128,6 +131,11 @@ class View:
     temporary: bool = False
     comment: str | None = None
 
+    @classmethod
+    def of(cls, statement: st.CreateView) -> View:
+        """The view that a statement makes."""
+        return cls(statement.name, statement.query_sql, statement.columns, statement.temporary, statement.comment)
+
     def ddl(self) -> str:
         listed = f" ({', '.join(map(quoted, self.columns))})" if self.columns else ""
         word = "TEMPORARY VIEW" if self.temporary else "VIEW"
@@ -169,6 +177,8 @@ class JobDefinition:
     options: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    bound: Mapping[str, str] = field(default_factory=dict)
+    """DDL of tables and views that could change while it runs, as they were when it was made."""
 
 
 Relation = Table | View | MaterializedView
@@ -211,10 +221,16 @@ class Catalog:
         """Names of one kind, sorted."""
         return sorted(n for n, r in self.relations.items() if isinstance(r, kind))
 
-    def dependents(self, name: str) -> list[str]:
-        """Jobs and scheduled views that read or write the relation."""
+    def users(self, name: str) -> list[str]:
+        """Jobs and scheduled views that read or write the relation, through plain views too."""
         views = [r.name for r in self.relations.values() if isinstance(r, MaterializedView) and name in r.reads]
         return [j.name for j in self.jobs.values() if name in j.reads or name in j.writes] + views
+
+    def dependents(self, name: str) -> list[str]:
+        """All that cannot be without the relation: its users, and whatever names it in its text."""
+        views = [r for r in self.relations.values() if isinstance(r, View | MaterializedView)]
+        named = [d.name for d in (*views, *self.jobs.values()) if name in tables_named(d.sql)]
+        return list(dict.fromkeys([*self.users(name), *named]))
 
     # -- change -------------------------------------------------------------------------------------------------
 
@@ -248,18 +264,23 @@ class Catalog:
         return self.relations.pop(name)
 
     def _kind(self, user: str) -> str:
-        return "MATERIALIZED VIEW" if user in self.relations else "JOB"
+        found = self.relations.get(user)
+        return "JOB" if found is None else "VIEW" if isinstance(found, View) else "MATERIALIZED VIEW"
 
     # -- saving -------------------------------------------------------------------------------------------------
 
     def to_json(self, options: Mapping[str, str]) -> bytes:
         """The catalog and the session's saved options."""
-        kept = [r for r in self.relations.values() if not (isinstance(r, View) and r.temporary)]
+        passing = {n for n, r in self.relations.items() if isinstance(r, View) and r.temporary}
+        kept = [r for n, r in self.relations.items() if n not in passing or self.dependents(n)]
         value = {
             "format": FORMAT,
             "options": dict(options),
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
-            "jobs": [{"name": j.name, "sql": j.sql, "options": dict(j.options)} for j in self.jobs.values()],
+            "jobs": [
+                {"name": j.name, "sql": j.sql, "options": dict(j.options), "bound": dict(j.bound)}
+                for j in self.jobs.values()
+            ],
         }
         return json.dumps(value, indent=1).encode()
 
@@ -375,6 +396,18 @@ def formats_of(options: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             yield f"{side}.", options[f"{side}.format"]
             if side == "value":
                 yield "", options["value.format"]
+
+
+@functools.lru_cache(1024)
+def tables_named(sql: str) -> frozenset[str]:
+    """The relations that a query or job names."""
+    found: set[str] = set()
+    for statement in parse(sql):
+        inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
+        queries = [s.query for s in inserts if isinstance(s, st.Query | st.Insert | st.CreateMaterializedView)]
+        found |= {s.target for s in inserts if isinstance(s, st.Insert)}
+        found |= {".".join(p.name for p in t.parts) for query in queries for t in query.find_all(exp.Table)}
+    return frozenset(found)
 
 
 _LIKE_PARTS = ("OPTIONS", "WATERMARKS", "CONSTRAINTS", "PARTITIONS", "GENERATED", "METADATA")

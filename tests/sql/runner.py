@@ -72,7 +72,7 @@ def _record(line: int, lines: list[str]) -> Record:
         return Record(line, word, "\n".join(rest), pattern)
     if kind != "query":
         raise ValueError(f"line {line}: {head}?")
-    types, _, options = tail.partition(" | ")
+    types, _, options = (part.strip() for part in tail.partition("|"))
     cut = rest.index("----") if "----" in rest else len(rest)
     rows = tuple(rest[cut + 1 :])
     return Record(line, "query", "\n".join(rest[:cut]), "", types, tuple(options.split()), rows)
@@ -212,7 +212,7 @@ def accept(path: Path) -> None:
             try:
                 new = running.record(record)
             except (AssertionError, ForebayError) as error:
-                print(f"{path.name}, line {record.line}: {record.sql}\n  {error}")  # noqa: T201
+                print(f"{path.name}, line {record.line}: {record.sql}\n  {error}")
                 continue
             if new != record:
                 shift += _rewrite(lines, record, new, record.line - 1 + shift)
