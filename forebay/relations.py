@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, TableSpec
-from forebay.engine.errors import UnsupportedError
+from forebay.engine.errors import OptionError, UnsupportedError
 from forebay.engine.expression import Output, Program
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
 from forebay.planner.functions import session_context
@@ -58,6 +59,10 @@ class Relations:
         if name in self.registered:
             return Relation(name, self.registered[name].schema, bounded=True)
         found = self.catalog.relations.get(name)
+        if options and found is not None:
+            if not isinstance(found, Table) or found.embedded:
+                raise OptionError(f"{name} takes no OPTIONS hint", hint="only tables of a connector have options")
+            check_connector(replace(found, options={**found.options, **dict(options)}), self.registry)
         match found:
             case Table():
                 return self._table_relation(found, dict(options))

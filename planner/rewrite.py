@@ -97,7 +97,7 @@ class Rewriter:
 
     def _relation(self, table: exp.Table) -> exp.Expression:
         name = ".".join(part.name for part in table.parts)
-        relation = self._catalog.relation(name)
+        relation = self._catalog.relation(name, hint_options(table))
         if relation is None:
             known = nearest(name, self._catalog.relation_names())
             line, column = position(table.this, self._sql)

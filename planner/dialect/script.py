@@ -34,6 +34,8 @@ SHOWN = (
     "CREATE VIEW",
     "COLUMNS",
 )
+_CREATED = ("TABLE", "VIEW", "MATERIALIZED", "TEMPORARY", "OR", "FUNCTION")
+_AFTER_NO_COMMA = frozenset((TokenType.COMMA, TokenType.R_PAREN, TokenType.FROM, TokenType.SEMICOLON))
 _WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
 _STARTS = ("SELECT", "WITH", "VALUES", "CREATE", "DROP", "ALTER", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "SHOW")
 _KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME")
@@ -135,9 +137,13 @@ class _Reader:
         column = at - (self.script.rfind("\n", 0, at) + 1) + 1
         return SqlError(message, sql=self.script, line=line, column=column, hint=hint)
 
-    def placed(self, error: SqlError, names: list[str]) -> SqlError:
+    def named(self, error: SqlError, names: list[str]) -> SqlError:
         """The error at the first token that spells one of the names."""
         found = next((t for n in names for t in self.tokens if t.text.lower() == n.lower()), self.tokens[0])
+        return self.placed(error, found)
+
+    def placed(self, error: SqlError, found: Token) -> SqlError:
+        """The error at a token."""
         error.sql = self.script
         error.line = self.script.count("\n", 0, found.start) + 1
         error.column = found.start - (self.script.rfind("\n", 0, found.start) + 1) + 1
@@ -209,6 +215,7 @@ class _Reader:
 
     def statement(self) -> st.Statement:
         """The statement, all of it."""
+        self._refuse_stray_commas()
         read = self._READERS.get(self.word())
         if read is None:
             if self.word() not in ("SELECT", "WITH", "VALUES", "("):
@@ -222,6 +229,13 @@ class _Reader:
         self.end()
         return found
 
+    def _refuse_stray_commas(self) -> None:
+        """sqlglot reads over a comma that nothing follows."""
+        for token, after in zip(self.tokens, [*self.tokens[1:], None]):
+            ends = after is None or after.token_type in _AFTER_NO_COMMA
+            if token.token_type == TokenType.COMMA and ends:
+                raise self.placed(SqlError("nothing follows the comma", detail="near ','"), token)
+
     def _query(self) -> st.Query:
         parsed = self.guarded(self.parser._parse_statement)
         return st.Query(query=parsed, **self.place)
@@ -229,6 +243,11 @@ class _Reader:
     def _create(self) -> st.Statement:
         if self.word() == "CREATE" and self.parser._next and self.parser._next.text.upper() in ("CATALOG", "DATABASE"):
             raise self.fail(f"CREATE {self.parser._next.text.upper()} is not supported: a warehouse has one catalog")
+        kind = self.parser._next.text.upper() if self.parser._next else ""
+        if kind not in _CREATED:
+            close = nearest(kind, _CREATED)
+            hint = f"did you mean CREATE {close}?" if close else f"CREATE {', '.join(_CREATED)}"
+            raise self.refuse("this CREATE statement is not supported", hint=hint)
         start_of_query = self._query_start()
         parsed = self.guarded(self.parser._parse_statement)
         if not isinstance(parsed, exp.Create):
@@ -237,7 +256,7 @@ class _Reader:
             try:
                 return create_table(parsed, self.place, self.script)
             except SqlError as error:
-                raise self.placed(error, error.message.split("'")[1::2] or error.message.split()[1:2]) from None
+                raise self.named(error, error.message.split("'")[1::2] or error.message.split()[1:2]) from None
         return self._create_view(parsed, start_of_query)
 
     def _query_start(self) -> Token | None:

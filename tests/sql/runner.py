@@ -97,8 +97,8 @@ def shown(value: Any) -> str:
             return f"[{', '.join(map(_quoted, value))}]"
         case dict():
             return f"({', '.join(f'{k}: {_quoted(v)}' for k, v in value.items())})"
-        case tuple():
-            return f"{_quoted(value[0])} -> {_quoted(value[1])}"
+        case (key, item):
+            return f"{_quoted(key)} -> {_quoted(item)}"
     return str(value)
 
 
