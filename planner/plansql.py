@@ -128,8 +128,12 @@ class _Renderer:
         if not node.rows:
             items = [constant(None, f.type) for f in node.schema]
             return _select(items, "WHERE FALSE")
-        rows = (_select([to_sql(e, []) for e in row], "")[1:-1] for row in node.rows)
-        return f"({' UNION ALL '.join(rows)})"
+        rows = [[to_sql(e, []) for e in row] for row in node.rows]
+        if len(rows) == 1 or not len(node.schema):
+            return f"({' UNION ALL '.join(_select(row, '')[1:-1] for row in rows)})"
+        items = [f"column{i + 1}" for i in range(len(node.schema))]
+        listed = ", ".join(f"({', '.join(row)})" for row in rows)
+        return _select(items, f"FROM (VALUES {listed})")  # in order, as a UNION ALL is not: of equal keys the last wins
 
     def _join(self, node: Join) -> str:
         sides = (_names(node.left, "l"), _names(node.right, "r"))
