@@ -29,7 +29,7 @@ def _sink_spec(spec: TableSpec) -> LogSinkSpec:
     if not topics and not any(c.metadata == "topic" and not c.virtual for c in spec.columns):
         raise OptionError(f"table '{spec.name}' needs option 'topic'", hint="or a metadata column 'topic'")
     return LogSinkSpec(
-        name=spec.options.get(o.SINK_ID.name) or f"{spec.job or ''}/{spec.name}",
+        name=f"{spec.options.get(o.SINK_ID.name) or ''}{spec.job or ''}/{spec.name}",
         topic=topics[0] if topics else None,
         partitions=read.integer(spec.options, o.PARTITIONS, 1),
         exactly_once=read.required(spec.options, o.GUARANTEE) == "exactly-once",

@@ -28,7 +28,9 @@ GUARANTEE = Option(
     "at-least-once",
     choices=("exactly-once", "at-least-once", "none"),
 )
-SINK_ID = Option("sink.transactional-id-prefix", "name under which the log remembers this sink's checkpoints")
+SINK_ID = Option(
+    "sink.transactional-id-prefix", "prefix of the name under which the log remembers this sink's checkpoints"
+)
 PARTITIONER = Option(
     "sink.partitioner",
     "by key, else batch by batch ('default'); row by row; or all to partition 0 ('fixed')",
