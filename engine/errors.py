@@ -78,6 +78,10 @@ class UnsupportedError(SqlError):
     """A query that streaming cannot run, named."""
 
 
+class UnboundedError(UnsupportedError):
+    """A query with no final answer: it reads an input that never ends."""
+
+
 class OptionError(SqlError):
     """A connector, format or session option that is unknown, missing or has a wrong value."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from forebay.engine.errors import CatalogError, UnsupportedError
+from forebay.engine.errors import CatalogError, UnboundedError
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.serve.snapshot import Snapshots, canonical_floats
@@ -137,9 +137,9 @@ def scans_of(node: Node) -> Iterator[Scan]:
         yield from scans_of(source)
 
 
-def refuse_unbounded(name: str) -> UnsupportedError:
+def refuse_unbounded(name: str) -> UnboundedError:
     """The error of a SELECT over an input that never ends."""
-    return UnsupportedError(
+    return UnboundedError(
         f"{name} never ends: a query over it has no final answer",
         hint="stream it: Connection.stream(query); or keep its result: CREATE MATERIALIZED VIEW v AS ...",
     )
