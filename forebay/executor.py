@@ -46,6 +46,7 @@ from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.nodes import Sink as SinkNode
 from forebay.planner.options import SESSION_OPTIONS, Options, duration
 from forebay.planner.physical import Lowering
 from forebay.refresh import OPTION as REFRESH_INTERVAL
@@ -718,13 +719,20 @@ class Executor:
             case st.Query() | st.CreateMaterializedView() | st.CreateView():
                 text = explain(self._bind(inner.query, inner.sql), self.relations)
             case st.Insert():
-                text = explain(self._assigned(inner, self.catalog.table(inner.target)), self.relations)
+                text = explain(self._sink_node(inner), self.relations)
             case st.StatementSet():
-                nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inner.inserts]
-                text = "\n".join(explain(n, self.relations) for n in nodes)
+                text = "\n".join(explain(self._sink_node(i), self.relations) for i in inner.inserts)
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
+
+    def _sink_node(self, insert: st.Insert) -> SinkNode:
+        """An INSERT's plan down to its table."""
+        table = self.catalog.table(insert.target)
+        node = self._assigned(insert, table)
+        upserts = table.embedded or self.relations.sink_changelog(table, insert.options) is Changelog.UPSERT
+        key = tuple(node.schema.get_field_index(k) for k in table.primary_key) if upserts else ()
+        return SinkNode(node.schema, node, table.name, tuple(sorted(insert.options.items())), key)
 
     @run.register
     def _show(self, statement: st.Show) -> Result:

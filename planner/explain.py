@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from forebay.engine.types import from_arrow
-from forebay.planner.changelog import infer, remembers_output
+from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Binary, Call, Case, Cast, Column, Expr, InList, Like, Literal, Unary
 from forebay.planner.nodes import (
     Aggregate,
@@ -93,14 +93,17 @@ def headline(node: Node) -> str:
             return _window(node, names)
         case Unnest(_, _, columns, outer):
             return f"Unnest{' outer' if outer else ''} {', '.join(names[c] for c in columns)}"
-        case Sink(_, _, table, options):
-            return f"Sink {table}" + (f" with {_options(options)}" if options else "")
+        case Sink(_, _, table, options, key):
+            by = f" by {_group_names(key, node)}" if key else ""
+            return f"Sink {table}{by}" + (f" with {_options(options)}" if options else "")
     return type(node).__name__
 
 
 def state_line(node: Node, traits: dict[int, Traits]) -> str:
     """What the operator remembers; empty if nothing."""
     match node:
+        case Sink(_, source, _, _, key) if key and traits[id(source)].updating and not covers(traits[id(source)].keys, key):
+            return f"rows by {_group_names(key, node)}, by which the input is not unique"
         case Join(_, left, right, kind, left_keys, right_keys):
             sides = [
                 f"{side} rows" + (f" by {_group_names(keys, part)}" if keys else "")

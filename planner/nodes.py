@@ -241,6 +241,8 @@ class Sink(Node):
     input: Node
     table: str
     options: tuple[tuple[str, str], ...] = field(default=())
+    key: tuple[int, ...] = ()
+    """Columns by which the table upserts; empty if it takes rows as they come."""
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -407,5 +407,10 @@ def _json_of(node: exp.Expression, types: list[pa.DataType]) -> exp.Expression:
     return filled(f"coalesce({template}, 'null')", node.expressions[0])
 
 
+def _truncated(node: exp.Expression, types: list[pa.DataType]) -> exp.Expression | None:
+    """FLOOR(date TO unit) is a DATE."""
+    return custom_type(node.copy(), types[1]) if pa.types.is_date(types[1]) else None
+
+
 _AGGREGATES: dict[str, Any] = {"SUM": _sum, "AVG": _avg, "STRING_AGG": _string_agg}
-_CALLS: dict[str, _Rewrite] = {"TYPEOF": _typeof, "JSON_OF": _json_of}
+_CALLS: dict[str, _Rewrite] = {"TYPEOF": _typeof, "JSON_OF": _json_of, "DATE_TRUNC": _truncated}
