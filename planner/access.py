@@ -19,33 +19,35 @@ Reads = dict[tuple[str, tuple[tuple[str, str], ...]], frozenset[str]]
 """Per table and hint options: names of columns, and dotted paths of fields."""
 
 
-def leaf(expr: Expr) -> Leaf | None:
-    """The column or field that the expression is, or None if it is neither."""
+def leaf(expr: Expr, schema: pa.Schema) -> Leaf | None:
+    """The column or field of a ROW that the expression over `schema` is, or None if it is neither (a MAP's item is not)."""
     match expr:
         case Column(index):
             return Leaf(index)
         case Case(None, ((Unary("IS NOT NULL", row), Call("get_field", (value, Literal(str(name))))),), None):
-            inner = leaf(row) if row == value else None
-            return None if inner is None else Leaf(inner.column, (*inner.path, name))
+            inner = leaf(row, schema) if row == value else None
+            if inner is None or not pa.types.is_struct(leaf_type(schema, inner)):
+                return None
+            return Leaf(inner.column, (*inner.path, name))
     return None
 
 
-def leaves(expr: Expr) -> Iterable[Leaf]:
+def leaves(expr: Expr, schema: pa.Schema) -> Iterable[Leaf]:
     """Every column or field that the expression reads."""
-    found = leaf(expr)
+    found = leaf(expr, schema)
     if found is not None:
         yield found
     else:
         for child in children(expr):
-            yield from leaves(child)
+            yield from leaves(child, schema)
 
 
-def gathered(exprs: Sequence[Expr]) -> tuple[list[Leaf], list[Expr]]:
-    """The distinct leaves of the expressions, and the expressions over them: column k is leaf k."""
+def gathered(exprs: Sequence[Expr], schema: pa.Schema) -> tuple[list[Leaf], list[Expr]]:
+    """The distinct leaves of the expressions over `schema`, and the expressions over them: column k is leaf k."""
     places: dict[Leaf, int] = {}
 
     def rule(expr: Expr) -> Expr | None:
-        found = leaf(expr)
+        found = leaf(expr, schema)
         return None if found is None else Column(places.setdefault(found, len(places)))
 
     over = [rewritten(e, rule) for e in exprs]
@@ -70,9 +72,9 @@ def scan_reads(roots: Iterable[Node]) -> Reads:
                 names = {".".join((node.columns[n.column], *n.path)) for n in needed}
                 reads.setdefault((node.table, node.options), set()).update(names)
             case Project():
-                visit(node.input, {found for e in node.exprs for found in leaves(e)})
+                visit(node.input, {found for e in node.exprs for found in leaves(e, node.input.schema)})
             case Filter():
-                visit(node.input, needed.union(leaves(node.predicate)))
+                visit(node.input, needed.union(leaves(node.predicate, node.input.schema)))
             case _:
                 for source in node.inputs:
                     visit(source, _all(source))

@@ -102,7 +102,9 @@ def headline(node: Node) -> str:
 def state_line(node: Node, traits: dict[int, Traits]) -> str:
     """What the operator remembers; empty if nothing."""
     match node:
-        case Sink(_, source, _, _, key) if key and traits[id(source)].updating and not covers(traits[id(source)].keys, key):
+        case Sink(_, source, _, _, key) if (
+            key and traits[id(source)].updating and not covers(traits[id(source)].keys, key)
+        ):
             return f"rows by {_group_names(key, node)}, by which the input is not unique"
         case Join(_, left, right, kind, left_keys, right_keys):
             sides = [

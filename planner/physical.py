@@ -257,9 +257,9 @@ class Lowering:
         mask_sql: str | None = None
         mask_leaves: list[Leaf] = []
         if condition is not None:
-            mask_leaves, (over,) = gathered([condition])
+            mask_leaves, (over,) = gathered([condition], step.schema)
             mask_sql = to_sql(over, _names(len(mask_leaves)))
-        leaves, outputs = gathered(exprs or ())
+        leaves, outputs = gathered(exprs or (), step.schema)
         if exprs is not None and not leaves and len(step.schema):
             leaves = [Leaf(0)]  # a batch without columns cannot say how many rows it has
         columns = [_output(e, f, len(leaves)) for e, f in zip(outputs, node.schema)]
@@ -281,7 +281,7 @@ class Lowering:
         left = self._arrange(node.left, node.left_keys)
         right = self._arrange(node.right, node.right_keys)
         both = pa.schema([*node.left.schema, *node.right.schema])
-        residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,))
+        residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,), both)
         residual_sql = [to_sql(e, _names(len(residual_leaves))) for e in residual_exprs]
 
         def make(inputs: Sequence[Operator | None]) -> Operator:
