@@ -24,7 +24,7 @@ _ACL = "grant the principal access, or set 'properties.sasl.*'"
 _LASTING: dict[int, str | None] = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topic first",
     KafkaError._UNKNOWN_TOPIC: "create the topic first",
-    KafkaError._UNKNOWN_PARTITION: None,
+    KafkaError._UNKNOWN_PARTITION: "was the topic deleted?",
     KafkaError.TOPIC_EXCEPTION: "topic names have letters, digits, '.', '_' and '-'",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: _ACL,
     KafkaError.GROUP_AUTHORIZATION_FAILED: _ACL,

@@ -26,6 +26,9 @@ from forebay.engine.connector import DeadLetter, Fetched, Position, Reader, Reco
 from forebay.engine.errors import ConnectorError
 
 UNBOUNDED = 2**63 - 1
+LOOK_SECONDS = 30.0
+"""A bounded input that cannot end because its topic was deleted is told within this time."""
+GONE = "if it was deleted on purpose, drop the job and create it again"
 Offsets = Callable[[str, int], int]
 
 
@@ -78,7 +81,9 @@ class KafkaReader(Reader):
         """Of every split: its partition."""
         self._limits: Mapping[str, Position] | None = None
         self._add(plan.topics(o.TUNING.request_seconds), plan.begin, plan.end or _never)
-        self._discovered = time.monotonic()
+        self._looked = time.monotonic()
+        self._doubtful = False
+        """The last look missed something."""
 
     def _add(self, found: list[tuple[str, int]], begin: Offsets, end: Offsets) -> None:
         for topic, partition in found:
@@ -160,8 +165,8 @@ class KafkaReader(Reader):
         self._consumer.close()
 
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
-        if self._plan.end is None and time.monotonic() - self._discovered >= self._plan.interval:
-            self._discover()
+        if self._look_due():
+            self._look()
         parts: list[Fetched] = []
         while max_rows > 0 and not self.finished():
             asked = min(max_rows, o.TUNING.chunk)
@@ -191,16 +196,29 @@ class KafkaReader(Reader):
         self._advance()
         return fetched
 
-    def _discover(self) -> None:
-        """Look for new partitions. A broker that does not answer now is asked the next time."""
-        self._discovered = time.monotonic()
+    def _look_due(self) -> bool:
+        interval = self._plan.interval if self._plan.end is None else min(self._plan.interval, LOOK_SECONDS)
+        return time.monotonic() - self._looked >= (1.0 if self._doubtful else interval)
+
+    def _look(self) -> None:
+        """Look for new partitions, and whether the known ones are there: librdkafka says nothing of a deleted topic.
+
+        A broker that does not answer is asked the next time; what is gone must be missed twice, since a broker that has
+        just come back may not know all yet.
+        """
+        self._looked = time.monotonic()
         try:
             found = self._plan.topics(min(o.TUNING.request_seconds, 1.0))
-            self._add(found, lambda t, p: watermarks(self._consumer, t, p)[0], _never)
+            for topic, partition in self._index.keys() - set(found):
+                raise ConnectorError(f"topic '{topic}' partition {partition} is gone", retryable=False, hint=GONE)
+            if self._plan.end is None:
+                self._add(found, lambda t, p: watermarks(self._consumer, t, p)[0], _never)
+            self._doubtful = False
         except ConnectorError as e:
-            if not e.retryable:
+            if self._doubtful and not e.retryable:
                 raise
-            LOG.warning("looking for new partitions: %s", e)
+            self._doubtful = not e.retryable
+            LOG.warning("looking for partitions: %s", e)
 
     def _happened(self, message: Any) -> None:
         """The end of a partition, or an error. What librdkafka mends by itself is logged only."""

@@ -246,6 +246,18 @@ def test_new_partitions_and_topics_are_found(broker: Broker) -> None:
     reader.close()
 
 
+def test_a_topic_that_is_deleted_is_told(broker: Broker) -> None:
+    broker.create_topic("doomed")
+    send(broker, "doomed", numbers(1))
+    reader = open_reader(broker, "doomed", scan_topic__partition__discovery_interval="100 ms")
+    _wait_for(reader, {1})
+    broker.delete_topic("doomed")
+    with pytest.raises(ConnectorError, match="topic 'doomed' does not exist") as caught:
+        _wait_for(reader, {2})
+    reader.close()
+    assert not caught.value.retryable
+
+
 def test_several_topics_are_one_table(broker: Broker) -> None:
     for i, topic in enumerate(("several-a", "several-b")):
         broker.create_topic(topic)
@@ -269,7 +281,7 @@ def test_a_broker_that_is_away_is_waited_for(broker: Broker, caplog: pytest.LogC
         send(broker, "patient", numbers(2))
         _wait_for(reader, {2})
     reader.close()
-    assert "looking for new partitions" in caplog.text
+    assert "looking for partitions" in caplog.text
 
 
 # -- what is in a record ------------------------------------------------------------------------------------------

@@ -121,6 +121,10 @@ class Broker:
         admin = self.admin()  # a future fails once its client is gone
         admin.create_topics([topic])[name].result()
 
+    def delete_topic(self, name: str) -> None:
+        admin = self.admin()
+        admin.delete_topics([name])[name].result()
+
     def grow(self, name: str, partitions: int) -> None:
         admin = self.admin()
         admin.create_partitions([NewPartitions(name, partitions)])[name].result()
