@@ -64,10 +64,8 @@ def test_run_ends_with_its_jobs(tmp_path: Path) -> None:
     done = cli("run", str(script), str(tmp_path / "w"))
     assert done.returncode == 0, done.stderr
     assert "FINISHED" in done.stderr
-    assert (
-        sum(len(f.read_text().splitlines()) for f in (tmp_path / "out").rglob("*.json") if f.name[0] not in "._")
-        == 1000
-    )
+    with forebay.connect(tmp_path / "w") as con:
+        assert con.sql("SELECT COUNT(*) FROM files").fetchall() == [(1000,)]
 
 
 def test_run_tells_of_a_failed_job(tmp_path: Path) -> None:
