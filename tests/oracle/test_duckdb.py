@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from decimal import Decimal
 from math import isclose
-from typing import Any
 
 import pyarrow as pa
 import pytest
