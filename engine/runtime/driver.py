@@ -23,7 +23,7 @@ from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
-from forebay.engine.runtime.outbox import Outbox, SinkRunner
+from forebay.engine.runtime.outbox import QUEUE, Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan
 
 log = logging.getLogger("forebay")
@@ -202,7 +202,7 @@ class Driver:
             worked = self._epoch(fetched, merged)
             self._retry_failed()
             self._finish_jobs()
-            if self.clock.monotonic() >= self._next_checkpoint:
+            if self._checkpoint_due():
                 self.checkpoint()
             if worked:
                 self._changed.notify_all()
@@ -369,6 +369,12 @@ class Driver:
         return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        """At the interval; with nothing on disk also when sinks have taken much, which is kept in memory until a cut."""
+        if self.clock.monotonic() >= self._next_checkpoint:
+            return True
+        return self.store is None and self._in_flight is None and any(o.nbytes() > QUEUE for o in self._outboxes())
 
     def checkpoint(self) -> None:
         """Cut at this boundary and make it durable in the background; skipped while one is under way."""
