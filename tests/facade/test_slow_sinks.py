@@ -8,7 +8,6 @@ import time
 import pytest
 
 import forebay
-
 from forebay.connection import Connection
 from forebay.connectors import default_registry
 from forebay.engine.batch import Batch
@@ -104,5 +103,5 @@ def test_in_memory_a_sink_that_keeps_up_is_cut_before_the_interval(monkeypatch: 
         con.execute("CREATE TABLE gone (n BIGINT) WITH ('connector' = 'blackhole')")
         con.execute("INSERT INTO gone SELECT n FROM numbers")
         job = con.jobs["insert_into_gone"]
-        while job.metrics["rows_in"] < 3_000_000:
-            assert job.metrics["unconfirmed_bytes"] < 12 << 20
+        while job.metrics()["rows_in"] < 3_000_000:
+            assert job.metrics()["unconfirmed_bytes"] < 12 << 20
