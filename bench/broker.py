@@ -9,9 +9,13 @@ import argparse
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.servers.kafka.broker import Broker
 
@@ -32,6 +36,32 @@ def running(core: int | None = None) -> Iterator[Broker]:
             yield broker
         finally:
             broker.stop()
+
+
+@contextmanager
+def reached(bootstrap: str | None, core: int | None = None) -> Iterator[str]:
+    """The address of a broker: the one that is named, or else one of our own while the block runs."""
+    with nullcontext() if bootstrap else running(core) as own:
+        yield bootstrap or own.bootstrap
+
+
+def fresh_topic(bootstrap: str, name: str, partitions: int = 1) -> None:
+    """Make an empty topic; one of that name goes first.
+
+    Raises:
+        KafkaException: the broker refuses.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    if name in admin.list_topics(timeout=10).topics:
+        admin.delete_topics([name])[name].result()
+    for attempt in range(50):
+        try:
+            admin.create_topics([NewTopic(name, partitions, 1)])[name].result()
+            return
+        except KafkaException:  # a deletion takes effect a little later
+            if attempt == 49:
+                raise
+            time.sleep(0.1)
 
 
 def main() -> None:

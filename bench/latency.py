@@ -117,18 +117,15 @@ def _entry(case: str, ages: Any, rate: int, seconds: float) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run it against a given broker, or one of its own."""
     parser = argparse.ArgumentParser("bench.latency", description="From append to visible, in milliseconds.")
-    parser.add_argument("--bootstrap", help="HOST:PORT of Kafka; without it a broker is started")
+    parser.add_argument("--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started")
     parser.add_argument("--rate", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
-    if args.bootstrap:
-        entries = run(args.bootstrap, args.rate, args.seconds)
-    else:
-        with broker.running() as own:
-            for topic in ("latency", "latency-soon", "latency-once"):
-                own.create_topic(topic)
-            entries = run(own.bootstrap, args.rate, args.seconds)
+    with broker.reached(args.bootstrap) as bootstrap:
+        for topic in ("latency", "latency-soon", "latency-once"):
+            broker.fresh_topic(bootstrap, topic)
+        entries = run(bootstrap, args.rate, args.seconds)
     print(measure.table(entries, ("case", "rows", "p50_ms", "p99_ms", "max_ms")), file=sys.stderr)
     measure.report("latency", entries, args.json, rate=args.rate)
     return 0

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import measure
+from bench import broker, measure
 
 QUERIES = Path(__file__).parent / "queries" / "nexmark"
 UPDATING = frozenset(("q4", "q9", "q15", "q16", "q17", "q18", "q19"))
@@ -177,10 +177,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--events", type=int, default=1_000_000)
     made.add_argument("--source", choices=("generator", "kafka", "log"), default="generator")
     made.add_argument("--sink", choices=("blackhole", "kafka"), default="blackhole")
-    made.add_argument("--bootstrap", help="HOST:PORT of Kafka")
+    made.add_argument("--bootstrap", help="HOST:PORT of Kafka; without it a broker is started")
     made.add_argument("--topic", default="nexmark")
     made.add_argument("--guarantee", choices=("at-least-once", "exactly-once"), default="at-least-once")
-    made.add_argument("--publish", action="store_true", help="fill the topic with the events first")
+    made.add_argument("--publish", action="store_true", help="make the topic anew and fill it first")
     made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--core", type=int, default=0, help="core that each process is pinned to; -1 for none")
@@ -215,18 +215,37 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(cases) - {*query_names(), "generator"}
     if unknown:
         raise SystemExit(f"bench.nexmark: no query {', '.join(sorted(unknown))}; there are {', '.join(query_names())}")
-    entries: list[dict[str, Any]] = []
-    failed = False
-    for case in (["publish"] if args.publish else []) + cases:
-        try:
-            entry = measure.in_process("bench.nexmark", [*argv, "--case", case], args.timeout + 120)
-        except subprocess.SubprocessError as error:
-            entry, failed = {"case": case, "error": str(error)}, True
-        entries.append(entry)
-        print(measure.table([entry], COLUMNS) if "error" not in entry else f"{case}: {entry['error']}", file=sys.stderr)
+    cases = (["publish"] if args.publish else []) + cases
+    if "kafka" in (args.source, args.sink):
+        with broker.reached(args.bootstrap, 1 if args.core == 0 else None) as bootstrap:
+            args.bootstrap = bootstrap
+            for topic in topics_made(args, cases):
+                broker.fresh_topic(bootstrap, topic)
+            entries = run_cases(cases, [*argv, "--bootstrap", bootstrap], args.timeout)
+    else:
+        entries = run_cases(cases, argv, args.timeout)
     setting = {"source": args.source, "sink": args.sink, "events": args.events, "core": args.core}
     measure.report("nexmark", entries, args.json, **setting)
-    return 1 if failed else 0
+    return int(any("error" in entry for entry in entries))
+
+
+def topics_made(args: argparse.Namespace, cases: Sequence[str]) -> list[str]:
+    """The topics that the cases write."""
+    made = [args.topic] if args.publish and args.source == "kafka" else []
+    return made + [f"{args.topic}-{case}" for case in cases if args.sink == "kafka" and case in query_names()]
+
+
+def run_cases(cases: Sequence[str], argv: Sequence[str], timeout: float) -> list[dict[str, Any]]:
+    """Each case in a process of its own; a failed one has an 'error'."""
+    entries: list[dict[str, Any]] = []
+    for case in cases:
+        try:
+            entry = measure.in_process("bench.nexmark", [*argv, "--case", case], timeout + 120)
+        except subprocess.SubprocessError as error:
+            entry = {"case": case, "error": str(error)}
+        entries.append(entry)
+        print(measure.table([entry], COLUMNS) if "error" not in entry else f"{case}: {entry['error']}", file=sys.stderr)
+    return entries
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("bench.orders", description="Order left join refund from Kafka.")
     made.add_argument("--orders", type=int, default=1_000_000)
-    made.add_argument("--bootstrap", help="HOST:PORT of Kafka with the topics; without it a broker is started")
+    made.add_argument("--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started")
     made.add_argument("--core", type=int, default=0)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", metavar="FILE")
@@ -95,11 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.messages:
         print(json.dumps(run(args.bootstrap, args.messages, args.core)))
         return 0
-    with broker.running(1 if args.core == 0 else None) as own:
-        own.create_topic("orders")
-        own.create_topic("refunds")
-        messages = publish(own.bootstrap, args.orders, args.seed)
-        command = ["--bootstrap", own.bootstrap, "--messages", str(messages), "--core", str(args.core)]
+    with broker.reached(args.bootstrap, 1 if args.core == 0 else None) as bootstrap:
+        broker.fresh_topic(bootstrap, "orders")
+        broker.fresh_topic(bootstrap, "refunds")
+        messages = publish(bootstrap, args.orders, args.seed)
+        command = ["--bootstrap", bootstrap, "--messages", str(messages), "--core", str(args.core)]
         entry = measure.in_process("bench.orders", command, 3600)
     print(
         measure.table([entry], ("case", "rows", "seconds", "rows_per_s", "cpu_seconds", "peak_rss_mb")), file=sys.stderr
