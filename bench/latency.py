@@ -117,7 +117,9 @@ def _entry(case: str, ages: Any, rate: int, seconds: float) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run it against a given broker, or one of its own."""
     parser = argparse.ArgumentParser("bench.latency", description="From append to visible, in milliseconds.")
-    parser.add_argument("--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started")
+    parser.add_argument(
+        "--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started"
+    )
     parser.add_argument("--rate", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--json", metavar="FILE")

@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("bench.orders", description="Order left join refund from Kafka.")
     made.add_argument("--orders", type=int, default=1_000_000)
-    made.add_argument("--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started")
+    made.add_argument(
+        "--bootstrap", help="HOST:PORT of Kafka, whose topics are made anew; without it a broker is started"
+    )
     made.add_argument("--core", type=int, default=0)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", metavar="FILE")
