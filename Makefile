@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BROKER := .servers/kafka/.ready
 
-.PHONY: demo test check bench faults repl clean
+.PHONY: demo test check bench figures faults repl clean
 
 demo: $(READY)
 	$(BIN)/forebay demo
@@ -22,6 +22,15 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 	$(BIN)/python -m bench.nexmark --queries q0,q1,q3,q4,q9,q18,q19,q20
+
+# The tables of the README. Nothing else should run meanwhile; about ten minutes.
+figures: $(READY) $(BROKER)
+	$(BIN)/python -m bench.nexmark --queries generator,q0,q1,q3,q4,q9,q18,q19,q20 --events 5000000 --json bench/results/nexmark.json
+	$(BIN)/python -m bench.nexmark --source kafka --publish --queries q0,q3,q4,q9,q18,q20 --events 3000000 --json bench/results/nexmark-kafka.json
+	$(BIN)/python -m bench.orders --orders 2000000 --json bench/results/orders.json
+	$(BIN)/python -m bench.nexmark --source kafka --sink kafka --guarantee at-least-once,exactly-once --publish --durable --queries q0 --events 3000000 --json bench/results/exactly-once.json
+	$(BIN)/python -m bench.latency --seconds 30 --json bench/results/latency.json
+	$(BIN)/python -m bench.readme
 
 faults: $(READY) $(BROKER)
 	$(BIN)/python -m pytest -m faults --timeout 7200
