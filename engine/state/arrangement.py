@@ -11,12 +11,19 @@ reader can ask for the contents before an epoch (*old*) or after it (*new*), who
 That is what makes ΔL ⋈ R_old + L_new ⋈ ΔR exact for any order of processing, self joins included.
 A retraction finds its row through the key's chain if that is short, else through an index by *identity*: columns known to be
 unique, or the whole row. A retraction that finds no row is dropped and counted.
+
+Two tiers. Rows with ids from `_sealed_to` on are *hot*: in the row store and its index. With a cold store the oldest full chunks
+can be *sealed*: their live rows go into a segment of `engine.state.cold`, slice by slice between epochs, and leave memory when
+the segment is finished. Cold rows keep their ids, but are spoken of by handles; what readers get from `probe` may be either, and
+every method that takes ids takes both. Whether a row is hot or cold changes no result.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +31,13 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
+from forebay.engine.errors import StateError
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
+from forebay.engine.state.cold import COLD, ColdRows
+from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
-from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn
+from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
+from forebay.engine.state.sealing import Sealing
 from forebay.kernels.rows import MASK, SHIFT
 
 PAIRS = 1 << 16
@@ -35,6 +46,7 @@ _FOREVER = 2**62
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
 _PART = b"part"
+_NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
 _WEIGHT = pa.field("__weight", pa.int64(), False)
 
@@ -66,6 +78,10 @@ class Arrangement:
         self._held: dict[int, int] = {}
         self._closed = -1
         """The last epoch that was committed."""
+        self._cold: ColdRows | None = None
+        self._sealing: Sealing | None = None
+        self._sealed_to = 1
+        """Row ids below are cold, or gone."""
         self._reset()
 
     def _reset(self) -> None:
@@ -127,7 +143,7 @@ class Arrangement:
 
     def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> None:
         """Take `counts` of each row away; what is left of a heavier row is born again."""
-        probe, ids = self._find(rows)
+        probe, ids = self._find(rows, counts)
         order = np.lexsort((ids, probe))
         probe, ids = probe[order], ids[order]
         held = self._weight_of(ids)
@@ -142,14 +158,25 @@ class Arrangement:
         dead, left = ids[hit], (held - taken)[hit]
         if not dead.size:
             return
-        self._died.set(dead, np.full(dead.size, epoch, np.int64))
-        self._pending.append((epoch, dead))
+        rest = Batch(self.rows_at(dead[left > 0]), left[left > 0]) if left.any() else None
+        self._stamp(dead, epoch)
         self._live -= dead.size
-        if left.any():
-            self._born(self._store.gather(dead[left > 0]), left[left > 0])
+        if rest is not None:
+            self._born(rest.rows, rest.weights)
 
-    def _find(self, rows: pa.RecordBatch) -> tuple[npt.NDArray[np.int32], Ids]:
-        """(index of the row, live row id) of every stored row that equals one of `rows`.
+    def _stamp(self, dead: Ids, epoch: int) -> None:
+        """These rows die in the epoch."""
+        hot = dead[dead < COLD]
+        if hot.size:
+            self._died.set(hot, np.full(hot.size, epoch, np.int64))
+            self._pending.append((epoch, hot))
+        if self._cold is not None and hot.size < dead.size:
+            ids = np.sort(self._cold.ids(dead[dead >= COLD]))
+            self._cold.dead.set(ids)
+            self._pending.append((epoch, ids))
+
+    def _find(self, rows: pa.RecordBatch, counts: Weights) -> tuple[npt.NDArray[np.int32], Ids]:
+        """(index of the row, live row id) of every stored row that equals one of `rows`; cold ones where hot ones do not do.
 
         Whole rows are compared, also when the identity is a key: between two changes of one epoch a key may have several rows,
         and each retraction must take its own.
@@ -161,6 +188,16 @@ class Arrangement:
             keep = self._store.same(ids, whole, rows, whole, probe)
             probes.append(probe[keep])
             found.append(ids[keep])
+        if self._cold:
+            have = np.zeros(rows.num_rows, np.int64)
+            for probe, ids in zip(probes, found):
+                np.add.at(have, probe, self._weight_of(ids))
+            short = np.flatnonzero(have < counts).astype(np.int32)
+            wanted = take(rows, short)
+            for probe, ids in self._cold_pairs(hash_rows(wanted, self.key), View(_FOREVER, _FOREVER)):
+                keep = self._same(ids, whole, wanted, whole, probe)
+                probes.append(short[probe[keep]])
+                found.append(ids[keep])
         return np.concatenate(probes), np.concatenate(found)
 
     def _candidates(self, rows: pa.RecordBatch) -> tuple[RowIndex, Hashes]:
@@ -209,12 +246,35 @@ class Arrangement:
                 places = np.flatnonzero(valid).astype(np.int32)
                 usable = take(keys, places)
         hashes = hash_rows(usable, columns)
-        for index, ids in self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS):
+        for index, ids in self._pairs(hashes, view):
             if self._must_verify(usable, columns):
                 same = self._same_keys(usable, columns, index, ids)
                 index, ids = index[same], ids[same]
             if ids.size:
                 yield (index if places is None else places[index]), ids
+
+    def _pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        """(index of the hash, row) of every visible row under each hash, hot ones first, in pieces."""
+        yield from self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS)
+        if self._cold:
+            yield from self._cold_pairs(hashes, view)
+
+    def _cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        assert self._cold is not None
+        for index, handles in self._cold.find(hashes):
+            seen = self._seen(handles, view)
+            yield index[seen], handles[seen]
+
+    def _seen(self, handles: Ids, view: View) -> npt.NDArray[np.bool_]:
+        """Which cold rows the view has."""
+        assert self._cold is not None
+        ids = self._cold.ids(handles)
+        dead = self._cold.dead.test(ids)
+        if dead.any():
+            for epoch, pending in self._pending:
+                if epoch >= view.least:
+                    dead &= ~np.isin(ids, pending)
+        return (ids < view.most) & ~dead
 
     def hash_keys(self, keys: pa.RecordBatch, columns: Sequence[int]) -> Hashes:
         """What `exists` takes as `hashes`, for callers that ask about the same keys several times."""
@@ -243,15 +303,29 @@ class Arrangement:
             for place in hit[~same].tolist():
                 one = keys.slice(place, 1)
                 found[place] = any(True for _ in self.probe(one, columns, view, nulls_match=nulls_match))
+        if self._cold and hit.size < keys.num_rows:
+            missing = np.flatnonzero(ids == 0)
+            for places, handles in self._cold_pairs(hashes[missing], view):
+                places = missing[places].astype(np.int32)
+                if self._must_verify(keys, columns):
+                    places = places[self._same_keys(keys, columns, places, handles)]
+                found[places] = True
         if not nulls_match:
             valid = _valid(keys, columns)
             if valid is not None:
                 found &= valid
         return found
 
-    def rows_at(self, ids: Ids) -> pa.RecordBatch:
-        """The rows with these ids."""
-        return self._store.gather(ids)
+    def rows_at(self, ids: Ids, wanted: list[int] | None = None) -> pa.RecordBatch:
+        """The rows with these ids (some columns of them)."""
+        if not self._cold or not ids.size or not (cold := ids >= COLD).any():
+            return self._store.gather(ids, wanted)
+        if cold.all():
+            return self._cold.gather(ids, wanted)
+        both = [self._store.gather(ids[~cold], wanted), self._cold.gather(ids[cold], wanted)]
+        order = np.empty(ids.size, np.int64)
+        order[~cold], order[cold] = np.arange(both[0].num_rows), np.arange(both[0].num_rows, ids.size)
+        return pa.concat_batches(both).take(pa.array(order))
 
     def weights_at(self, ids: Ids) -> Weights | None:
         """Their weights; None when all are 1."""
@@ -259,18 +333,21 @@ class Arrangement:
 
     def contents(self, view: View | None = None) -> Iterator[Batch]:
         """All live rows (or those that a view sees), a chunk at a time."""
-        for ids in self._live_ids(view):
-            yield Batch(self._store.gather(ids), self.weights_at(ids))
+        for ids in self.visible(view):
+            yield Batch(self.rows_at(ids), self.weights_at(ids))
 
     def lookup(self, keys: pa.RecordBatch) -> pa.RecordBatch:
         """Live rows whose key equals one of `keys` (the key columns, in the order of `key`)."""
         columns = range(len(self.key))
         found = [ids for _, ids in self.probe(keys, columns, View(_FOREVER, _FOREVER))]
-        return self._store.gather(np.concatenate(found) if found else np.zeros(0, np.int64))
+        return self.rows_at(np.concatenate(found) if found else np.zeros(0, np.int64))
 
-    def visible(self, view: View) -> Iterator[Ids]:
-        """The row ids that the view has, a chunk at a time."""
-        return self._live_ids(view)
+    def visible(self, view: View | None = None) -> Iterator[Ids]:
+        """The row ids that the view has (None: all live ones), some at a time, oldest first."""
+        if self._cold:
+            for handles in self._cold.scan():
+                yield handles[self._seen(handles, view or View(_FOREVER, _FOREVER))]
+        yield from self._live_ids(view)
 
     def null_keyed(self, view: View) -> Iterator[Ids]:
         """The row ids in the view with a NULL in their key, in pieces."""
@@ -280,13 +357,14 @@ class Arrangement:
             null = pa.RecordBatch.from_arrays([pa.nulls(1, self.schema.field(self.key[0]).type)], names=["key"])
             yield from (ids for _, ids in self.probe(null, (0,), view, nulls_match=True))
             return
-        for ids in self._live_ids(view):
-            valid = _valid(self._store.gather(ids, list(self.key)), range(len(self.key)))
+        for ids in self.visible(view):
+            valid = _valid(self.rows_at(ids, list(self.key)), range(len(self.key)))
             if valid is not None:
                 yield ids[~valid]
 
-    def _live_ids(self, view: View | None = None, since: int = 1) -> Iterator[Ids]:
-        last = self._store.next_id
+    def _live_ids(self, view: View | None = None, since: int = 1, until: int = _FOREVER) -> Iterator[Ids]:
+        """The hot row ids that the view has, a chunk at a time."""
+        last = min(self._store.next_id, until)
         most, least = (view.most, view.least) if view is not None else (_FOREVER, _FOREVER)
         for start in range(since & ~MASK, last, CHUNK):
             if start >> SHIFT in self._dropped:
@@ -318,10 +396,29 @@ class Arrangement:
     def _same_keys(
         self, keys: pa.RecordBatch, columns: Sequence[int], probe: npt.NDArray[np.int32], ids: Ids
     ) -> npt.NDArray[np.bool_]:
-        return self._store.same(ids, self.key, keys, columns, probe)
+        return self._same(ids, self.key, keys, columns, probe)
+
+    def _same(
+        self,
+        ids: Ids,
+        wanted: Sequence[int],
+        rows: pa.RecordBatch,
+        columns: Sequence[int],
+        places: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.bool_]:
+        """Whether `wanted` columns of rows ids[i], all hot or all cold, equal `columns` of rows[places[i]]."""
+        if not self._cold or not ids.size or ids[0] < COLD:
+            return self._store.same(ids, wanted, rows, columns, places)
+        equal = np.ones(ids.shape[0], bool)
+        for mine, theirs in zip(self._cold.gather(ids, wanted).columns, columns):
+            equal &= same_at(mine, rows.column(theirs), places)
+        return equal
 
     def _weight_of(self, ids: Ids) -> Weights:
         out = np.ones(ids.shape[0], np.int64)
+        if self._cold and self._weights.chunks and (cold := ids >= COLD).any():
+            ids = ids.copy()
+            ids[cold] = self._cold.ids(ids[cold])
         self._weights.add_to(ids, out)
         return out
 
@@ -340,7 +437,8 @@ class Arrangement:
     def nbytes(self) -> int:
         extra = self._by_identity.nbytes() if self._by_identity is not None else 0
         tables = self._died.nbytes() + self._weights.nbytes()
-        return self._store.nbytes() + self._index.nbytes() + extra + tables
+        cold = self._cold.nbytes() if self._cold is not None else 0
+        return self._store.nbytes() + self._index.nbytes() + extra + tables + cold
 
     def rows(self) -> int:
         return self._live
@@ -356,8 +454,9 @@ class Arrangement:
         self._pending = [(epoch, ids) for epoch, ids in self._pending if epoch > oldest]
         self._firsts = [(e, first) for e, first in self._firsts if e > oldest]
         if gone:
-            self._unlink(np.concatenate(gone))
-        if not self._held and self._dead > max(self._live, CHUNK):
+            ids = np.concatenate(gone)
+            self._unlink(ids[ids >= self._sealed_to])
+        if not self._held and not self._cold and self._sealing is None and self._dead > max(self._live, CHUNK):
             self._compact()
 
     def rollback(self) -> None:
@@ -369,8 +468,11 @@ class Arrangement:
         revived = [ids for e, ids in self._pending if e == epoch]
         self._pending = [(e, ids) for e, ids in self._pending if e != epoch]
         for ids in revived:
-            self._died.set(ids, np.zeros(ids.size, np.int64))
             self._live += ids.size
+            if ids[0] < self._sealed_to and self._cold is not None:
+                self._cold.dead.set(ids, False)
+            else:
+                self._died.set(ids, np.zeros(ids.size, np.int64))
         born = np.arange(first, self._store.next_id)
         alive = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=first)])
         self._live -= alive.size
@@ -388,13 +490,15 @@ class Arrangement:
         self._dead += ids.size
         for chunk, count in zip(*(a.tolist() for a in np.unique(ids >> SHIFT, return_counts=True))):
             self._buried[chunk] = self._buried.get(chunk, 0) + count
+            if self._sealing is not None and chunk < self._sealing.end:
+                continue  # its rows are being read; it goes when they have been
             if chunk < self._store.next_id >> SHIFT and self._buried[chunk] == (CHUNK if chunk else CHUNK - 1):
                 self._drop(chunk)
                 self._dead -= self._buried.pop(chunk)
 
-    def _drop(self, chunk: int) -> None:
+    def _drop(self, chunk: int, weights: bool = True) -> None:
         self._dropped.add(chunk)
-        for part in (self._store, self._index, self._by_identity, self._died, self._weights):
+        for part in (self._store, self._index, self._by_identity, self._died, self._weights if weights else None):
             if part is not None:
                 part.drop(chunk)
 
@@ -409,22 +513,101 @@ class Arrangement:
             store.drop(int(ids[0]) >> SHIFT)
         self._moved = True
 
+    # -- tiers --------------------------------------------------------------------------------------------------
+
+    def use(self, store: ColdStore) -> None:
+        """Rows may go to this store from now on."""
+        self._cold = ColdRows(self.schema, store)
+
+    def hot_bytes(self) -> int:
+        """Bytes that sealing could give back."""
+        return self._store.nbytes()
+
+    def seal(self, share: float) -> bool:
+        """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is no full chunk."""
+        first, last = self._sealed_to >> SHIFT, self._store.next_id >> SHIFT
+        end = first + max(1, int((last - first) * share))
+        for _, ids in self._pending:
+            end = min(end, *(ids[ids >= self._sealed_to] >> SHIFT).tolist(), end)
+        if self._cold is None or self._sealing is not None or end > last or end <= first:
+            return False
+        ids = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=self._sealed_to, until=end << SHIFT)])
+        self._sealing = Sealing(self._cold, ids, self._hashes_of(ids, self.key), end)
+        return True
+
+    def maintain(self) -> bool:
+        """One step of sealing, else of merging, between epochs; False when there is nothing to do."""
+        if self._cold is None:
+            return False
+        if self._sealing is None:
+            return self._cold.maintain()
+        if self._sealing.step(self._store.gather):
+            self._sealed(self._sealing, self._cold)
+            self._sealing = None
+        return True
+
+    def _sealed(self, done: Sealing, cold: ColdRows) -> None:
+        """The rows of a finished segment leave memory; those that have died meanwhile are dead there."""
+        stamps = np.zeros(done.ids.size, np.int64)
+        self._died.add_to(done.ids, stamps)
+        died = done.ids[stamps != 0]
+        cold.dead.set(died)
+        self._killed.append(died)  # a checkpoint may have passed over them, for they were not saved as rows
+        self._index.unlink(done.hashes, done.ids)
+        if self._by_identity is not None:
+            self._by_identity.unlink(self._hashes_of(done.ids, self.identity), done.ids)
+        for chunk in range(self._sealed_to >> SHIFT, done.end):
+            if chunk not in self._dropped:
+                self._drop(chunk, weights=False)
+                self._dead -= self._buried.pop(chunk, 0)
+        self._sealed_to = done.end << SHIFT
+
+    def segments(self) -> list[int]:
+        """Numbers of the cold segments."""
+        return list(self._cold.segments) if self._cold is not None else []
+
+    def close(self) -> None:
+        """Nobody will read the arrangement again."""
+        if self._sealing is not None:
+            self._sealing.abandon()
+        if self._cold is not None:
+            self._cold.close()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
     def changes(self, full: bool) -> list[pa.RecordBatch]:
         whole = full or self._moved
         since, killed = (1, []) if whole else (self._saved_to, self._killed)
         batches = [_note(b"reset")] if self._moved and not full else []
         if killed:
             dead = np.concatenate(killed)
-            dead = dead[dead < since]
+            dead = dead[dead < max(since, self._sealed_to)]
             if dead.size:
                 batches.append(pa.RecordBatch.from_arrays([pa.array(dead)], schema=pa.schema([_ID], {_PART: b"dead"})))
-        batches += [self._saved(ids) for ids in self._live_ids(since=since)]
+        if self._cold:
+            batches += self._saved_cold(self._cold, whole)
+        batches += [self._saved_rows(ids) for ids in self._live_ids(since=since)]
         self._saved_to = self._store.next_id
         self._killed = []
         self._moved = False
         return batches
 
-    def _saved(self, ids: Ids) -> pa.RecordBatch:
+    def _saved_cold(self, cold: ColdRows, whole: bool) -> list[pa.RecordBatch]:
+        """Which segments there are; with `whole` also which of their rows are dead. Weights other than 1, each time."""
+        note = {"segments": list(cold.segments), "sealed_to": self._sealed_to, "live": self._live, "null_keys": self._null_keys}
+        batches = [_note(b"cold", json.dumps(note).encode())]
+        heavy = [c for c in self._weights.chunks if c < self._sealed_to >> SHIFT]
+        for chunk in heavy:
+            values = self._weights.chunks[chunk][: CHUNK * 8].view(np.int64)
+            places = np.flatnonzero(values)
+            columns = [pa.array(places + (chunk << SHIFT)), pa.array(values[places] + 1)]
+            batches.append(pa.RecordBatch.from_arrays(columns, schema=pa.schema([_ID, _WEIGHT], {_PART: b"weights"})))
+        if whole:
+            gone = cold.dead.save()
+            batches.append(gone.replace_schema_metadata({_PART: b"gone"}))
+        return batches
+
+    def _saved_rows(self, ids: Ids) -> pa.RecordBatch:
         rows = self._store.gather(ids)
         schema = pa.schema([_ID, _WEIGHT, *rows.schema], {_PART: b"rows"})
         return pa.RecordBatch.from_arrays([pa.array(ids), pa.array(self._weight_of(ids)), *rows.columns], schema=schema)
@@ -432,6 +615,7 @@ class Arrangement:
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Rows keep the ids they were saved under, because later changes speak of them."""
         kept: list[pa.RecordBatch] = []
+        cold: dict[bytes, list[pa.RecordBatch]] = {}
         dead: list[Ids] = []
         for batch in batches:
             part = batch.schema.metadata[_PART]
@@ -439,13 +623,34 @@ class Arrangement:
                 kept, dead = [], []
             elif part == b"dead":
                 dead.append(batch.column(0).to_numpy())
-            else:
+            elif part == b"rows":
                 kept.append(batch)
+            elif part == b"cold":
+                cold[part] = [batch]
+            else:
+                cold.setdefault(part, []).append(batch)
         gone = np.concatenate(dead) if dead else np.zeros(0, np.int64)
+        note = json.loads(cold[b"cold"][0].schema.metadata[_NOTE]) if cold else {"sealed_to": 1}
         for batch in kept:
-            self._restore(batch, gone)
+            if batch.column(0)[0].as_py() >= note["sealed_to"]:
+                self._restore(batch, gone)
+        if cold:
+            self._load_cold(cold, note, gone)
         self._saved_to = self._store.next_id
         self._killed = []
+
+    def _load_cold(self, parts: dict[bytes, list[pa.RecordBatch]], note: dict[str, Any], gone: Ids) -> None:
+        if self._cold is None:
+            raise StateError("a checkpoint has cold state, and there is no store for it")
+        self._sealed_to = note["sealed_to"]
+        self._leave_out(self._sealed_to >> SHIFT)
+        self._cold.open(note["segments"])
+        for batch in parts.get(b"gone", ()):
+            self._cold.dead.load(batch)
+        self._cold.dead.set(gone[gone < self._sealed_to])
+        for batch in parts.get(b"weights", ()):
+            self._weights.set(batch.column(0).to_numpy(), batch.column(1).to_numpy() - 1)
+        self._live, self._null_keys = note["live"], note["null_keys"]
 
     def _restore(self, batch: pa.RecordBatch, gone: Ids) -> None:
         ids, weights = batch.column(0).to_numpy(), batch.column(1).to_numpy()
@@ -490,5 +695,5 @@ def _valid(keys: pa.RecordBatch, columns: Sequence[int]) -> npt.NDArray[np.bool_
     return valid
 
 
-def _note(part: bytes) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], pa.int64())], schema=pa.schema([_ID], {_PART: part}))
+def _note(part: bytes, text: bytes = b"") -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], pa.int64())], schema=pa.schema([_ID], {_PART: part, _NOTE: text}))

@@ -191,7 +191,7 @@ class _Fixed(_Column):
 
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
         if array.type != self._kind or pa.types.is_floating(self._kind):
-            return _same_at(self.gather(rows), array, places)
+            return same_at(self.gather(rows), array, places)
         mine = self._bytes(rows)
         if self._pair:
             equal = (mine.reshape(-1, 2) == columns.pairs(array)[places]).all(axis=1)
@@ -261,7 +261,7 @@ class _Text(_Column):
 
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
         if array.type != self._kind:
-            return _same_at(self.gather(rows), array, places)
+            return same_at(self.gather(rows), array, places)
         equal = np.empty(rows.shape[0], np.uint8)
         starts, data = columns.text(array)
         probe.equal_text(self._offsets.addresses, self._heap.addresses, rows, starts, data, places, equal)
@@ -276,7 +276,7 @@ class _Text(_Column):
         return self._offsets.nbytes() + self._heap.nbytes() + self._validity.table.nbytes()
 
 
-def _same_at(mine: pa.Array, array: pa.Array, places: Places) -> Mask:
+def same_at(mine: pa.Array, array: pa.Array, places: Places) -> Mask:
     """mine[i] against array[places[i]]: for types that differ in width, floats and nested ones."""
     theirs = array.take(pa.array(places))
     if mine.type != theirs.type and pa.types.is_floating(mine.type):
@@ -325,7 +325,7 @@ class _Other(_Column):
         return pa.concat_arrays(parts).take(pa.array(inverse))
 
     def same(self, rows: Ids, array: pa.Array, places: Places) -> Mask:
-        return _same_at(self.gather(rows), array, places)
+        return same_at(self.gather(rows), array, places)
 
     def drop(self, chunk: int) -> None:
         kept = [n for n, start in enumerate(self._starts) if start >> SHIFT != chunk]

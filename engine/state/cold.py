@@ -1,0 +1,271 @@
+"""The cold rows of one arrangement: segments newest last, found by hash, addressed by *handles*, merged as they grow many.
+
+A handle tells where a row lies (segment and row), holds until segments are next merged, and is not below `COLD`, so that
+hot row ids and handles can go through the same hands. The row's id never changes: deaths are bits by id, so a merge that
+copies rows over many steps loses none of the deaths that happen meanwhile. Segments are never changed; merging is size-tiered
+(as in Bigtable and Cassandra): `FAN` segments of about one size become one, in steps over slices of the hash space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.errors import StateError
+from forebay.engine.state.arrays import Mask
+from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.rows import ChunkTable, Ids
+from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
+from forebay.kernels import cold as kernels
+from forebay.kernels.rows import SHIFT
+
+COLD = 1 << 62
+_SEGMENT = 40
+_ROW = (1 << _SEGMENT) - 1
+FAN = 8
+"""Segments of one size that are merged into one."""
+MOST = 14
+"""Segments that a probe looks through at most, but for a short while."""
+_SLICE = 1 << 17
+"""Rows merged in one step."""
+_ALIKE = 3
+"""Segments are of one size if the largest has at most this many times the rows of the smallest."""
+_BITMAP = 1 << (SHIFT - 3)
+
+
+class Deaths:
+    """Bits by row id; chunks without a set bit take no memory."""
+
+    def __init__(self) -> None:
+        self._bits = ChunkTable(0, fill=0, extra=_BITMAP)
+
+    def set(self, ids: Ids, on: bool = True) -> None:
+        """Set or clear bits."""
+        for chunk in np.unique(ids >> SHIFT).tolist():
+            self._bits.require(chunk)
+        kernels.set_bits(self._bits.addresses, ids, on)
+
+    def test(self, ids: Ids) -> Mask:
+        """Which bits are set."""
+        out = np.empty(ids.shape[0], np.uint8)
+        kernels.test_bits(self._bits.addresses, ids, out)
+        return out.view(bool)
+
+    def nbytes(self) -> int:
+        return self._bits.nbytes()
+
+    def save(self) -> pa.RecordBatch:
+        """All bitmaps."""
+        chunks = sorted(self._bits.chunks)
+        bits = [self._bits.chunks[c][:_BITMAP].tobytes() for c in chunks]
+        return pa.RecordBatch.from_arrays(
+            [pa.array(chunks, pa.int64()), pa.array(bits, pa.binary(_BITMAP))], names=["chunk", "bits"]
+        )
+
+    def load(self, saved: pa.RecordBatch) -> None:
+        """What `save` gave."""
+        for chunk, bits in zip(saved.column(0).to_pylist(), saved.column(1).to_pylist()):
+            self._bits.require(chunk)[:_BITMAP] = np.frombuffer(bits, np.uint8)
+
+
+class ColdRows:
+    """Segments of rows of one schema."""
+
+    def __init__(self, schema: pa.Schema, store: ColdStore) -> None:
+        self.schema = schema
+        self.store = store
+        self.segments: dict[int, Segment] = {}
+        self.dead = Deaths()
+        self._merge: _Merge | None = None
+        self.merges = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.segments)
+
+    def rows(self) -> int:
+        """Rows in segments, dead ones included."""
+        return sum(s.rows for s in self.segments.values())
+
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(s.nbytes() for s in self.segments.values()) + self.dead.nbytes()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def builder(self, rows: int) -> Builder:
+        """Begin a segment of at most so many rows; `add` it when it is finished."""
+        return Builder(self.schema, self.store, rows)
+
+    def add(self, segment: Segment) -> None:
+        """A segment that was built is part of these rows from now on."""
+        self.segments[segment.number] = segment
+
+    def maintain(self) -> bool:
+        """One step of merging; False when there is nothing to merge."""
+        if self._merge is None:
+            inputs = self._to_merge()
+            if not inputs:
+                return False
+            self._merge = _Merge(self, inputs)
+        merged = self._merge.step()
+        if merged is not None:
+            for segment in self._merge.inputs:
+                del self.segments[segment.number]
+                self.store.forget(segment.places)
+            if merged.rows:
+                self.add(merged)
+            else:
+                self.store.forget(merged.places)
+            self._merge = None
+            self.merges += 1
+        return True
+
+    def _to_merge(self) -> list[Segment]:
+        by_size = sorted(self.segments.values(), key=lambda s: s.rows)
+        for at in range(len(by_size) - FAN + 1):
+            group = by_size[at : at + FAN]
+            if group[-1].rows <= _ALIKE * group[0].rows:
+                return group
+        return by_size[:FAN] if len(by_size) > MOST else []
+
+    def open(self, numbers: Sequence[int]) -> None:
+        """The segments that a checkpoint names, from the store."""
+        self.segments = {n: Segment(n, self.store.footer(n)) for n in numbers}
+        self.store.live.update(numbers)
+
+    def close(self) -> None:
+        """Nobody will read these rows again."""
+        if self._merge is not None:
+            self._merge.abandon()
+            self._merge = None
+        for segment in self.segments.values():
+            self.store.forget(segment.places)
+        self.segments = {}
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def find(self, hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces."""
+        for segment in reversed(self.segments.values()):
+            for which, rows in segment.find(hashes, self.store):
+                if rows.shape[0]:
+                    yield which.astype(np.int32), rows + self._base(segment)
+
+    def scan(self) -> Iterator[Ids]:
+        """The handles of all rows, in pieces."""
+        for segment in list(self.segments.values()):
+            for at in range(0, segment.fences.shape[0], segment.step):
+                blocks = np.arange(at, min(at + segment.step, segment.fences.shape[0]))
+                yield segment.rows_of(blocks) + self._base(segment)
+
+    def ids(self, handles: Ids) -> Ids:
+        """The row ids of handles."""
+        parts = [
+            gather_column(blocks, rows, 0, pa.int64()).to_numpy() for _, blocks, rows in self._located(handles)
+        ]
+        return _in_order(np.concatenate([np.zeros(0, np.int64), *parts]), handles)
+
+    def gather(self, handles: Ids, wanted: Sequence[int] | None = None) -> pa.RecordBatch:
+        """The rows of handles (some columns of them)."""
+        columns = list(range(len(self.schema)) if wanted is None else wanted)
+        parts = [rows_batch(blocks, rows, self.schema, columns) for _, blocks, rows in self._located(handles)]
+        parts = parts or [rows_batch(handles, handles, self.schema, columns)]
+        whole = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        if _ascend(handles):
+            return whole
+        return whole.take(pa.array(_inverse(handles)))
+
+    def _located(self, handles: Ids) -> Iterator[tuple[Ids, Ids, Ids]]:
+        """(handles, addresses of their blocks, rows in them), ascending, in pieces whose blocks are in memory together."""
+        if not _ascend(handles):
+            handles = np.sort(handles, kind="stable")
+        numbers = (handles - COLD) >> _SEGMENT
+        cuts = np.flatnonzero(np.diff(numbers)) + 1
+        for mine in np.split(handles, cuts) if handles.shape[0] else ():
+            segment = self._segment(mine)
+            row = mine & _ROW
+            block = row // segment.block_rows
+            fresh = np.r_[True, block[1:] != block[:-1]]
+            order = np.cumsum(fresh) - 1
+            starts = np.searchsorted(order, np.arange(0, order[-1] + 1, segment.step))
+            for part in np.split(np.arange(row.shape[0]), starts[1:]):
+                distinct = block[part][fresh[part] | (np.arange(part.shape[0]) == 0)]
+                self.store.load(segment.places, distinct)
+                yield mine[part], segment.places.at[block[part]], row[part] - block[part] * segment.block_rows
+
+    def _segment(self, handles: Ids) -> Segment:
+        found = self.segments.get(int(handles[0] - COLD) >> _SEGMENT)
+        if found is None:
+            raise StateError("a handle of cold state outlived its segment")
+        return found
+
+    @staticmethod
+    def _base(segment: Segment) -> int:
+        return COLD + (segment.number << _SEGMENT)
+
+
+def _ascend(handles: Ids) -> bool:
+    return bool((handles[1:] >= handles[:-1]).all())
+
+
+def _inverse(handles: Ids) -> Ids:
+    """Places in sorted order of unsorted handles."""
+    order = np.argsort(handles, kind="stable")
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(order.shape[0])
+    return inverse
+
+
+def _in_order(values: npt.NDArray[Any], handles: Ids) -> npt.NDArray[Any]:
+    return values if _ascend(handles) else values[_inverse(handles)]
+
+
+class _Merge:
+    """A merge under way: slice after slice of the hash space goes from the inputs into one new segment."""
+
+    def __init__(self, owner: ColdRows, inputs: list[Segment]) -> None:
+        self.inputs = inputs
+        self._owner = owner
+        total = sum(s.rows for s in inputs)
+        self._slices = max(1, -(-total // _SLICE))
+        self._done = 0
+        self._builder = Builder(owner.schema, owner.store, total)
+
+    def step(self) -> Segment | None:
+        """Merge one slice; the new segment after the last."""
+        low = (self._done << 64) // self._slices
+        high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
+        parts = [part for s in self.inputs for part in self._slice(s, low, high)]
+        self._done += 1
+        if parts:
+            hashes = np.concatenate([p[1] for p in parts])
+            order = np.argsort(hashes, kind="stable")
+            rows = pa.concat_batches([p[0] for p in parts]).take(pa.array(order))
+            self._builder.add(rows, hashes[order], np.concatenate([p[2] for p in parts])[order])
+        return self._builder.finish() if high is None else None
+
+    def _slice(self, segment: Segment, low: int, high: int | None) -> Iterator[tuple[pa.RecordBatch, Hashes, Ids]]:
+        """The live rows of a segment with hashes from `low` to below `high`."""
+        owner, blocks = self._owner, segment.blocks_between(low, high)
+        for at in range(0, blocks.shape[0], segment.step):
+            rows = segment.rows_of(blocks[at : at + segment.step])
+            for _, addresses, places in owner._located(rows + owner._base(segment)):
+                hashes = np.empty(places.shape[0], np.uint64)
+                kernels.gather_hashes(addresses, places, hashes)
+                keep = hashes >= np.uint64(low)
+                if high is not None:
+                    keep &= hashes < np.uint64(high)
+                ids = gather_column(addresses, places, 0, pa.int64()).to_numpy()
+                keep &= ~owner.dead.test(ids)
+                kept = np.flatnonzero(keep)
+                if kept.shape[0]:
+                    columns = list(range(len(owner.schema)))
+                    yield rows_batch(addresses[kept], places[kept], owner.schema, columns), hashes[kept], ids[kept]
+
+    def abandon(self) -> None:
+        """Stop for good."""
+        self._builder.abandon()

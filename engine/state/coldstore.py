@@ -1,0 +1,276 @@
+"""The cold store: immutable blocks of many segments in one RocksDB, written as sorted files and read in batches.
+
+Key: segment (8 bytes) and block (4 bytes), big-endian, so that a segment is one range of keys. A segment is written once, as
+table files that are ingested in one step, with its *footer* (all that its reader keeps in memory) under the last block
+number; it is never changed, and goes as a whole. There is no log and no compaction of live blocks: a checkpoint names the
+segments that it needs, and `collect` drops the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.engine.errors import StateError
+from forebay.engine.files import declare, kill_point
+from forebay.kernels.cold import SLACK
+
+Blocks = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+FOOTER = 0xFFFFFFFF
+_KEY = np.dtype([("segment", ">u8"), ("block", ">u4")])
+_FILE_BYTES = 256 << 20
+_CACHE = 32 << 20
+
+declare("cold.ingest.before", "cold.ingest.after", "cold.collect.before")
+
+
+def _keys(segment: int, blocks: Blocks) -> list[bytes]:
+    packed = np.empty(blocks.shape[0], _KEY)
+    packed["segment"], packed["block"] = segment, blocks
+    data = packed.tobytes()
+    return [data[i : i + 12] for i in range(0, len(data), 12)]
+
+
+def _key(segment: int, block: int) -> bytes:
+    return segment.to_bytes(8, "big") + block.to_bytes(4, "big")
+
+
+class Addresses:
+    """Where the blocks of one segment lie in memory; 0 for those that do not."""
+
+    def __init__(self, segment: int, blocks: int) -> None:
+        self.segment = segment
+        self.at = np.zeros(blocks, np.int64)
+
+
+class ColdStore:
+    """Blocks by (segment, block). Opened at its first use; one per warehouse."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """`directory` None: a temporary one, gone at `close`."""
+        self._temporary = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="forebay-"))
+        self._db: Any = None
+        self._next = 0
+        self.live: set[int] = set()
+        """Segments that somebody has, or is writing."""
+        self._cached: deque[tuple[Bytes, Addresses, Blocks]] = deque()
+        self._cached_bytes = 0
+        self.written = 0
+        """Bytes of blocks written since the store was opened, merges included."""
+        self.read_blocks = 0
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def new_segment(self) -> int:
+        """A number that no segment had."""
+        self._open()
+        self._next += 1
+        self.live.add(self._next)
+        return self._next
+
+    def writer(self, segment: int) -> SegmentWriter:
+        """Begin to write a segment."""
+        return SegmentWriter(self, self._open(), segment)
+
+    def collect(self, needed: Collection[int]) -> None:
+        """Drop every segment but these and those that are live. Any thread may call it."""
+        if self._db is None:
+            return
+        there = self.segments()  # before a look at `live`: what is written meanwhile is in neither
+        gone = set(there) - set(needed) - self.live
+        for segment in gone:
+            kill_point("cold.collect.before")
+            begin, end = _key(segment, 0), _key(segment + 1, 0)
+            self._db.delete_range(begin, end)
+            self._db.compact_range(begin, end)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def footer(self, segment: int) -> bytes:
+        """What the writer of the segment finished it with.
+
+        Raises:
+            StateError: the segment is not there, or damaged.
+        """
+        (found,) = self._get(segment, [_key(segment, FOOTER)])
+        return bytes(found)
+
+    def load(self, places: Addresses, blocks: Blocks) -> None:
+        """Bring distinct blocks of a segment into memory; they stay until a few more `load`s later."""
+        while not (there := places.at[blocks] != 0).all():  # what is there may have to make room for the rest
+            self._bring(places, blocks[~there])
+
+    def _bring(self, places: Addresses, absent: Blocks) -> None:
+        found = self._get(places.segment, _keys(places.segment, absent))
+        self.read_blocks += len(found)
+        data = np.frombuffer(b"".join([*found, bytes(SLACK)]), np.uint8)
+        ends = np.cumsum([len(b) for b in found])
+        places.at[absent[0]] = data.ctypes.data
+        places.at[absent[1:]] = data.ctypes.data + ends[:-1]
+        self._cached.append((data, places, absent))
+        self._cached_bytes += data.nbytes
+        while self._cached_bytes - self._cached[0][0].nbytes > _CACHE:
+            self._evict()
+
+    def forget(self, places: Addresses) -> None:
+        """The segment will not be read again; `collect` may drop it."""
+        self.live.discard(places.segment)
+        self._cached = deque(entry for entry in self._cached if entry[1] is not places)
+        self._cached_bytes = sum(data.nbytes for data, _, _ in self._cached)
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments on disk, ascending."""
+        return [int.from_bytes(key[:8], "big") for key in self._footers()]
+
+    def nbytes(self) -> int:
+        """Bytes of memory: cached blocks and what RocksDB keeps of its files."""
+        if self._db is None:
+            return 0
+        return self._cached_bytes + int(self._db.property_int_value("rocksdb.estimate-table-readers-mem") or 0)
+
+    def disk_bytes(self) -> int:
+        """Bytes of the store's files."""
+        return sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file()) if self._db is not None else 0
+
+    def close(self) -> None:
+        """Close the files."""
+        self._cached.clear()
+        self._cached_bytes = 0
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- RocksDB ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Any:
+        if self._db is None:
+            from rocksdict import Rdict
+
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in self.directory.glob("*.segment"):  # written, but not ingested when the process died
+                left.unlink()
+            self._db = Rdict(str(self.directory), options())
+            self._next = max(self.segments(), default=0)
+        return self._db
+
+    def _footers(self) -> Iterator[bytes]:
+        """Keys of all footers: from each segment's the next one is a seek away."""
+        iterator = self._open().iter()
+        iterator.seek(_key(0, 0))
+        while iterator.valid():
+            segment = int.from_bytes(iterator.key()[:8], "big")
+            iterator.seek(_key(segment, FOOTER))
+            if iterator.valid() and iterator.key() == _key(segment, FOOTER):
+                yield iterator.key()
+                iterator.next()
+
+    def _get(self, segment: int, keys: list[bytes]) -> Sequence[bytes]:
+        try:
+            found = self._open().get(keys)
+        except Exception as error:
+            raise StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}") from error
+        if any(value is None for value in found):
+            raise StateError("cold state is missing blocks", detail=f"segment {segment} in {self.directory}")
+        values: Sequence[bytes] = found
+        return values
+
+    def _evict(self) -> None:
+        data, places, blocks = self._cached.popleft()
+        at = places.at[blocks]
+        mine = (at >= data.ctypes.data) & (at < data.ctypes.data + data.nbytes)
+        places.at[blocks[mine]] = 0
+        self._cached_bytes -= data.nbytes
+
+
+class SegmentWriter:
+    """Writes the blocks of one segment in order; nothing is visible until `finish`."""
+
+    def __init__(self, store: ColdStore, db: Any, segment: int) -> None:
+        self._store = store
+        self._db = db
+        self._segment = segment
+        self._files: list[Path] = []
+        self._open_file: Any = None
+        self._in_file = 0
+        self._blocks = 0
+
+    def put(self, data: Bytes, ends: Blocks) -> None:
+        """Append blocks: data[ends[i - 1]:ends[i]]."""
+        view, begin = memoryview(data), 0
+        keys = _keys(self._segment, np.arange(self._blocks, self._blocks + ends.shape[0]))
+        for key, end in zip(keys, ends.tolist()):
+            self._file()[key] = bytes(view[begin:end])
+            self._in_file += end - begin
+            begin = end
+        self._blocks += ends.shape[0]
+        self._store.written += begin
+
+    def finish(self, footer: bytes) -> None:
+        """Make the segment durable and readable, at once."""
+        self._file()[_key(self._segment, FOOTER)] = footer
+        self._store.written += len(footer)
+        self._open_file.finish()
+        kill_point("cold.ingest.before")
+        from rocksdict import IngestExternalFileOptions
+
+        how = IngestExternalFileOptions()
+        how.set_move_files(True)
+        self._db.ingest_external_file([str(f) for f in self._files], how)
+        kill_point("cold.ingest.after")
+
+    def abandon(self) -> None:
+        """Forget what was written."""
+        self._store.live.discard(self._segment)
+        for path in self._files:
+            path.unlink(missing_ok=True)
+
+    def _file(self) -> Any:
+        if self._open_file is not None and self._in_file > _FILE_BYTES:
+            self._open_file.finish()
+            self._open_file = None
+        if self._open_file is None:
+            from rocksdict import SstFileWriter
+
+            path = self._store.directory / f"{self._segment}-{len(self._files)}.segment"
+            self._open_file = SstFileWriter(options())
+            self._open_file.open(str(path))
+            self._files.append(path)
+            self._in_file = 0
+        return self._open_file
+
+
+def options() -> Any:
+    """RocksDB as a store of immutable blocks: no log to replay, no compaction but what `collect` asks for."""
+    from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options
+
+    made = Options(raw_mode=True)
+    made.create_if_missing(True)
+    made.set_disable_auto_compactions(True)
+    made.set_compression_type(DBCompressionType.none())
+    made.set_write_buffer_size(1 << 20)
+    made.set_max_open_files(512)
+    made.set_advise_random_on_open(False)  # merges read in order; the kernel tells the two apart
+    made.set_keep_log_file_num(2)
+    table = BlockBasedOptions()
+    table.set_block_size(4096)
+    table.set_block_cache(Cache(1 << 20))
+    table.set_checksum_type(_checksum())
+    made.set_block_based_table_factory(table)
+    return made
+
+
+def _checksum() -> Any:
+    from rocksdict import ChecksumType
+
+    return ChecksumType.xxh3()

@@ -1,0 +1,255 @@
+"""One segment of cold rows: encoding rows into blocks, finding hashes in it, and what its footer holds.
+
+Rows lie in the order of their hashes, `block_rows` to a block, each with its row id as the first column. Values keep the bytes
+they have in the hot tier; nested ones are pickled. The footer is JSON (counts), then the fences, then the filter.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.errors import StateError
+from forebay.engine.state import arrays
+from forebay.engine.state.coldstore import Addresses, ColdStore
+from forebay.engine.state.rows import Ids
+from forebay.kernels import cold as kernels
+from forebay.kernels.cold import ENTRY, HEAD, LANES, SLACK
+
+Hashes = npt.NDArray[np.uint64]
+BLOCK = 4096
+"""Bytes that a block of ordinary rows has: what a read from the page cache costs grows with it."""
+MOST_ROWS = 1024
+FILTER_BITS = 16
+LOADED = 8 << 20
+"""Most bytes of blocks that one step brings into memory."""
+FORMAT = 1
+
+
+def width_of(kind: pa.DataType) -> int:
+    """Bytes of a value in a block; 0 for text and for what is kept as text."""
+    if arrays.is_pair(kind):
+        return 16
+    if not arrays.is_fixed(kind):
+        return 0
+    return 1 if pa.types.is_boolean(kind) else int(kind.bit_width // 8)
+
+
+def _as_text(array: pa.Array) -> pa.Array:
+    if arrays.is_text(array.type):
+        return array
+    values = [None if v is None else pickle.dumps(v, protocol=5) for v in array.to_pylist()]
+    return pa.array(values, pa.binary())
+
+
+class Segment:
+    """A finished segment: its fences and filter, and where its blocks are in memory."""
+
+    def __init__(self, number: int, footer: bytes) -> None:
+        """Raises:
+        StateError: the footer is not one of ours.
+        """
+        size = int.from_bytes(footer[:4], "little")
+        try:
+            head = json.loads(footer[4 : 4 + size])
+            if head["format"] != FORMAT:
+                raise StateError(f"cold state has format {head['format']}, this version reads {FORMAT}")
+            self.number = number
+            self.rows: int = head["rows"]
+            self.block_rows: int = head["block_rows"]
+            self.nbytes_on_disk: int = head["bytes"]
+            self.fences = np.frombuffer(footer, np.uint64, head["blocks"], 4 + size).copy()
+            self.filter = np.frombuffer(footer, np.uint32, head["words"], 4 + size + self.fences.nbytes).copy()
+        except (ValueError, KeyError) as error:
+            raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
+        self.places = Addresses(number, self.fences.shape[0])
+        self.step = max(1, LOADED * self.fences.shape[0] // max(self.nbytes_on_disk, 1))
+        """Blocks to read at a time."""
+
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.fences.nbytes + self.filter.nbytes + self.places.at.nbytes
+
+    def find(self, hashes: Hashes, store: ColdStore) -> Iterator[tuple[Ids, Ids]]:
+        """(index of the hash, row of the segment) of every row with one of the hashes, in pieces."""
+        picked = np.empty(hashes.shape[0], np.int64)
+        picked = picked[: kernels.filter_test(hashes, self.filter, picked)]
+        if not picked.shape[0]:
+            return
+        first, last = np.empty_like(picked), np.empty_like(picked)
+        total = kernels.fence_find(hashes, picked, self.fences, first, last)
+        which, block = np.empty(total, np.int64), np.empty(total, np.int64)
+        kernels.fence_expand(picked, first, last, which, block)
+        order = np.argsort(block, kind="stable")
+        which, block = which[order], block[order]
+        for at in range(0, total, self.step):
+            piece = slice(at, at + self.step)
+            store.load(self.places, np.unique(block[piece]))
+            yield self._search(hashes, which[piece], block[piece])
+
+    def _search(self, hashes: Hashes, which: Ids, block: Ids) -> tuple[Ids, Ids]:
+        begin, count = np.empty_like(which), np.empty_like(which)
+        total = kernels.search(hashes, which, self.places.at[block], begin, count)
+        first = np.repeat(block * self.block_rows + begin, count)
+        within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(which, count), first + within
+
+    def blocks_between(self, low: int, high: int | None) -> Ids:
+        """The blocks that may hold hashes from `low` to below `high` (None: to the end)."""
+        first = max(int(np.searchsorted(self.fences, np.uint64(low), "left")) - 1, 0)
+        end = self.fences.shape[0] if high is None else int(np.searchsorted(self.fences, np.uint64(high), "left"))
+        return np.arange(first, max(end, first))
+
+    def rows_of(self, blocks: Ids) -> Ids:
+        """The rows of some blocks, in order."""
+        rows = (blocks[:, None] * self.block_rows + np.arange(self.block_rows)).reshape(-1)
+        return rows[rows < self.rows]
+
+
+class Builder:
+    """Encodes hash-sorted rows, given in any number of pieces, into the blocks of a new segment."""
+
+    def __init__(self, schema: pa.Schema, store: ColdStore, expected: int) -> None:
+        """`expected`: rows at most, for the size of the filter."""
+        self.number = store.new_segment()
+        self._widths = [8, *(width_of(f.type) for f in schema)]
+        self._writer = store.writer(self.number)
+        self._filter = np.zeros(max(1, -(-expected * FILTER_BITS // (32 * LANES))) * LANES, np.uint32)
+        self._fences: list[Hashes] = []
+        self._rows = 0
+        self._bytes = 0
+        self._block_rows = 0
+        self._rest: tuple[pa.RecordBatch, Hashes, Ids] | None = None
+
+    def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
+        """Append rows whose hashes ascend, and are not below those of earlier pieces."""
+        if self._rest is not None:
+            rows = pa.concat_batches([self._rest[0], rows])
+            hashes, ids = np.concatenate([self._rest[1], hashes]), np.concatenate([self._rest[2], ids])
+        if not self._block_rows and rows.num_rows:
+            self._block_rows = min(max(BLOCK // (rows.nbytes // rows.num_rows + 16), 1), MOST_ROWS)
+        whole = rows.num_rows // self._block_rows * self._block_rows if self._block_rows else 0
+        self._write(rows.slice(0, whole), hashes[:whole], ids[:whole])
+        self._rest = (rows.slice(whole), hashes[whole:], ids[whole:])
+
+    def finish(self) -> Segment:
+        """Write what is left, make the segment durable, and open it."""
+        if self._rest is not None:
+            self._write(*self._rest)
+            self._rest = None
+        fences = np.concatenate([np.zeros(0, np.uint64), *self._fences])
+        head = json.dumps(
+            {
+                "format": FORMAT,
+                "rows": self._rows,
+                "block_rows": max(self._block_rows, 1),
+                "bytes": self._bytes,
+                "blocks": fences.shape[0],
+                "words": self._filter.shape[0],
+            }
+        ).encode()
+        head += b" " * (-(len(head) + 4) % 8)
+        footer = len(head).to_bytes(4, "little") + head + fences.tobytes() + self._filter.tobytes()
+        self._writer.finish(footer)
+        return Segment(self.number, footer)
+
+    def abandon(self) -> None:
+        """Forget the segment."""
+        self._writer.abandon()
+
+    def _write(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
+        if not rows.num_rows:
+            return
+        hashes = np.ascontiguousarray(hashes)
+        kernels.filter_add(hashes, self._filter)
+        first = np.arange(0, rows.num_rows, self._block_rows)
+        counts = np.minimum(self._block_rows, rows.num_rows - first)
+        data, ends = self._encode(rows, hashes, ids, first, counts)
+        self._writer.put(data, ends)
+        self._fences.append(hashes[first])
+        self._rows += rows.num_rows
+        self._bytes += int(ends[-1])
+
+    def _encode(
+        self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids, first: Ids, counts: Ids
+    ) -> tuple[npt.NDArray[np.uint8], Ids]:
+        """The blocks side by side, and where each ends."""
+        columns = [pa.array(ids), *rows.columns]
+        texts = [_as_text(c) if not w else None for c, w in zip(columns, self._widths)]
+        fixed = HEAD + ENTRY * len(columns)
+        head = np.zeros((first.shape[0], fixed // 4), np.uint32)
+        head[:, 0], head[:, 1] = counts, len(columns)
+        at = fixed + 8 * counts
+        for number, (column, text, width) in enumerate(zip(columns, texts, self._widths)):
+            head[:, 2 + 2 * number] = at
+            at = at + (counts * width if text is None else 4 * (counts + 1) + _lengths(text, first, counts))
+            if column.null_count:
+                head[:, 3 + 2 * number] = at
+                at = at + counts
+        ends = np.cumsum(at)
+        data = np.empty(int(ends[-1]) + SLACK, np.uint8)
+        begin = data.ctypes.data + ends - at
+        kernels.put_fixed(head.ctypes.data, np.arange(first.shape[0]), np.ones_like(first), begin, fixed)
+        kernels.put_fixed(hashes.ctypes.data, first, counts, begin + fixed, 8)
+        for number, (column, text, width) in enumerate(zip(columns, texts, self._widths)):
+            target = begin + head[:, 2 + 2 * number]
+            if text is None:
+                values = arrays.pairs(column) if width == 16 else arrays.raw(column)
+                values = np.ascontiguousarray(values)
+                kernels.put_fixed(values.ctypes.data, first, counts, target, width)
+            else:
+                starts, heap = arrays.text(text)
+                kernels.put_text(starts, heap.ctypes.data, first, counts, target)
+            if column.null_count:
+                valid = np.ascontiguousarray(~arrays.is_null(column))
+                kernels.put_fixed(valid.ctypes.data, first, counts, begin + head[:, 3 + 2 * number], 1)
+        return data, ends
+
+
+def _lengths(text: pa.Array, first: Ids, counts: Ids) -> Ids:
+    """Bytes of the texts of each block."""
+    starts, _ = arrays.text(text)
+    return starts[first + counts].astype(np.int64) - starts[first]
+
+
+def gather_column(blocks: Ids, rows: Ids, number: int, kind: pa.DataType) -> pa.Array:
+    """Column `number` (0: row ids) of rows[i] in the block at address blocks[i], as an Arrow array."""
+    n = rows.shape[0]
+    valid = np.empty(n, np.uint8)
+    null = valid == 0 if kernels.gather_valid(blocks, rows, number, valid) else None
+    width = width_of(kind)
+    if width:
+        out = np.empty(n * width + SLACK, np.uint8)
+        kernels.gather_fixed(blocks, rows, number, width, out.ctypes.data)
+        return _fixed_array(out[: n * width], null, kind, width)
+    starts = np.empty(n + 1, np.int64)
+    total = kernels.text_offsets(blocks, rows, number, starts)
+    if total > np.iinfo(np.int32).max:
+        raise StateError("a batch of cold rows holds more than 2 GiB of one column", hint="leave the column out of the query")
+    heap = np.empty(total + SLACK, np.uint8)
+    kernels.text_copy(blocks, rows, number, starts, heap.ctypes.data)
+    is_text = arrays.is_text(kind)
+    array = arrays.text_array(starts.astype(np.int32), heap, null, kind if is_text else pa.binary())
+    if is_text:
+        return array
+    return pa.array([None if v is None else pickle.loads(v) for v in array.to_pylist()], kind)
+
+
+def _fixed_array(data: npt.NDArray[np.uint8], null: arrays.Mask | None, kind: pa.DataType, width: int) -> pa.Array:
+    if width == 16:
+        return arrays.fixed_array(data.view(np.uint64).reshape(-1, 2), null, kind)
+    return arrays.fixed_array(data.view(f"i{width}"), null, kind)
+
+
+def rows_batch(blocks: Ids, rows: Ids, schema: pa.Schema, wanted: Sequence[int]) -> pa.RecordBatch:
+    """Some columns of rows in blocks that are in memory."""
+    picked = pa.schema([schema.field(i) for i in wanted])
+    if not wanted:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows.shape[0], pa.struct([])))
+    columns = [gather_column(blocks, rows, 1 + i, schema.field(i).type) for i in wanted]
+    return pa.RecordBatch.from_arrays(columns, schema=picked)
