@@ -63,7 +63,7 @@ class Connection(Session):
             registry = default_registry()
         directory = None if str(path) == ":memory:" else Path(path)
         self.options = Options(config)
-        self.warehouse = Warehouse(directory, _driver_options(self.options), now_cell=CLOCK.set)
+        self.warehouse = Warehouse(directory, DriverOptions(), now_cell=CLOCK.set)
         self.catalog = Catalog()
         self.relations = Relations(self.catalog, registry, self.options, directory)
         self._lock = threading.RLock()
@@ -160,13 +160,6 @@ class Connection(Session):
     def _check_open(self) -> None:
         if self._closed:
             raise ForebayError("the connection is closed")
-
-
-def _driver_options(options: Options) -> DriverOptions:
-    return DriverOptions(
-        latency=options.micros("execution.latency") / 1e6,
-        checkpoint_interval=options.micros("execution.checkpointing.interval") / 1e6,
-    )
 
 
 def _in_script(error: SqlError, own: str, script: str, line: int, column: int) -> SqlError:

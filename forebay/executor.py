@@ -20,6 +20,7 @@ from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import CatalogError, DataError, ForebayError, OptionError, SqlError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
@@ -115,12 +116,13 @@ class Executor:
     def open(self) -> None:
         """Load the catalog and the last checkpoint, place every job, replay DML."""
         saved = self.warehouse.load_catalog()
-        if saved is None:
-            return
-        value = json.loads(saved)
-        restored = self.warehouse.read_checkpoint()
-        for name, option in value["options"].items():
+        value = None if saved is None else json.loads(saved)
+        for name, option in (value["options"] if value else {}).items():
             self.options.given.setdefault(name, option)
+        self._configure_driver()
+        if value is None:
+            return
+        restored = self.warehouse.read_checkpoint()
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
         bound = {job["name"]: job.get("bound", {}) for job in value["jobs"]}
         for ddl in value["relations"]:
@@ -767,13 +769,17 @@ class Executor:
 
     def apply_options(self) -> None:
         """Hand the options that the driver acts on to it, and save them."""
+        self._configure_driver()
+        self.save()
+
+    def _configure_driver(self) -> None:
         self.driver.options = replace(
             self.driver.options,
             latency=self.options.micros("execution.latency") / 1e6,
             checkpoint_interval=self.options.micros("execution.checkpointing.interval") / 1e6,
         )
         self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
-        self.save()
+        self.driver.budget.limit = self.options.budget() or machine_share()
 
 
 def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:

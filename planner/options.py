@@ -30,6 +30,12 @@ SESSION_OPTIONS = {
             "streaming",
             "whether INSERT .. SELECT runs on as data comes, or once over what is there ('batch')",
         ),
+        SessionOption(
+            "memory.budget",
+            "size",
+            "auto",
+            "memory for state and rows under way; auto: half of what the machine or container has",
+        ),
         SessionOption("pipeline.name", "string", "", "name of the next job; empty: derived from its sink"),
         SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job's sources wait"),
         SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
@@ -94,7 +100,7 @@ class Options:
         option = self._option(name)
         if option.kind == "duration":
             duration(value)
-        elif option.kind == "size":
+        elif option.kind == "size" and value != option.default:
             size(value)
         elif option.kind == "mode" and value not in ("streaming", "batch"):
             raise OptionError(f"option '{name}' cannot be '{value}'", hint="one of: streaming, batch")
@@ -111,6 +117,11 @@ class Options:
     def get(self, name: str) -> str:
         """The value as text."""
         return self.given.get(name, self._option(name).default)
+
+    def budget(self) -> int | None:
+        """The memory budget in bytes; None for a share of the machine."""
+        value = self.get("memory.budget")
+        return None if value == "auto" else size(value)
 
     def micros(self, name: str) -> int:
         """A duration in µs."""

@@ -130,6 +130,11 @@ class CheckpointStore:
             if name.startswith("state-") and name not in needed:
                 self.files.remove(self.directory / name)
 
+    def segments(self) -> set[int]:
+        """Numbers of the cold segments that the kept checkpoints need."""
+        names = [n for n in self.files.list(self.directory) if n.startswith("manifest-") and n.endswith(".json")]
+        return {segment for name in names for segment in self._read(name).get("segments", ())}
+
     def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest readable manifest (None if there was never a checkpoint), and what was wrong with newer ones.
 

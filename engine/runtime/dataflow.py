@@ -25,6 +25,7 @@ from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, Relat
 from forebay.engine.runtime.scan import Scan
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state.coldstore import ColdStore
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +115,9 @@ class _Attachment:
 class Dataflow:
     """Nodes, jobs and the epoch step. Not thread-safe: the driver's lock guards it."""
 
-    def __init__(self, retain_bytes: int = 256 << 20) -> None:
+    def __init__(self, cold: ColdStore | None = None, retain_bytes: int = 256 << 20) -> None:
+        """`cold`: where arrangements may seal rows; without it all state stays in memory."""
+        self.cold = cold
         self.epoch = 0
         self.nodes: dict[str, Node] = {}
         self.order: list[Node] = []
@@ -219,6 +222,9 @@ class Dataflow:
         return node
 
     def _insert(self, node: Node) -> None:
+        for state in node.states().values():
+            if self.cold is not None and isinstance(state, Arrangement):
+                state.use(self.cold)
         self.nodes[node.id] = node
         self.order.append(node)
 
@@ -253,8 +259,7 @@ class Dataflow:
 
     def drop_relation(self, name: str) -> None:
         """Remove an embedded table's node."""
-        node = self.nodes.pop(f"relation/{name}")
-        self.order.remove(node)
+        self._remove(self.nodes[f"relation/{name}"])
 
     def _discard(self, job: str) -> None:
         for node in [n for n in self.order if job in n.jobs]:
@@ -271,6 +276,14 @@ class Dataflow:
             node.scan.close()
         if node.outlet is not None:
             node.outlet.close()
+        for state in node.states().values():
+            if isinstance(state, Arrangement):
+                state.close()
+
+    def segments(self) -> list[int]:
+        """Numbers of the cold segments that the state consists of."""
+        states = [s for n in self.order for s in n.states().values() if isinstance(s, Arrangement)]
+        return sorted(number for state in states for number in state.segments())
 
     # -- running ------------------------------------------------------------------------------------------------
 

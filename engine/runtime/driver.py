@@ -19,12 +19,14 @@ from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError
 from forebay.engine.files import Clock
+from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import QUEUE, Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
 
@@ -70,8 +72,11 @@ class Driver:
         store: CheckpointStore | None = None,
         dml: DmlLog | None = None,
         now_cell: Callable[[int], None] = lambda now: None,
+        cold: ColdStore | None = None,
     ) -> None:
-        self.flow = Dataflow()
+        self.cold = cold or ColdStore(None)
+        self.flow = Dataflow(self.cold)
+        self.budget = Budget(self.cold)
         self.clock = clock
         self.options = options
         self.store = store
@@ -153,11 +158,10 @@ class Driver:
 
         Returns the jobs that failed on it.
         """
-        with self.boundary() as flow:
+        with self.boundary():
             if log_it and self.dml is not None:
                 self.dml.append(relation, batch)
-            failed = flow.run_epoch({}, {f"relation/{relation}": [batch]}, self._tick())
-            self._note_failures(failed)
+            failed = self._run({}, {f"relation/{relation}": [batch]})
             self._run_pending()
             return failed
 
@@ -168,7 +172,7 @@ class Driver:
     def _run_pending(self) -> None:
         while self._pending:
             fed, self._pending = self._pending, {}
-            self._note_failures(self.flow.run_epoch({}, fed, self._tick()))
+            self._run({}, fed)
 
     def wait(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Block until `done()` at an epoch boundary; False after `timeout` seconds.
@@ -267,9 +271,16 @@ class Driver:
             if part is not None:
                 self._note(node_id, part)
         fed, self._pending = self._pending, {}
-        failed = self.flow.run_epoch(live, fed, self._tick())
-        self._note_failures(failed)
+        self._run(live, fed)
         return True
+
+    def _run(self, fetched: Mapping[str, Fetched | None], fed: Mapping[str, list[Batch]]) -> dict[str, Exception]:
+        """One epoch, and then room for the next; returns the jobs that failed in it."""
+        failed = self.flow.run_epoch(fetched, fed, self._tick())
+        self._note_failures(failed)
+        rows = sum(f.batch.num_rows for f in fetched.values() if f is not None)
+        self.budget.keep(self.flow, rows + sum(b.num_rows for batches in fed.values() for b in batches))
+        return failed
 
     def _ending(self, fetched: Mapping[str, Fetched | None]) -> bool:
         """A bounded scan has just come to its end: its last watermark must flow."""
@@ -341,7 +352,7 @@ class Driver:
                 if error is not None:
                     self._note_failures(dict.fromkeys(flow.parked[name].jobs, error))
                     return
-                self._note_failures(flow.run_epoch({}, {}, self._tick()))
+                self._run({}, {})
             if name not in flow.parked:
                 job.status = Status.RUNNING
                 job.error = None
@@ -400,6 +411,7 @@ class Driver:
             "statuses": {j.name: j.status.value for j in self.jobs.values()},
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
+            "segments": self.flow.segments(),
         }
         if self.dml is not None:
             self.dml.roll(checkpoint)
@@ -421,6 +433,7 @@ class Driver:
             for outbox in outboxes:
                 outbox.sync(capture.id)
             self.store.write(capture)
+        self.cold.collect(self.store.segments() if self.store is not None else ())
         with self._lock:
             for outbox in outboxes:
                 outbox.durable(capture.id)

@@ -184,6 +184,11 @@ class Outbox(Outlet):
         with self._lock:
             return self._segments[-1].nbytes > 0
 
+    @property
+    def queued(self) -> int:
+        """Bytes of rows that wait in memory for the sink to take them."""
+        return self._queued
+
     def nbytes(self) -> int:
         """Bytes of rows that are not confirmed."""
         with self._lock:

@@ -30,6 +30,7 @@ from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.runtime.checkpoint import CheckpointStore
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.driver import Driver, DriverOptions
+from forebay.engine.state.coldstore import ColdStore
 
 declare("catalog.write.before", "catalog.rename.before", "catalog.rename.after")
 
@@ -75,7 +76,8 @@ class Warehouse:
             self._log_handler = _log_to(path / "forebay.log")
             store = CheckpointStore(path / "checkpoints", self.files)
             dml = DmlLog(path / "dml", self.files)
-        self.driver = Driver(clock or Clock(), options, store, dml, now_cell or (lambda now: None))
+        cold = ColdStore(None if path is None else path / "cold")
+        self.driver = Driver(clock or Clock(), options, store, dml, now_cell or (lambda now: None), cold)
         self.driver.checkpoint_id = self.driver.clock.now() // 1000
         self.restored = Restored()
 
@@ -141,6 +143,7 @@ class Warehouse:
         try:
             self.driver.stop(final_checkpoint=final_checkpoint)
         finally:
+            self.driver.cold.close()
             if self._lock_file is not None:
                 self._lock_file.close()
                 self._lock_file = None

@@ -535,6 +535,11 @@ class Arrangement:
         self._sealing = Sealing(self._cold, ids, self._hashes_of(ids, self.key), end)
         return True
 
+    @property
+    def sealing(self) -> bool:
+        """Whether rows are on their way out of memory."""
+        return self._sealing is not None
+
     def maintain(self) -> bool:
         """One step of sealing, else of merging, between epochs; False when there is nothing to do."""
         if self._cold is None:
@@ -594,7 +599,12 @@ class Arrangement:
 
     def _saved_cold(self, cold: ColdRows, whole: bool) -> list[pa.RecordBatch]:
         """Which segments there are; with `whole` also which of their rows are dead. Weights other than 1, each time."""
-        note = {"segments": list(cold.segments), "sealed_to": self._sealed_to, "live": self._live, "null_keys": self._null_keys}
+        note = {
+            "segments": list(cold.segments),
+            "sealed_to": self._sealed_to,
+            "live": self._live,
+            "null_keys": self._null_keys,
+        }
         batches = [_note(b"cold", json.dumps(note).encode())]
         heavy = [c for c in self._weights.chunks if c < self._sealed_to >> SHIFT]
         for chunk in heavy:

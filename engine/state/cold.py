@@ -164,9 +164,7 @@ class ColdRows:
 
     def ids(self, handles: Ids) -> Ids:
         """The row ids of handles."""
-        parts = [
-            gather_column(blocks, rows, 0, pa.int64()).to_numpy() for _, blocks, rows in self._located(handles)
-        ]
+        parts = [gather_column(blocks, rows, 0, pa.int64()).to_numpy() for _, blocks, rows in self._located(handles)]
         return _in_order(np.concatenate([np.zeros(0, np.int64), *parts]), handles)
 
     def gather(self, handles: Ids, wanted: Sequence[int] | None = None) -> pa.RecordBatch:

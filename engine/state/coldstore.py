@@ -57,7 +57,7 @@ class ColdStore:
     def __init__(self, directory: Path | None) -> None:
         """`directory` None: a temporary one, gone at `close`."""
         self._temporary = directory is None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="forebay-"))
+        self._directory = directory
         self._db: Any = None
         self._next = 0
         self.live: set[int] = set()
@@ -67,6 +67,13 @@ class ColdStore:
         self.written = 0
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="forebay-"))
+        return self._directory
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -148,8 +155,9 @@ class ColdStore:
         if self._db is not None:
             self._db.close()
             self._db = None
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._temporary and self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     # -- RocksDB ------------------------------------------------------------------------------------------------
 
@@ -207,10 +215,10 @@ class SegmentWriter:
 
     def put(self, data: Bytes, ends: Blocks) -> None:
         """Append blocks: data[ends[i - 1]:ends[i]]."""
-        view, begin = memoryview(data), 0
+        begin = 0
         keys = _keys(self._segment, np.arange(self._blocks, self._blocks + ends.shape[0]))
         for key, end in zip(keys, ends.tolist()):
-            self._file()[key] = bytes(view[begin:end])
+            self._file()[key] = data[begin:end].tobytes()
             self._in_file += end - begin
             begin = end
         self._blocks += ends.shape[0]

@@ -213,8 +213,9 @@ class Builder:
 
 def _lengths(text: pa.Array, first: Ids, counts: Ids) -> Ids:
     """Bytes of the texts of each block."""
-    starts, _ = arrays.text(text)
-    return starts[first + counts].astype(np.int64) - starts[first]
+    starts = arrays.text(text)[0]
+    lengths: Ids = starts[first + counts].astype(np.int64) - starts[first]
+    return lengths
 
 
 def gather_column(blocks: Ids, rows: Ids, number: int, kind: pa.DataType) -> pa.Array:
@@ -230,7 +231,9 @@ def gather_column(blocks: Ids, rows: Ids, number: int, kind: pa.DataType) -> pa.
     starts = np.empty(n + 1, np.int64)
     total = kernels.text_offsets(blocks, rows, number, starts)
     if total > np.iinfo(np.int32).max:
-        raise StateError("a batch of cold rows holds more than 2 GiB of one column", hint="leave the column out of the query")
+        raise StateError(
+            "a batch of cold rows holds more than 2 GiB of one column", hint="leave the column out of the query"
+        )
     heap = np.empty(total + SLACK, np.uint8)
     kernels.text_copy(blocks, rows, number, starts, heap.ctypes.data)
     is_text = arrays.is_text(kind)

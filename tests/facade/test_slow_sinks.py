@@ -99,9 +99,10 @@ def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
 def test_in_memory_a_sink_that_keeps_up_is_cut_before_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.runtime.driver.QUEUE", 1 << 20)
     with forebay.connect(config={"execution.checkpointing.interval": "1 h"}) as con:
-        con.execute("CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'random')")
+        con.execute("CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100000000')")
         con.execute("CREATE TABLE gone (n BIGINT) WITH ('connector' = 'blackhole')")
         con.execute("INSERT INTO gone SELECT n FROM numbers")
         job = con.jobs["insert_into_gone"]
         while job.metrics()["rows_in"] < 3_000_000:
             assert job.metrics()["unconfirmed_bytes"] < 12 << 20
+            time.sleep(0.01)

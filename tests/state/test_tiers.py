@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -113,9 +112,7 @@ def follow(
     nulls_match=st.booleans(),
     held=st.integers(0, 6),
 )
-def test_probes_see_their_epoch(
-    steps: list[tuple[list[tuple[Row, int]], str]], nulls_match: bool, held: int
-) -> None:
+def test_probes_see_their_epoch(steps: list[tuple[list[tuple[Row, int]], str]], nulls_match: bool, held: int) -> None:
     store = ColdStore(None)
     arrangement, models = made(store), [Counter[Row]()]
     held = min(held, len(steps) - 1)
@@ -139,9 +136,7 @@ def test_probes_see_their_epoch(
             )
             assert probed(arrangement, KEYS, view, nulls_match=nulls_match) == expected
             exists = arrangement.exists(batch, (0,), view, nulls_match=nulls_match)
-            assert exists.tolist() == [
-                any(r[0] == k and (k is not None or nulls_match) for r in model) for k in KEYS
-            ]
+            assert exists.tolist() == [any(r[0] == k and (k is not None or nulls_match) for r in model) for k in KEYS]
     store.close()
 
 

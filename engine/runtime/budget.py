@@ -1,0 +1,111 @@
+"""The memory budget of a warehouse: what is counted, and what gives way when it is too much.
+
+Counted are the states of all operators, the rows that sinks and failed jobs have still to get, and the cold store's cache.
+Above `SEAL` of the budget the arrangement with the most hot rows begins to be sealed, a slice per epoch; above `HOLD` the driver
+goes on with that until there is room, and so holds the sources back. Segments are merged in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from forebay.engine.runtime.dataflow import Dataflow
+from forebay.engine.runtime.outbox import Outbox
+from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state.coldstore import ColdStore
+
+log = logging.getLogger(__name__)
+SEAL = 0.7
+HOLD = 0.9
+PART = 0.5
+"""Of an arrangement's hot chunks, sealed into one segment."""
+_EVERY = 65536
+"""Rows between two looks."""
+_AT_LEAST = 0.5
+"""Seconds between two looks when fewer rows come."""
+
+
+def machine_share() -> int:
+    """Half of the bytes of memory that this process may use: of its control group, or of the machine."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(limit)
+        if path.exists() and (text := path.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total // 2
+
+
+class Budget:
+    """Keeps a dataflow within a number of bytes. The driver calls it between epochs."""
+
+    def __init__(self, cold: ColdStore) -> None:
+        self.cold = cold
+        self.limit = machine_share()
+        self.used = 0
+        """Bytes counted at the last look."""
+        self.held = 0.0
+        """Seconds for which sources were held back."""
+        self._rows = 0
+        self._looked = 0.0
+        self._warned = False
+
+    def keep(self, flow: Dataflow, rows: int) -> None:
+        """After an epoch of so many rows: look whether it is too much, and make room."""
+        self._rows += rows
+        now = time.monotonic()
+        if self._rows < _EVERY and now - self._looked < _AT_LEAST:
+            return
+        self._rows, self._looked = 0, now
+        arrangements = list(_arrangements(flow))
+        self.used = self._count(flow)
+        if self.used > SEAL * self.limit:
+            self._seal(arrangements)
+        for arrangement in arrangements:
+            arrangement.maintain()
+        while self.used > HOLD * self.limit and self._make_room(arrangements):
+            self.used = self._count(flow)
+        self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
+
+    def _seal(self, arrangements: list[Arrangement]) -> None:
+        if any(a.sealing for a in arrangements):
+            return
+        for arrangement in sorted(arrangements, key=lambda a: -a.hot_bytes()):
+            if arrangement.seal(PART):
+                return
+
+    def _make_room(self, arrangements: list[Arrangement]) -> bool:
+        """Finish one sealing; False if nothing can be sealed."""
+        self._seal(arrangements)
+        for arrangement in arrangements:
+            if not arrangement.sealing:
+                continue
+            while arrangement.maintain():
+                pass
+            return True
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "memory budget: %d MB of %d MB are used, and nothing more can leave memory; set 'memory.budget' higher",
+                self.used >> 20,
+                self.limit >> 20,
+            )
+        return False
+
+    def _count(self, flow: Dataflow) -> int:
+        total = self.cold.nbytes() + sum({id(p): p.nbytes for p in flow.parked.values()}.values())
+        for node in flow.order:
+            total += sum(state.nbytes() for state in node.states().values())
+            if isinstance(node.outlet, Outbox):
+                total += node.outlet.nbytes() if node.outlet.spec.directory is None else node.outlet.queued
+        return total
+
+
+def _arrangements(flow: Dataflow) -> Iterable[Arrangement]:
+    for node in flow.order:
+        for state in node.states().values():
+            if isinstance(state, Arrangement):
+                yield state
