@@ -80,7 +80,7 @@ def test_auto_is_half_of_the_machine() -> None:
         assert con.warehouse.driver.budget.limit == module.machine_share() > 1 << 28
         con.execute("SET 'memory.budget' = '1GB'")
         assert con.warehouse.driver.budget.limit == 1 << 30
-        with pytest.raises(forebay.Error, match="'much' is not a size"):
+        with pytest.raises(forebay.ForebayError, match="'much' is not a size"):
             con.execute("SET 'memory.budget' = 'much'")
         con.execute("RESET 'memory.budget'")
         assert con.warehouse.driver.budget.limit == module.machine_share()
