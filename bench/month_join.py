@@ -1,0 +1,178 @@
+"""A month of join state: `python -m bench.month_join --orders N --budget 1GB [--variant plain|late-updates] --json FILE`.
+
+Orders ⟕ refunds over 30 event days (`bench.month`), pinned to one core with all sealing and merging, into a sink that counts rows
+and adds up a checksum per day; both are compared with a recomputation without the engine. A row is an order, an update of
+one, or a refund. The generator's CPU seconds are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import measure
+from bench.month import DAYS, START, Month, connector
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Changelog, Connector, Sink
+
+TABLES = """
+CREATE TABLE orders (order_id BIGINT, user_id BIGINT, shop_id BIGINT, city STRING, amount DECIMAL(10, 2), status STRING,
+  ts TIMESTAMP(3), note STRING) WITH ('connector' = 'month', 'table' = 'orders');
+CREATE TABLE refunds (refund_id BIGINT, order_id BIGINT, refunded DECIMAL(10, 2), `at` TIMESTAMP(3))
+  WITH ('connector' = 'month', 'table' = 'refunds');
+CREATE TABLE wide (order_id BIGINT, user_id BIGINT, shop_id BIGINT, city STRING, amount DECIMAL(10, 2), status STRING,
+  ts TIMESTAMP(3), note STRING, refund_id BIGINT, refunded DECIMAL(10, 2)) WITH ('connector' = 'days');
+"""
+INSERT = """
+INSERT INTO wide SELECT o.*, r.refund_id, r.refunded FROM orders o LEFT JOIN refunds r ON r.order_id = o.order_id
+"""
+_DAY = 86_400_000
+
+
+class Days(Sink):
+    """Counts rows and adds up a checksum per day of the order; notes when each day is first seen."""
+
+    def __init__(self) -> None:
+        self.rows = np.zeros(DAYS, np.int64)
+        self.sums = np.zeros(DAYS, np.int64)
+        self.seen = np.zeros(DAYS)
+
+    def recover(self) -> int | None:
+        return None
+
+    def write(self, batch: Batch) -> None:
+        day = (batch.rows.column("ts").cast("int64").to_numpy() - START) // _DAY
+        weights = batch.weight_array()
+        refund = batch.rows.column("refund_id").fill_null(0).to_numpy()
+        done = np.frombuffer(batch.rows.column("status").buffers()[1], np.int32)  # touch the text, as a sink would
+        assert done.shape[0] > 0
+        np.add.at(self.rows, day, weights)
+        np.add.at(self.sums, day, weights * (batch.rows.column("order_id").to_numpy() * 3 + refund))
+        new = np.unique(day)
+        self.seen[new[self.seen[new] == 0]] = time.perf_counter()
+
+    def commit(self, checkpoint: int) -> None:
+        pass
+
+
+def expected(month: Month) -> tuple[Any, Any]:
+    """Rows and checksum per day, without the engine."""
+    rows, sums = np.zeros(DAYS, np.int64), np.zeros(DAYS, np.int64)
+    for window in range(month.windows):
+        ids = month.inserted(window)
+        day = ids * DAYS // month.orders
+        np.add.at(rows, day, 1)
+        np.add.at(sums, day, ids * 3)
+    orders, _ = month.refunds()
+    np.add.at(sums, orders * DAYS // month.orders, orders * 2 + 1)
+    return rows, sums
+
+
+class Timed:
+    """Seconds spent in a callable, of CPU or of wall time, by call."""
+
+    def __init__(self, function: Any, clock: Any) -> None:
+        self._function = function
+        self._clock = clock
+        self.calls: list[float] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        started = self._clock()
+        try:
+            return self._function(*args, **kwargs)
+        finally:
+            self.calls.append(self._clock() - started)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The join, once."""
+    from forebay.connection import Connection
+    from forebay.connectors import default_registry
+
+    if args.core >= 0:
+        measure.pin([args.core])
+    month = Month(args.orders, args.seed, args.variant == "late-updates")
+    days, registry = Days(), default_registry()
+    registry.connectors["month"] = connector(month)
+    registry.connectors["days"] = Connector(
+        "days", (), sink=lambda spec: days, sink_changelog=lambda spec: Changelog.RETRACT
+    )
+    generator = Timed(Month.order_changes, time.thread_time)
+    Month.order_changes = lambda self, window: generator(self, window)  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+        with Connection(f"{directory}/w" if args.durable else ":memory:", registry=registry) as con:
+            if args.budget:
+                con.execute(f"SET 'memory.budget' = '{args.budget}'")
+            con.execute(TABLES)
+            driver = con.warehouse.driver
+            epochs = Timed(driver._run, time.perf_counter)
+            driver._run = epochs  # type: ignore[method-assign]
+            base = measure.peak_rss_mb()
+            started = time.perf_counter()
+
+            def work() -> dict[str, Any]:
+                con.execute(INSERT)
+                con.wait(timeout=args.timeout)
+                return {}
+
+            updates = sum(month.updated(w).shape[0] for w in range(month.windows))
+            refunds = month.refunds()[0].shape[0]
+            result = measure.measure("", month.orders + updates + refunds, work)
+            states = [s for n in driver.flow.order for s in n.states().values()]
+            more = {
+                "generator_seconds": sum(generator.calls),
+                "engine_rows_per_s": round(result.rows / (result.cpu_seconds - sum(generator.calls))),
+                "p99_epoch_ms": float(np.percentile(epochs.calls, 99)) * 1e3,
+                "max_epoch_ms": max(epochs.calls) * 1e3,
+                "base_rss_mb": base,
+                "state_rows": sum(s.rows() for s in states),
+                "memory_state_mb": sum(s.nbytes() for s in states) / 2**20,
+                "disk_mb": driver.cold.disk_bytes() / 2**20,
+                "written_mb": driver.cold.written / 2**20,
+                "segments": len(driver.flow.segments()),
+                "seconds_held": driver.budget.held,
+            }
+            del started
+    rows, sums = expected(month)
+    more["correct"] = bool((days.rows == rows).all() and (days.sums == sums).all())
+    per_day = np.diff(days.seen)
+    if (days.seen > 0).all():
+        more["day_5_rows_per_s"] = round(result.rows / DAYS / per_day[4])
+        more["day_29_rows_per_s"] = round(result.rows / DAYS / per_day[28])
+    result.more.update(more)
+    return result.entry() | {"case": f"{args.orders // 1_000_000} M orders, {args.variant}, {args.budget or 'auto'}"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("bench.month_join", description="A month of join state.")
+    made.add_argument("--orders", type=int, default=10_000_000)
+    made.add_argument("--budget", help="memory budget, such as 1GB")
+    made.add_argument("--variant", choices=("plain", "late-updates"), default="plain")
+    made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
+    made.add_argument("--directory", help="where the warehouse's files go")
+    made.add_argument("--core", type=int, default=0)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--timeout", type=float, default=3600)
+    made.add_argument("--json", metavar="FILE")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run, and report; 1 if the result is wrong."""
+    args = parser().parse_args(argv)
+    entry = run(args)
+    print("\n".join(f"{k:>20} {v:,}" if isinstance(v, int | float) else f"{k:>20} {v}" for k, v in entry.items()), file=sys.stderr)
+    if args.json:
+        measure.report("month_join", [entry], args.json, budget=args.budget)
+    return 0 if entry["correct"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
