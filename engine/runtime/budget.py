@@ -19,7 +19,7 @@ from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger(__name__)
-SEAL = 0.7
+SEAL = 0.6
 HOLD = 0.9
 PART = 0.5
 """Of an arrangement's hot chunks, sealed into one segment."""
