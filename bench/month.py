@@ -42,7 +42,12 @@ ORDERS = pa.schema(
     ]
 )
 REFUNDS = pa.schema(
-    [("refund_id", pa.int64()), ("order_id", pa.int64()), ("refunded", pa.decimal128(10, 2)), ("at", pa.timestamp("ms"))]
+    [
+        ("refund_id", pa.int64()),
+        ("order_id", pa.int64()),
+        ("refunded", pa.decimal128(10, 2)),
+        ("at", pa.timestamp("ms")),
+    ]
 )
 
 

@@ -168,7 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run, and report; 1 if the result is wrong."""
     args = parser().parse_args(argv)
     entry = run(args)
-    print("\n".join(f"{k:>20} {v:,}" if isinstance(v, int | float) else f"{k:>20} {v}" for k, v in entry.items()), file=sys.stderr)
+    print(
+        "\n".join(f"{k:>20} {v:,}" if isinstance(v, int | float) else f"{k:>20} {v}" for k, v in entry.items()),
+        file=sys.stderr,
+    )
     if args.json:
         measure.report("month_join", [entry], args.json, budget=args.budget)
     return 0 if entry["correct"] else 1
