@@ -11,7 +11,6 @@ import argparse
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,40 +104,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     generator = Timed(Month.order_changes, time.thread_time)
     Month.order_changes = lambda self, window: generator(self, window)  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        with Connection(f"{directory}/w" if args.durable else ":memory:", registry=registry) as con:
-            if args.budget:
-                con.execute(f"SET 'memory.budget' = '{args.budget}'")
-            con.execute(TABLES)
-            driver = con.warehouse.driver
-            epochs = Timed(driver._run, time.perf_counter)
-            driver._run = epochs  # type: ignore[method-assign]
-            base = measure.peak_rss_mb()
-            started = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(dir=args.directory) as directory,
+        Connection(f"{directory}/w" if args.durable else ":memory:", registry=registry) as con,
+    ):
+        if args.budget:
+            con.execute(f"SET 'memory.budget' = '{args.budget}'")
+        con.execute(TABLES)
+        driver = con.warehouse.driver
+        epochs = Timed(driver._run, time.perf_counter)
+        driver._run = epochs  # type: ignore[method-assign]
+        base = measure.peak_rss_mb()
 
-            def work() -> dict[str, Any]:
-                con.execute(INSERT)
-                con.wait(timeout=args.timeout)
-                return {}
+        def work() -> dict[str, Any]:
+            con.execute(INSERT)
+            con.wait(timeout=args.timeout)
+            return {}
 
-            updates = sum(month.updated(w).shape[0] for w in range(month.windows))
-            refunds = month.refunds()[0].shape[0]
-            result = measure.measure("", month.orders + updates + refunds, work)
-            states = [s for n in driver.flow.order for s in n.states().values()]
-            more = {
-                "generator_seconds": sum(generator.calls),
-                "engine_rows_per_s": round(result.rows / (result.cpu_seconds - sum(generator.calls))),
-                "p99_epoch_ms": float(np.percentile(epochs.calls, 99)) * 1e3,
-                "max_epoch_ms": max(epochs.calls) * 1e3,
-                "base_rss_mb": base,
-                "state_rows": sum(s.rows() for s in states),
-                "memory_state_mb": sum(s.nbytes() for s in states) / 2**20,
-                "disk_mb": driver.cold.disk_bytes() / 2**20,
-                "written_mb": driver.cold.written / 2**20,
-                "segments": len(driver.flow.segments()),
-                "seconds_held": driver.budget.held,
-            }
-            del started
+        updates = sum(month.updated(w).shape[0] for w in range(month.windows))
+        refunds = month.refunds()[0].shape[0]
+        result = measure.measure("", month.orders + updates + refunds, work)
+        states = [s for n in driver.flow.order for s in n.states().values()]
+        more = {
+            "generator_seconds": sum(generator.calls),
+            "engine_rows_per_s": round(result.rows / (result.cpu_seconds - sum(generator.calls))),
+            "p99_epoch_ms": float(np.percentile(epochs.calls, 99)) * 1e3,
+            "max_epoch_ms": max(epochs.calls) * 1e3,
+            "base_rss_mb": base,
+            "state_rows": sum(s.rows() for s in states),
+            "memory_state_mb": sum(s.nbytes() for s in states) / 2**20,
+            "disk_mb": driver.cold.disk_bytes() / 2**20,
+            "written_mb": driver.cold.written / 2**20,
+            "segments": len(driver.flow.segments()),
+            "seconds_held": driver.budget.held,
+        }
     rows, sums = expected(month)
     more["correct"] = bool((days.rows == rows).all() and (days.sums == sums).all())
     per_day = np.diff(days.seen)
