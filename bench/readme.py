@@ -1,6 +1,6 @@
-"""Write the README's tables from `bench/results/*.json`: `python -m bench.readme` (`--check` only says whether they are current).
+"""Write the tables of the README and of docs/faults.md from `bench/results/*.json`: `python -m bench.readme`.
 
-Each table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a file of results.
+`--check` only says whether they are current. Each table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a file of results.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "faults.md")
 RESULTS = Path(__file__).parent / "results"
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _HEADS = {
     "case": "case",
+    "kills": "kills",
     "rows": "rows",
+    "lost": "lost",
+    "doubled": "doubled",
     "rows_per_s": "rows/s",
     "engine_rows_per_s": "rows/s, generator apart",
     "cpu_seconds": "CPU s",
@@ -62,16 +66,17 @@ def filled(text: str) -> str:
 
 def main() -> int:
     """Write, or check."""
-    parser = argparse.ArgumentParser("bench.readme", description="README tables from bench/results/*.json.")
+    parser = argparse.ArgumentParser("bench.readme", description="Tables from bench/results/*.json.")
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = filled(old)
-    if check:
-        return int(old != new)
-    readme.write_text(new)
-    return 0
+    stale = 0
+    for page in PAGES:
+        old = page.read_text()
+        new = filled(old)
+        stale += old != new
+        if not check:
+            page.write_text(new)
+    return int(check and stale > 0)
 
 
 if __name__ == "__main__":

@@ -773,8 +773,7 @@ class Executor:
         self.save()
 
     def _configure_driver(self) -> None:
-        self.driver.options = replace(
-            self.driver.options,
+        self.driver.configure(
             latency=self.options.micros("execution.latency") / 1e6,
             checkpoint_interval=self.options.micros("execution.checkpointing.interval") / 1e6,
         )

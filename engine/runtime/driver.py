@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forebay.engine.batch import Batch
@@ -119,6 +119,11 @@ class Driver:
             self._changed.notify_all()
             self._lock.release()
             self._awake.set()
+
+    def configure(self, *, latency: float, checkpoint_interval: float) -> None:
+        """Change the options, in seconds; a shorter interval takes effect at once."""
+        self.options = replace(self.options, latency=latency, checkpoint_interval=checkpoint_interval)
+        self._next_checkpoint = min(self._next_checkpoint, self.clock.monotonic() + checkpoint_interval)
 
     def attach(
         self,
