@@ -63,15 +63,15 @@ class Death:
 
 
 def deaths(rng: random.Random, per_phase: int, anywhere: int) -> list[Death]:
-    """So many deaths in each phase, and so many at random instants, shuffled."""
-    planned = [Death(ANY, after=rng.uniform(0.0, 1.5)) for _ in range(anywhere)]
+    """So many deaths in each phase, and so many at random instants, shuffled; the first after a first checkpoint."""
+    planned = [Death(ANY, after=rng.uniform(0.0, 1.5)) for _ in range(anywhere - 1)]
     for phase, places in PHASES.items():
         for number in range(per_phase):
             place = places[number % len(places)]
             turn = rng.randint(1, 2 if place == "restore.state" else 1) if phase == "during restore" else rng.randint(1, 4)
             planned.append(Death(phase, place, turn))
     rng.shuffle(planned)
-    return planned
+    return [Death(ANY, after=1.5), *planned]
 
 
 class Feeder:
