@@ -75,7 +75,7 @@ def deaths(rng: random.Random, per_phase: int, anywhere: int) -> list[Death]:
 
 
 class Feeder:
-    """Produces changes until it is stopped."""
+    """Produces changes until it is left."""
 
     def __init__(self, broker: Broker, seed: int) -> None:
         self._producer = Producer(
@@ -87,7 +87,14 @@ class Feeder:
         self._next = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Feeder:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -128,10 +135,8 @@ class Feeder:
         else:
             self.orders[order] = after
 
-    def stop(self) -> None:
+    def flush(self) -> None:
         """Everything produced is acknowledged."""
-        self._stop.set()
-        self._thread.join()
         left = self._producer.flush(60)
         assert left == 0, f"{left} messages were not acknowledged by the broker"
 
@@ -194,7 +199,7 @@ class Trial:
         time.sleep(3.0)
         self._broker.kill()
         time.sleep(1.0)
-        self._broker.start()
+        self._broker.restart()
         time.sleep(4.0)
         assert victim.poll() is None, self._log.read_text()[-3000:]
         victim.kill()
@@ -203,8 +208,8 @@ class Trial:
         self.acknowledged += [int(line.split()[1]) for line in out.splitlines() if line.startswith("ack ")]
 
     def verdict(self) -> Verdict:
-        """Stop feeding, let a last victim read everything, and look."""
-        self.feeder.stop()
+        """Let a last victim read everything, and look."""
+        self.feeder.flush()
         victim = self._victim("end", 1)
         out, _ = victim.communicate(timeout=200)
         assert victim.returncode == 0, self._log.read_text()[-3000:]

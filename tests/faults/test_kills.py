@@ -29,11 +29,10 @@ def own_broker(tmp_path: Path) -> Broker:  # type: ignore[misc]
 
 def test_twenty_kills(own_broker: Broker, tmp_path: Path) -> None:
     trial = Trial(own_broker, tmp_path, seed=1)
-    try:
+    with trial.feeder:
         for death in deaths(random.Random(1), per_phase=4, anywhere=4):
             trial.kill(death)
-    finally:
-        verdict = trial.verdict()
+    verdict = trial.verdict()
     assert (verdict.lost, verdict.doubled) == (0, 0), verdict.details
     assert trial.killed == {ANY: 4} | dict.fromkeys(PHASES, 4)
     assert len(trial.feeder.joined()) > 500
@@ -45,13 +44,12 @@ def test_a_hundred_kills(own_broker: Broker, tmp_path: Path) -> None:
     """Writes `bench/results/faults.json`, from which docs/faults.md has its table."""
     trial = Trial(own_broker, tmp_path, seed=2)
     planned = deaths(random.Random(2), per_phase=24, anywhere=12)
-    try:
+    with trial.feeder:
         for number, death in enumerate(planned):
             trial.kill(death)
             if number % (len(planned) // 6) == 0:
                 trial.kill_broker()
-    finally:
-        verdict = trial.verdict()
+    verdict = trial.verdict()
     rows = sum(trial.feeder.joined().values()) + len(trial.feeder.refunds) + len(trial.acknowledged)
     entries = [{"case": f"kill -9 {phase}", "kills": kills} for phase, kills in sorted(trial.killed.items())]
     total = {"case": "all", "kills": sum(trial.killed.values()), "rows": rows}
