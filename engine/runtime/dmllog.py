@@ -60,6 +60,11 @@ class DmlLog:
                 self.segment = max(self.segment, segment)
                 yield from self._read(path)
 
+    def newest(self) -> int:
+        """The newest checkpoint that a file speaks of; it may never have become durable. Later ones need higher numbers, or
+        what was logged before them would stand in the same file as what came after."""
+        return max((segment for segment, _ in self._segments()), default=0)
+
     def _segments(self) -> list[tuple[int, Path]]:
         names = [n for n in self.files.list(self.directory) if n.startswith("dml-") and n.endswith(".log")]
         return [(int(n[4:-4]), self.directory / n) for n in names]

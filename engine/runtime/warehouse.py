@@ -96,6 +96,8 @@ class Warehouse:
                 manifest["outboxes"],
                 manifest["id"],
             )
+        if self.driver.dml is not None:
+            self.driver.checkpoint_id = max(self.driver.checkpoint_id, self.driver.dml.newest())
         self.restored.warnings.extend(f"an older checkpoint is used: {p}" for p in problems)
         for warning in self.restored.warnings:
             log.warning(warning)
