@@ -21,7 +21,9 @@ def numbers(con: forebay.Connection) -> list[int]:
     return [n for (n,) in con.sql("SELECT n FROM t ORDER BY n").fetchall()]
 
 
-def test_a_checkpoint_that_never_became_durable_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_never_became_durable_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with forebay.connect(tmp_path / "w") as con:
         con.execute("CREATE TABLE t (n INT); INSERT INTO t VALUES (1)")
         driver = con.warehouse.driver

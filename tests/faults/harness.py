@@ -68,7 +68,9 @@ def deaths(rng: random.Random, per_phase: int, anywhere: int) -> list[Death]:
     for phase, places in PHASES.items():
         for number in range(per_phase):
             place = places[number % len(places)]
-            turn = rng.randint(1, 2 if place == "restore.state" else 1) if phase == "during restore" else rng.randint(1, 4)
+            turn = (
+                rng.randint(1, 2 if place == "restore.state" else 1) if phase == "during restore" else rng.randint(1, 4)
+            )
             planned.append(Death(phase, place, turn))
     rng.shuffle(planned)
     return [Death(ANY, after=1.5), *planned]
@@ -178,7 +180,9 @@ class Trial:
         command = [sys.executable, "-m", "tests.faults.victim"]
         command += [str(self._directory), self._broker.bootstrap, place, str(turn)]
         with open(self._log, "a") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=dict(os.environ))
+            return subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=dict(os.environ)
+            )
 
     def kill(self, death: Death) -> None:
         """Run the victim until it dies there."""
@@ -237,9 +241,7 @@ class Trial:
         self._compare("files", ids, Counter(range(len(self.feeder.refunds))), found)
 
     @staticmethod
-    def _compare(
-        name: str, shown: Counter[Any], expected: Counter[Any], found: Verdict, *, more: bool = False
-    ) -> None:
+    def _compare(name: str, shown: Counter[Any], expected: Counter[Any], found: Verdict, *, more: bool = False) -> None:
         """`more`: rows that nobody expects are right too, once."""
         lost = expected - shown
         doubled = Counter({k: v - 1 for k, v in shown.items() if v > 1}) if more else shown - expected
