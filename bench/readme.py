@@ -1,6 +1,7 @@
 """Write the tables of the README and of docs/faults.md from `bench/results/*.json`: `python -m bench.readme`.
 
-`--check` only says whether they are current. Each table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a file of results.
+`--check` only says whether they are current. Each table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a
+file of results.
 """
 
 from __future__ import annotations
