@@ -18,7 +18,7 @@ from forebay.bound import as_bound, definitions
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
-from forebay.engine.errors import CatalogError, DataError, ForebayError, OptionError, SqlError, UnsupportedError
+from forebay.engine.errors import CatalogError, DataError, ForebayError, OptionError, SqlError, StateError, UnsupportedError
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
@@ -116,7 +116,7 @@ class Executor:
     def open(self) -> None:
         """Load the catalog and the last checkpoint, place every job, replay DML."""
         saved = self.warehouse.load_catalog()
-        value = None if saved is None else json.loads(saved)
+        value = None if saved is None else _catalog_of(saved)
         for name, option in (value["options"] if value else {}).items():
             self.options.given.setdefault(name, option)
         self._configure_driver()
@@ -779,6 +779,18 @@ class Executor:
         )
         self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
         self.driver.budget.limit = self.options.budget() or machine_share()
+
+
+def _catalog_of(saved: bytes) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(saved)
+    except ValueError as error:
+        raise StateError(
+            "the catalog is damaged; nothing was changed",
+            detail=f"catalog.json: {error}",
+            hint="put a copy of catalog.json in its place",
+        ) from error
+    return value
 
 
 def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,9 @@ from forebay.connectors.topiclog.options import (
     specific_offsets,
     topics_of,
 )
-from forebay.connectors.topiclog.store import LogStore, retired
+from forebay.connectors.topiclog.store import LogStore, PartitionEnd, retired
 from forebay.engine.connector import Fetched, Option, Position, Reader, Records, Source, TableSpec
-from forebay.engine.errors import OptionError
+from forebay.engine.errors import ConnectorError, OptionError
 from forebay.engine.files import Clock
 
 UNBOUNDED = 2**63 - 1
@@ -102,6 +102,7 @@ class LogReader(Reader):
                 cursor = _Cursor(topic, partition, offset, end(topic, partition))
                 cursor.limit = self._limit_of(cursor)
                 self._cursors.append(cursor)
+        self._lost = {name: int(at) for name, at in positions.items() if at and name not in self.splits()}
 
     def splits(self) -> list[str]:
         return [c.name for c in self._cursors]
@@ -140,6 +141,7 @@ class LogReader(Reader):
         if self._growing:
             self._discover(lambda topic, partition: 0, lambda topic, partition: UNBOUNDED, {})
         ends = {t: self._store.partitions(t) for t in {c.topic for c in self._cursors}}
+        self._check(ends)
         waiting = [i for i, c in enumerate(self._cursors) if c.offset < min(ends[c.topic][c.partition].end, c.last)]
         if not waiting:
             return []
@@ -155,6 +157,17 @@ class LogReader(Reader):
                 slices.append(_Slice(index, cursor.offset - rows.num_rows, rows))
                 left -= rows.num_rows
         return slices
+
+    def _check(self, ends: Mapping[str, Sequence[PartitionEnd]]) -> None:
+        """Raise if a log does not reach to where it has been read."""
+        short = [(c.name, c.offset) for c in self._cursors if c.offset > ends[c.topic][c.partition].end]
+        for name, offset in [*self._lost.items(), *short]:
+            raise ConnectorError(
+                f"log '{name}' has lost records",
+                retryable=False,
+                detail=f"it was read up to offset {offset}, and does not reach that far any more",
+                hint="put its files back, or drop the job and create it again to start from what is there",
+            )
 
     def _advance(self, cursor: _Cursor, most: int) -> pa.RecordBatch:
         """At most `most` records from the cursor's frame, or of the next one."""
