@@ -18,7 +18,15 @@ from forebay.bound import as_bound, definitions
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
-from forebay.engine.errors import CatalogError, DataError, ForebayError, OptionError, SqlError, StateError, UnsupportedError
+from forebay.engine.errors import (
+    CatalogError,
+    DataError,
+    ForebayError,
+    OptionError,
+    SqlError,
+    StateError,
+    UnsupportedError,
+)
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
