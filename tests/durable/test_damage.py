@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ INSERT INTO dst SELECT k, COUNT(*) FROM src GROUP BY k;
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Path]:
+def warehouse(tmp_path: Path) -> Path:
     """A warehouse whose owner has died, with two checkpoints: after 10 rows and after 20."""
     path = tmp_path / "w"
     with forebay.connect(tmp_path / "running", config={"execution.checkpointing.interval": "1 h"}) as con:
@@ -33,7 +32,7 @@ def warehouse(tmp_path: Path) -> Iterator[Path]:
             show(con, *((k, (first + 12 - k) // 3) for k in range(3)))
             assert con.warehouse.driver.checkpoint_now(30)
         shutil.copytree(tmp_path / "running", path, ignore=shutil.ignore_patterns("*.sock"))
-    yield path
+    return path
 
 
 def show(con: forebay.Connection, *expected: tuple[int, int]) -> None:
