@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.batch import Batch, concat, take
+from forebay.engine.batch import Batch, Weights, concat, take
 from forebay.engine.state.arrays import as_list, hash_rows, is_list, is_null
 from forebay.engine.state.slots import column_of
 from forebay.kernels.consolidate import group_hashes, sum_by_group
@@ -26,15 +26,21 @@ def consolidate(batches: Sequence[Batch]) -> Batch | None:
     if not batches:
         return None
     merged = concat(batches)
-    group, first = group_rows(merged.rows)
-    weights = np.zeros(first.shape[0], np.int64)
-    sum_by_group(group, merged.weight_array(), weights)
-    kept = np.flatnonzero(weights)
-    if not kept.shape[0]:
+    places, weights = net_weights(merged)
+    if not places.shape[0]:
         return None
-    if kept.shape[0] == merged.num_rows:
+    if places.shape[0] == merged.num_rows:
         return merged
-    return Batch(take(merged.rows, first[kept]), weights[kept])
+    return Batch(take(merged.rows, places), weights)
+
+
+def net_weights(batch: Batch) -> tuple[Ids, Weights]:
+    """(places, weights): where each distinct row of a weight other than zero stands first, in order, and its weight."""
+    group, first = group_rows(batch.rows)
+    weights = np.zeros(first.shape[0], np.int64)
+    sum_by_group(group, batch.weight_array(), weights)
+    kept = np.flatnonzero(weights)
+    return first[kept], weights[kept]
 
 
 def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from forebay.engine.batch import Batch
-from forebay.engine.consolidate import consolidate
+from forebay.engine.batch import Batch, concat, take
+from forebay.engine.consolidate import net_weights
 from forebay.engine.operators.base import Operator, Turn
 
 
@@ -19,10 +19,18 @@ class ConsolidateOperator(Operator):
         self.schema = schema
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
-        net = consolidate(inputs[0])
-        if net is None:
+        batches = [b for b in inputs[0] if b.num_rows]
+        if not batches:
             return []
-        return [net.take(np.argsort(net.weight_array() > 0, kind="stable"))]
+        changes = concat(batches)
+        places, weights = net_weights(changes)
+        if not places.shape[0]:
+            return []
+        positive = weights > 0
+        if positive.all() and places.shape[0] == changes.num_rows:
+            return [changes]
+        order = np.r_[np.flatnonzero(~positive), np.flatnonzero(positive)]
+        return [Batch(take(changes.rows, places[order]), weights[order])]
 
 
 class RenameOperator(Operator):
