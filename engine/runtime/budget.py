@@ -23,7 +23,7 @@ SEAL = 0.6
 HOLD = 0.9
 PART = 0.5
 """Of an arrangement's hot chunks, sealed into one segment."""
-_EVERY = 65536
+_EVERY = 32768
 """Rows between two looks."""
 _AT_LEAST = 0.5
 """Seconds between two looks when fewer rows come."""
@@ -81,11 +81,9 @@ class Budget:
         """Finish one sealing; False if nothing can be sealed."""
         self._seal(arrangements)
         for arrangement in arrangements:
-            if not arrangement.sealing:
-                continue
-            while arrangement.maintain():
-                pass
-            return True
+            if arrangement.sealing:
+                arrangement.finish_sealing()
+                return True
         if not self._warned:
             self._warned = True
             log.warning(

@@ -541,15 +541,24 @@ class Arrangement:
         return self._sealing is not None
 
     def maintain(self) -> bool:
-        """One step of sealing, else of merging, between epochs; False when there is nothing to do."""
+        """One step of sealing and one of merging, between epochs; False when there is nothing to do."""
         if self._cold is None:
             return False
+        merging = self._cold.maintain()
         if self._sealing is None:
-            return self._cold.maintain()
-        if self._sealing.step(self._store.gather):
-            self._sealed(self._sealing, self._cold)
-            self._sealing = None
+            return merging
+        self._seal_slice(self._sealing, self._cold)
         return True
+
+    def finish_sealing(self) -> None:
+        """All that is left of the sealing under way."""
+        while self._sealing is not None and self._cold is not None:
+            self._seal_slice(self._sealing, self._cold)
+
+    def _seal_slice(self, sealing: Sealing, cold: ColdRows) -> None:
+        if sealing.step(self._store.gather):
+            self._sealed(sealing, cold)
+            self._sealing = None
 
     def _sealed(self, done: Sealing, cold: ColdRows) -> None:
         """The rows of a finished segment leave memory; those that have died meanwhile are dead there."""
