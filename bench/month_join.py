@@ -8,6 +8,7 @@ one, or a refund. The generator's CPU seconds are counted apart.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -32,6 +33,9 @@ INSERT = """
 INSERT INTO wide SELECT o.*, r.refund_id, r.refunded FROM orders o LEFT JOIN refunds r ON r.order_id = o.order_id
 """
 _DAY = 86_400_000
+PEER = 120_000
+"""Rows a second of the best peer with its state on disk, on two cores of a machine of the same kind: a hand-written circuit of
+Feldera. Flink 2.2 with RocksDB did 43,000 messages from Kafka."""
 
 
 class Days(Sink):
@@ -146,7 +150,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         more["day_5_rows_per_s"] = round(result.rows / DAYS / per_day[4])
         more["day_29_rows_per_s"] = round(result.rows / DAYS / per_day[28])
     result.more.update(more)
-    return result.entry() | {"case": f"{args.orders // 1_000_000} M orders, {args.variant}, {args.budget or 'auto'}"}
+    return result.entry() | {
+        "peer": PEER,
+        "case": f"{args.orders // 1_000_000} M orders, {args.variant}, {args.budget or 'auto'}",
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,27 +161,35 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("bench.month_join", description="A month of join state.")
     made.add_argument("--orders", type=int, default=10_000_000)
     made.add_argument("--budget", help="memory budget, such as 1GB")
-    made.add_argument("--variant", choices=("plain", "late-updates"), default="plain")
+    made.add_argument(
+        "--variant", default="plain", help="plain, late-updates (of orders that are cold), or both with a comma"
+    )
     made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
     made.add_argument("--directory", help="where the warehouse's files go")
     made.add_argument("--core", type=int, default=0)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--timeout", type=float, default=3600)
-    made.add_argument("--json", metavar="FILE")
+    made.add_argument("--json", metavar="FILE", help="where the results go; without it, standard output")
+    made.add_argument("--case", help=argparse.SUPPRESS)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, and report; 1 if the result is wrong."""
+    """Run every variant in a process of its own, and report; 1 if a result is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    entry = run(args)
-    print(
-        "\n".join(f"{k:>20} {v:,}" if isinstance(v, int | float) else f"{k:>20} {v}" for k, v in entry.items()),
-        file=sys.stderr,
-    )
-    if args.json:
-        measure.report("month_join", [entry], args.json, budget=args.budget)
-    return 0 if entry["correct"] else 1
+    if args.case:
+        args.variant = args.case
+        print(json.dumps(run(args)))
+        return 0
+    entries = [
+        measure.in_process("bench.month_join", [*argv, "--case", variant], args.timeout + 600)
+        for variant in args.variant.split(",")
+    ]
+    for entry in entries:
+        print("\n".join(f"{name:>20} {value}" for name, value in entry.items()), file=sys.stderr)
+    measure.report("month_join", entries, args.json, budget=args.budget)
+    return 0 if all(entry["correct"] for entry in entries) else 1
 
 
 if __name__ == "__main__":
