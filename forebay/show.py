@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.state import State
+from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
@@ -26,7 +28,12 @@ _JOBS = pa.schema(
     ]
 )  # fmt: skip
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])
-_STATE = pa.schema([("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG)])
+_STATE = pa.schema(
+    [
+        ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
+        ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
+    ]
+)  # fmt: skip
 _DEAD = pa.schema(
     [
         ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("reason", _TEXT),
@@ -40,6 +47,15 @@ _CHANGES = pa.schema(
     ]
 )  # fmt: skip
 _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
+
+
+def _tiers(state: State) -> tuple[int | None, ...]:
+    """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
+    if not isinstance(state, Arrangement):
+        return (None, None, None, None)
+    segments = state.cold_segments()
+    disk = sum(s.nbytes_on_disk for s in segments)
+    return (sum(s.rows for s in segments), len(segments), disk, state.unmatched)
 
 
 class Shows:
@@ -111,7 +127,7 @@ class Shows:
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
             rows = [
-                (node.label, ", ".join(sorted(node.jobs)), name, state.rows(), state.nbytes())
+                (node.label, ", ".join(sorted(node.jobs)), name, state.rows(), state.nbytes(), *_tiers(state))
                 for node in flow.order
                 for name, state in node.states().items()
             ]

@@ -283,7 +283,7 @@ class Dataflow:
     def segments(self) -> list[int]:
         """Numbers of the cold segments that the state consists of."""
         states = [s for n in self.order for s in n.states().values() if isinstance(s, Arrangement)]
-        return sorted(number for state in states for number in state.segments())
+        return sorted(segment.number for state in states for segment in state.cold_segments())
 
     # -- running ------------------------------------------------------------------------------------------------
 

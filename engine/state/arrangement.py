@@ -38,6 +38,7 @@ from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
 from forebay.engine.state.sealing import Sealing
+from forebay.engine.state.segment import Segment
 from forebay.kernels.rows import MASK, SHIFT
 
 PAIRS = 1 << 16
@@ -576,9 +577,9 @@ class Arrangement:
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
 
-    def segments(self) -> list[int]:
-        """Numbers of the cold segments."""
-        return list(self._cold.segments) if self._cold is not None else []
+    def cold_segments(self) -> list[Segment]:
+        """The segments that hold the cold rows, in the order in which they came."""
+        return list(self._cold.segments.values()) if self._cold is not None else []
 
     def close(self) -> None:
         """Nobody will read the arrangement again."""

@@ -72,6 +72,9 @@ def test_cold_rows_are_joined_updated_deleted_and_restored(
             con = forebay.connect(path)
             assert con.warehouse.driver.budget.limit == 24 << 20, "an option of the warehouse"
     assert segments(con)
+    states = con.execute("SHOW STATE").arrow().to_pylist()
+    orders = next(s for s in states if s["node"] == "Table(orders)")
+    assert orders["segments"] > 0 and orders["disk_bytes"] > orders["cold_rows"] * 100 > 10_000
     con.close()
 
 
