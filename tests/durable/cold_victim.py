@@ -1,0 +1,66 @@
+"""A warehouse all of whose rows are sealed at once, for tests to kill: `-m tests.durable.cold_victim DIRECTORY PLACE TURN`.
+
+It inserts, updates and deletes orders and refunds under a view that joins them, and prints each statement once it is
+acknowledged. It kills itself at the given turn of a kill point; with PLACE `end` it prints the view and the orders instead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import forebay
+from forebay.engine.files import set_kill_hook
+from forebay.engine.runtime.budget import Budget
+from forebay.engine.state import cold
+from tests.oracle.test_sealed import seal_all
+
+TABLES = """
+SET 'execution.checkpointing.interval' = '100 ms';
+CREATE TABLE orders (id BIGINT, v BIGINT, PRIMARY KEY (id) NOT ENFORCED);
+CREATE TABLE refunds (order_id BIGINT, w BIGINT);
+CREATE MATERIALIZED VIEW wide AS SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id;
+"""
+
+
+def main(directory: str, place: str, turn: str) -> None:
+    left = int(turn)
+
+    def die(name: str) -> None:
+        nonlocal left
+        if name == place:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Budget.keep = seal_all  # type: ignore[method-assign]
+    cold.FAN = 3
+    set_kill_hook(die)
+    with forebay.connect(directory) as con:
+        if not con.sql("SHOW TABLES").fetchall():
+            con.execute(TABLES)
+        if place == "end":
+            print(sorted(con.sql("SELECT * FROM orders").fetchall()))
+            print(sorted(con.sql("SELECT * FROM wide").fetchall(), key=repr))
+            print(sorted(con.sql(WIDE).fetchall(), key=repr))
+            return
+        n = (
+            con.sql("SELECT COALESCE(MAX(id), 1) FROM orders").fetchall()[0][0] - 1
+        )  # a round that was cut off is done again
+        while True:
+            n += 1
+            for statement in (
+                f"INSERT INTO orders VALUES ({n}, 0)",
+                f"INSERT INTO refunds VALUES ({n // 2}, {n})",
+                f"UPDATE orders SET v = {n} WHERE id = {n // 3}",
+                f"DELETE FROM orders WHERE id = {n // 5 * 2 - 1}",
+            ):
+                con.execute(statement)
+            print("ack", n, flush=True)
+
+
+WIDE = "SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id"
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
