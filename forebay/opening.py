@@ -5,7 +5,11 @@ The lock in the directory decides who owns it; a socket that answers spares an a
 
 from __future__ import annotations
 
+import atexit
+import signal
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -106,4 +110,23 @@ def _owner(directory: Path, patient: bool, **arguments: Any) -> Connection | Non
             raise
         return None
     connection.serve(directory)
+    _leave_well(connection)
     return connection
+
+
+def _leave_well(connection: Connection) -> None:
+    """End with a last checkpoint when the interpreter exits, and exit on SIGTERM unless the program minds it itself."""
+    leaving = weakref.WeakMethod(connection.close)
+
+    def close() -> None:
+        if (end := leaving()) is not None:
+            end()
+
+    atexit.register(close)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
