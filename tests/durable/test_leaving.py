@@ -16,7 +16,8 @@ import sys, time
 import forebay
 con = forebay.connect(sys.argv[1], config={"execution.checkpointing.interval": "1 h"})
 con.execute('''
-  CREATE TABLE src (id INT) WITH ('connector' = 'log', 'topic' = 'src', 'format' = 'json', 'scan.startup.mode' = 'earliest-offset');
+  CREATE TABLE src (id INT) WITH (
+    'connector' = 'log', 'topic' = 'src', 'format' = 'json', 'scan.startup.mode' = 'earliest-offset');
   CREATE TABLE dst (id INT) WITH ('connector' = 'log', 'topic' = 'dst', 'format' = 'json',
     'sink.delivery-guarantee' = 'exactly-once', 'scan.bounded.mode' = 'latest-offset', 'scan.startup.mode' = 'earliest-offset');
   INSERT INTO dst SELECT id FROM src;
