@@ -99,7 +99,12 @@ class Files:
         return sorted(os.listdir(path)) if path.is_dir() else []
 
     def mkdir(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        """Make a directory and those above it, where they are missing; their names are durable on return."""
+        if path.is_dir():
+            return
+        self.mkdir(path.parent)
+        path.mkdir(exist_ok=True)
+        self.sync_dir(path.parent)
 
 
 class Clock:
@@ -112,3 +117,7 @@ class Clock:
     def monotonic(self) -> float:
         """Seconds, never going back."""
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)

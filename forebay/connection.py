@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from forebay.engine.connector import MEMORY, Registry
 from forebay.engine.errors import ForebayError, SqlError
+from forebay.engine.files import Clock, Files
 from forebay.engine.runtime.driver import DriverOptions
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.warehouse import Warehouse
@@ -46,11 +47,14 @@ class Connection(Session):
         config: Mapping[str, str] | None = None,
         functions: Iterable[Callable[..., Any]] = (),
         registry: Registry | None = None,
+        files: Files | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Open (or make) the warehouse at `path` and resume its jobs.
 
         `config`: session options, as SET takes them. `functions`: those that saved jobs use, as `create_function` takes
-        them. With `resume=False` nothing runs until `resume`, to look first.
+        them. With `resume=False` nothing runs until `resume`, to look first. `files` and `clock` take the place of the
+        real ones: a simulator owns them.
 
         Raises:
             WarehouseLockedError: another process owns the warehouse.
@@ -60,10 +64,10 @@ class Connection(Session):
         if registry is None:
             from forebay.connectors import default_registry
 
-            registry = default_registry()
+            registry = default_registry(files, clock)
         directory = None if str(path) == ":memory:" else Path(path)
         self.options = Options(config)
-        self.warehouse = Warehouse(directory, DriverOptions(), now_cell=CLOCK.set)
+        self.warehouse = Warehouse(directory, DriverOptions(), files=files, clock=clock, now_cell=CLOCK.set)
         self.catalog = Catalog()
         self.relations = Relations(self.catalog, registry, self.options, directory)
         self._lock = threading.RLock()

@@ -175,7 +175,7 @@ class FileSink(Sink):
 
     def recover(self) -> int | None:
         kill_point("filesink.recover.before")
-        self._make(self._manifest.parent)
+        self._files.mkdir(self._manifest.parent)
         entry = self._read_manifest()
         self._carry_out(entry)
         self._epoch = int(entry["epoch"]) + 1
@@ -230,7 +230,7 @@ class FileSink(Sink):
     def _begin(self, relative: str) -> FileWriter:
         spec = self._spec
         directory = spec.directory / relative
-        self._make(directory)
+        self._files.mkdir(directory)
         path = directory / f".part-{spec.name}-{self._epoch}-{self._number}.inprogress"
         self._number += 1
         now = spec.clock.monotonic()
@@ -241,15 +241,6 @@ class FileSink(Sink):
             writer = LineWriter(self._files, path, now, spec.encoder)
         self._writers[relative] = writer
         return writer
-
-    def _make(self, directory: Path) -> None:
-        """Make a directory, its name durable."""
-        if self._files.exists(directory):
-            return
-        if directory.parent != directory:
-            self._make(directory.parent)
-        self._files.mkdir(directory)
-        self._files.sync_dir(directory.parent)
 
     def _end(self, relative: str) -> None:
         """Close a file and make its content durable."""

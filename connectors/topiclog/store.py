@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
@@ -416,7 +417,7 @@ def retired(topic: str, partition: int, offset: int, start: int) -> ConnectorErr
     )
 
 
-_stores: dict[tuple[int, str], LogStore] = {}
+_stores: WeakValueDictionary[tuple[int, str], LogStore] = WeakValueDictionary()
 _stores_lock = threading.Lock()
 _memory = MemoryFiles()
 _DISK = Files()

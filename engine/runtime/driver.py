@@ -241,7 +241,7 @@ class Driver:
                 break
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break
-            time.sleep(0.002)
+            self.clock.sleep(0.002)
         full = any(f.batch.num_rows >= self._batch for parts in fetched.values() for f in parts)
         self._batch = self.options.backlog if full else self.options.batch
         return {i: merge(fetched.get(i, [])) for i in polled}

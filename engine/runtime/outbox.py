@@ -26,7 +26,14 @@ from forebay.engine.connector import Sink
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Files, declare, kill_point
 
-declare("outbox.seal.before", "outbox.seal.after", "outbox.confirm.before", "outbox.confirm.after")
+declare(
+    "outbox.seal.before",
+    "outbox.seal.after",
+    "outbox.confirm.before",
+    "outbox.confirm.after",
+    "outbox.opened.before",
+    "outbox.opened.after",
+)
 
 QUEUE = 64 << 20
 """Bytes of rows that may wait in memory for a sink to take them."""
@@ -258,7 +265,9 @@ class Outbox(Outlet):
 
     def opened(self) -> None:
         """Record that the sink exists and has a first committed id."""
+        kill_point("outbox.opened.before")
         self._record({"opened": True})
+        kill_point("outbox.opened.after")
 
     # -- files --------------------------------------------------------------------------------------------------
 

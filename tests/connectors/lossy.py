@@ -11,11 +11,21 @@ from forebay.connectors.topiclog.memory import MemoryFiles
 class LossyFiles(MemoryFiles):
     """Unsynced bytes survive a crash up to a random length; unsynced names may vanish with their files."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, root: Path = Path("/memory/w")) -> None:
+        """`root`: a directory whose own name is durable."""
         super().__init__()
+        self._root = root
         self._random = random.Random(seed)
         self._synced: dict[Path, int] = {}
         self._named: set[Path] = set()
+
+    def copy(self, seed: int) -> LossyFiles:
+        """Another disk with the same content."""
+        copied = LossyFiles(seed, self._root)
+        copied._content = {path: bytearray(content) for path, content in self._content.items()}
+        copied._directories = set(self._directories)
+        copied._synced, copied._named = dict(self._synced), set(self._named)
+        return copied
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
         super().write(path, data)
@@ -38,6 +48,10 @@ class LossyFiles(MemoryFiles):
         self._synced[target] = self._synced.pop(source, 0)
         self.sync_dir(target.parent)
 
+    def mkdir(self, path: Path) -> None:
+        super().mkdir(path)
+        self._named.update((path, *path.parents))
+
     def truncate(self, path: Path, size: int) -> None:
         super().truncate(path, size)
         self.sync(path)
@@ -45,7 +59,7 @@ class LossyFiles(MemoryFiles):
     def crash(self) -> None:
         """Lose what may be lost."""
         for path, content in list(self._content.items()):
-            durable_name = all(p in self._named for p in (path, *path.parents) if len(p.parts) > 3)
+            durable_name = all(p in self._named for p in (path, *path.parents) if self._root in p.parents)
             if not durable_name and self._random.random() < 0.5:
                 del self._content[path]
                 self._synced.pop(path, None)

@@ -1,0 +1,302 @@
+"""One seeded run of a whole warehouse, with crashes: the same seed is the same run.
+
+Two topics, an embedded table, a view, and three sinks (changes into a topic, upserts into a topic, files) live on a simulated
+disk and clock. Each turn the seed chooses what happens: a record arrives, a statement is executed, the driver, a sink or the
+background writer goes one step, time passes. Each life ends at a kill point or between two turns; then the disk forgets what
+was not synced, or only the process is gone. At the end every output must be what a plain computation over all input gives.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+
+import forebay
+from forebay.connectors.topiclog.frames import PLAIN, read_rows
+from forebay.connectors.topiclog.store import open_store
+from forebay.engine.files import KILL_POINTS, set_kill_hook
+from forebay.engine.runtime.budget import Budget
+from forebay.engine.state import cold
+from tests.connectors.lossy import LossyFiles
+from tests.oracle.test_sealed import seal_all
+from tests.sim.world import Crash, Fate, Mount, SimClock
+
+DDL = """
+CREATE TABLE orders (id BIGINT, shop BIGINT, v BIGINT, PRIMARY KEY (id) NOT ENFORCED)
+  WITH ('connector' = 'upsert-log', 'topic' = 'orders', 'key.format' = 'json', 'value.format' = 'json');
+CREATE TABLE refunds (order_id BIGINT, w BIGINT)
+  WITH ('connector' = 'log', 'topic' = 'refunds', 'format' = 'json', 'scan.startup.mode' = 'earliest-offset');
+CREATE TABLE shops (id BIGINT, name STRING, PRIMARY KEY (id) NOT ENFORCED);
+CREATE TABLE notes (n BIGINT);
+CREATE TABLE wide (id BIGINT, v BIGINT, w BIGINT, name STRING)
+  WITH ('connector' = 'log', 'topic' = 'wide', 'format' = 'debezium-json', 'sink.delivery-guarantee' = 'exactly-once');
+CREATE TABLE totals (shop BIGINT, orders BIGINT, v BIGINT, PRIMARY KEY (shop) NOT ENFORCED)
+  WITH ('connector' = 'upsert-log', 'topic' = 'totals', 'key.format' = 'json', 'value.format' = 'json',
+        'sink.delivery-guarantee' = 'exactly-once');
+CREATE TABLE files (order_id BIGINT, w BIGINT) WITH ('connector' = 'filesystem', 'path' = '{files}', 'format' = 'json');
+CREATE MATERIALIZED VIEW by_shop AS
+  SELECT s.id, s.name, COUNT(o.id) AS n, SUM(o.v) AS v FROM shops s LEFT JOIN orders o ON o.shop = s.id GROUP BY s.id, s.name;
+INSERT INTO wide SELECT o.id, o.v, r.w, s.name
+  FROM orders o LEFT JOIN refunds r ON r.order_id = o.id LEFT JOIN shops s ON s.id = o.shop;
+INSERT INTO totals SELECT shop, COUNT(*), SUM(v) FROM orders GROUP BY shop;
+INSERT INTO files SELECT order_id, w FROM refunds WHERE w > 3;
+"""
+OUTPUTS = ("by_shop", "wide", "totals", "files")
+"""A run has some of them."""
+MADE = [table or f"insert_into_{sink}" for table, sink in re.findall(r"^CREATE [A-Z ]+(\w+)|^INSERT INTO (\w+)", DDL, re.M)]
+"""What each statement makes: an earlier life may have made it."""
+ELSEWHERE = ("kafka.", "outbox.opened.", "topiclog.retain.", "topiclog.compact.", "filesink.success.", "filesink.rename.")
+"""Places that no run, or hardly one, comes by; the tests of their connectors go through each of them."""
+PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
+KEYS, SHOPS = 12, 4
+Row = tuple[Any, ...]
+
+
+class Simulation:
+    """One run. `run` makes it; `passed` tells afterwards which kill points were passed, `deaths` which were fatal."""
+
+    def __init__(self, seed: int, root: Path, prepared: dict[frozenset[str], LossyFiles]) -> None:
+        """`root`: where the warehouse lies, and really lies what is not simulated (its lock, its log, RocksDB).
+        `prepared`: disks on which the statements for some outputs have been executed, for the runs to come."""
+        self.rng = random.Random(seed)
+        self.root = root
+        self.outputs = frozenset(self.rng.sample(OUTPUTS, self.rng.choice((1, 1, 2, 2, 3, 4))))
+        disk = prepared.get(self.outputs) if self.rng.random() < 0.9 else None
+        self._prepared = prepared
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        self.disk = self._empty(seed) if disk is None else disk.copy(seed)
+        self.clock = SimClock()
+        self.sealed = self.rng.random() < 0.2
+        self.orders: dict[int, tuple[int, int]] = {}
+        self.refunds: list[tuple[int, int]] = []
+        self.shops: dict[int, str] = {}
+        self.notes: list[int] = []
+        self.unsure: tuple[dict[int, str], list[int]] | None = None
+        self.con: forebay.Connection | None = None
+        self.passed: set[str] = set()
+        self.deaths: list[str] = []
+        self._outside = open_store(str(root), Mount(self.disk))
+
+    def run(self, lives: int, turns: int) -> None:
+        """Live so many times, each at most so many turns; then go on undisturbed to the end, and check."""
+        with mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep), mock.patch.object(cold, "FAN", 2):
+            for _ in range(lives):
+                self._live(turns)
+            self._end()
+            if self.outputs not in self._prepared:
+                self._prepare()
+
+    def _empty(self, seed: int) -> LossyFiles:
+        """A disk with the topics that others write."""
+        disk = LossyFiles(seed, self.root)
+        store = open_store(str(self.root), Mount(disk))
+        for topic in ("orders", "refunds"):
+            store.create(topic, 2)
+        return disk
+
+    def _prepare(self) -> None:
+        """Execute the statements on an empty disk, for other runs to begin with."""
+        self.disk = self._empty(0)
+        con = self._open(Mount(self.disk))
+        con.warehouse.close(final_checkpoint=False)
+        self._prepared[self.outputs] = self.disk
+
+    # -- a life -------------------------------------------------------------------------------------------------
+
+    def _live(self, turns: int) -> None:
+        mount = Mount(self.disk)
+        fate = Fate(self.rng.choice(PLACES), self.rng.choice((1, 1, 2, 3, 5)), mount)
+        self.con = None
+        set_kill_hook(fate)
+        try:
+            con = self._open(mount)
+            for _ in range(self.rng.randrange(turns)):
+                self._turn(con)
+        except Crash:
+            self.deaths.append(fate.place)
+        finally:
+            set_kill_hook(None)
+            self.passed.update(fate.passed)
+        mount.dead = False
+        if self.con is not None:
+            self.con.warehouse.close(final_checkpoint=False)  # lets the lock and the cold store go; writes nothing
+        mount.dead = True
+        if self.rng.random() < 0.5:  # the machine goes down, and with it the process that produces
+            self.disk.crash()
+            self._outside = open_store(str(self.root), Mount(self.disk))
+
+    def _open(self, mount: Mount) -> forebay.Connection:
+        self.tasks: list[Callable[[], None]] = []
+        self.con = con = forebay.Connection(self.root, resume=False, files=mount, clock=self.clock)
+        con.warehouse.driver._writer = self.tasks.append
+        self._ask(con)
+        made = con.catalog.relations.keys() | con.jobs.keys()
+        for name, statement in zip(MADE, DDL.split(";"), strict=False):
+            output = name.removeprefix("insert_into_")
+            if name not in made and output in self.outputs | {"orders", "refunds", "shops", "notes"}:
+                con.execute(statement.format(files=self.root / "files"))
+        return con
+
+    def _turn(self, con: forebay.Connection) -> None:
+        driver = con.warehouse.driver
+        runners = [r for job in driver.jobs.values() for r in job.runners]
+        match self.rng.randrange(12):
+            case 0 | 1 | 2:
+                self._order()
+            case 3:
+                self._refund()
+            case 4:
+                self._statement(con)
+            case 5 | 6:
+                driver.step()
+            case 7:
+                self.clock.sleep(self.rng.random())
+            case 8 if not self.tasks:
+                driver.checkpoint()
+            case 9 if self.tasks:
+                self.tasks.pop(0)()
+            case _:
+                for runner in runners:
+                    runner.step()
+
+    # -- input --------------------------------------------------------------------------------------------------
+
+    def _order(self) -> None:
+        key, shop, v = self.rng.randrange(KEYS), self.rng.randrange(SHOPS), self.rng.randrange(100)
+        gone = self.rng.random() < 0.15
+        value = None if gone else json.dumps({"id": key, "shop": shop, "v": v}).encode()
+        self._produce("orders", key % 2, json.dumps({"id": key}).encode(), value)
+        self.orders.pop(key, None)
+        if not gone:
+            self.orders[key] = (shop, v)
+
+    def _refund(self) -> None:
+        row = (self.rng.randrange(KEYS), self.rng.randrange(10))
+        value = json.dumps({"order_id": row[0], "w": row[1]}).encode()
+        self._produce("refunds", self.rng.randrange(2), None, value)
+        self.refunds.append(row)
+
+    def _produce(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Another process appends a record, and does not die of our kill points."""
+        columns = [pa.array([self.clock.now() // 1000]), pa.array([key], pa.binary()), pa.array([value], pa.binary())]
+        with mock.patch("forebay.engine.files._hook", None):
+            self._outside.append({(topic, partition): pa.RecordBatch.from_arrays(columns, schema=PLAIN)})
+
+    def _statement(self, con: forebay.Connection) -> None:
+        """Change a table; a statement that dies on the way may have happened or not, and is asked about in the next life."""
+        key, name = self.rng.randrange(SHOPS), f"s{self.rng.randrange(100)}"
+        self.unsure = dict(self.shops), list(self.notes)
+        match self.rng.randrange(5):
+            case 0:
+                statement = f"DELETE FROM shops WHERE id = {key}"
+                self.shops.pop(key, None)
+            case 1 | 2:
+                statement = f"INSERT INTO notes VALUES ({key}), ({key + 1})"
+                self.notes = sorted([*self.notes, key, key + 1])
+            case _:
+                statement = f"INSERT INTO shops VALUES ({key}, '{name}')"
+                self.shops[key] = name
+        con.execute(statement)
+        self.unsure = None
+
+    def _ask(self, con: forebay.Connection) -> None:
+        """Whether the statement that died has happened."""
+        if self.unsure is not None:
+            found = self._tables(con)
+            assert found in (self.unsure, (self.shops, self.notes))
+            (self.shops, self.notes), self.unsure = found, None
+
+    def _tables(self, con: forebay.Connection) -> tuple[dict[int, str], list[int]]:
+        notes = con.sql("SELECT n FROM notes ORDER BY n").fetchall()
+        return dict(con.sql("SELECT id, name FROM shops").fetchall()), [n for (n,) in notes]
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        con = self._open(Mount(self.disk))
+        driver = con.warehouse.driver
+        driver._writer = lambda work: work()
+        for _ in range(3):
+            while driver.step():
+                pass
+            driver.checkpoint()
+            for job in driver.jobs.values():
+                for runner in job.runners:
+                    while runner.step():
+                        pass
+        assert all(job.status.name == "RUNNING" for job in driver.jobs.values()), [j.error for j in driver.jobs.values()]
+        self._check(con)
+        con.warehouse.close(final_checkpoint=False)
+
+    def _check(self, con: forebay.Connection) -> None:
+        assert self._tables(con) == (self.shops, self.notes)
+        store = self._outside
+        if "by_shop" in self.outputs:
+            assert Counter(con.sql("SELECT * FROM by_shop").fetchall()) == Counter(self._by_shop())
+        if "wide" in self.outputs:
+            assert _changes(_records(store, "wide")) == Counter(self._wide())
+        if "totals" in self.outputs:
+            latest = {json.loads(key or b"")["shop"]: value for key, value in _records(store, "totals")}
+            found = {key: json.loads(value) for key, value in latest.items() if value is not None}
+            assert {k: (r["orders"], r["v"]) for k, r in found.items()} == self._totals()
+        if "files" in self.outputs:
+            assert self._files() == Counter(r for r in self.refunds if r[1] > 3)
+
+    def _wide(self) -> list[Row]:
+        refunds: dict[int, list[int | None]] = {}
+        for key, w in self.refunds:
+            refunds.setdefault(key, []).append(w)
+        return [
+            (key, v, w, self.shops.get(shop))
+            for key, (shop, v) in self.orders.items()
+            for w in refunds.get(key, [None])
+        ]
+
+    def _totals(self) -> dict[int, tuple[int, int]]:
+        shops = {shop for shop, _ in self.orders.values()}
+        values = {s: [v for shop, v in self.orders.values() if shop == s] for s in shops}
+        return {s: (len(vs), sum(vs)) for s, vs in values.items()}
+
+    def _by_shop(self) -> list[Row]:
+        totals = self._totals()
+        return [(s, name, *totals.get(s, (0, None))) for s, name in self.shops.items()]
+
+    def _files(self) -> Counter[Row]:
+        found: Counter[Row] = Counter()
+        for name in self.disk.list(self.root / "files"):
+            if name.startswith("part-"):
+                lines = self.disk.read(self.root / "files" / name).decode().splitlines()
+                found.update((r["order_id"], r["w"]) for r in map(json.loads, lines))
+        return found
+
+
+def _records(store: Any, topic: str) -> list[tuple[bytes | None, bytes | None]]:
+    """(key, value) of every visible record of a topic of one partition."""
+    found = []
+    for segment in store.segments(topic, 0):
+        for head in store.heads(topic, 0, segment):
+            rows = read_rows(store.files, store.segment_file(topic, 0, segment), head)
+            found += list(zip(rows.column("key").to_pylist(), rows.column("value").to_pylist(), strict=True))
+    return found
+
+
+def _changes(records: list[tuple[bytes | None, bytes | None]]) -> Counter[Row]:
+    """What debezium-json records add up to."""
+    found: Counter[Row] = Counter()
+    for _, value in records:
+        change = json.loads(value or b"")
+        for side, weight in (("before", -1), ("after", 1)):
+            if change.get(side) is not None:
+                found[tuple(change[side].values())] += weight
+    assert all(n >= 0 for n in found.values())
+    return +found
