@@ -52,9 +52,18 @@ INSERT INTO files SELECT order_id, w FROM refunds WHERE w > 3;
 """
 OUTPUTS = ("by_shop", "wide", "totals", "files")
 """A run has some of them."""
-MADE = [table or f"insert_into_{sink}" for table, sink in re.findall(r"^CREATE [A-Z ]+(\w+)|^INSERT INTO (\w+)", DDL, re.M)]
+MADE = [
+    table or f"insert_into_{sink}" for table, sink in re.findall(r"^CREATE [A-Z ]+(\w+)|^INSERT INTO (\w+)", DDL, re.M)
+]
 """What each statement makes: an earlier life may have made it."""
-ELSEWHERE = ("kafka.", "outbox.opened.", "topiclog.retain.", "topiclog.compact.", "filesink.success.", "filesink.rename.")
+ELSEWHERE = (
+    "kafka.",
+    "outbox.opened.",
+    "topiclog.retain.",
+    "topiclog.compact.",
+    "filesink.success.",
+    "filesink.rename.",
+)
 """Places that no run, or hardly one, comes by; the tests of their connectors go through each of them."""
 PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
 KEYS, SHOPS = 12, 4
@@ -89,7 +98,10 @@ class Simulation:
 
     def run(self, lives: int, turns: int) -> None:
         """Live so many times, each at most so many turns; then go on undisturbed to the end, and check."""
-        with mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep), mock.patch.object(cold, "FAN", 2):
+        with (
+            mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep),
+            mock.patch.object(cold, "FAN", 2),
+        ):
             for _ in range(lives):
                 self._live(turns)
             self._end()
@@ -234,7 +246,9 @@ class Simulation:
                 for runner in job.runners:
                     while runner.step():
                         pass
-        assert all(job.status.name == "RUNNING" for job in driver.jobs.values()), [j.error for j in driver.jobs.values()]
+        assert all(job.status.name == "RUNNING" for job in driver.jobs.values()), [
+            j.error for j in driver.jobs.values()
+        ]
         self._check(con)
         con.warehouse.close(final_checkpoint=False)
 

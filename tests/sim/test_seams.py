@@ -34,12 +34,19 @@ def test_only_the_file_layer_syncs_and_renames() -> None:
     assert not found
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if "iles." in p.read_text()], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if "iles." in p.read_text()], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_what_lasts_is_next_to_a_kill_point(path: Path) -> None:
-    functions = {n.name: list(calls(n)) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)}
+    functions = {
+        n.name: list(calls(n)) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)
+    }
     guarded = {name for name, made in functions.items() if ("", "kill_point") in made}
     for name, made in functions.items():
-        if any(on.endswith("files") and what in LASTING for on, what in made) and path.name not in ("files.py", "memory.py"):
+        if any(on.endswith("files") and what in LASTING for on, what in made) and path.name not in (
+            "files.py",
+            "memory.py",
+        ):
             callers = {other for other, theirs in functions.items() if ("self", name) in theirs}
             assert name in guarded or (callers and callers <= guarded), f"{path}: {name} has no kill point"
 
