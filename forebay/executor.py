@@ -433,8 +433,7 @@ class Executor:
 
     def _insert_to_end(self, name: str, statement: st.Insert, node: Node) -> Result:
         """Bounded rows into a connector's table: the job is over, its rows committed, when the statement returns."""
-        if not self.driver.running:
-            raise ForebayError("nothing runs in this warehouse yet", hint="call resume() on the connection first")
+        self._check_running()
         self._attach(name, self._job_plan(name, [statement], [node]), None, {})
         job = self.driver.jobs[name]
         try:
@@ -649,6 +648,7 @@ class Executor:
         lowering = self._lowering(scan)
         if not lowering.traits[id(scan)].bounded:
             raise refuse_unbounded(scan.table)
+        self._check_running()
         got: list[Batch] = []
         name = self._run_aside(scan, lowering, lambda: StreamOutlet(got.extend, lambda: None))
         try:
@@ -662,6 +662,10 @@ class Executor:
         rows = [] if net is None else [expand(net)]
         schema = scan.schema
         return pa.Table.from_batches([pa.RecordBatch.from_arrays(r.columns, schema=schema) for r in rows], schema)
+
+    def _check_running(self) -> None:
+        if not self.driver.running:
+            raise ForebayError("nothing runs in this warehouse yet", hint="call resume() on the connection first")
 
     def _wait_aside(self, done: Callable[[], bool]) -> None:
         with self._aside():

@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.kafka.broker import Broker, missing
+
+settings.register_profile("forebay", deadline=None)  # no test has a time limit: machines differ
+settings.load_profile("forebay")
 
 
 @pytest.fixture(scope="session")

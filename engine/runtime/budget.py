@@ -94,7 +94,7 @@ class Budget:
         return False
 
     def _count(self, flow: Dataflow) -> int:
-        total = self.cold.nbytes() + sum({id(p): p.nbytes for p in flow.parked.values()}.values())
+        total = self.cold.nbytes() + sum({id(p): p.backlog.nbytes() for p in flow.parked.values()}.values())
         for node in flow.order:
             total += sum(state.nbytes() for state in node.states().values())
             if isinstance(node.outlet, Outbox):

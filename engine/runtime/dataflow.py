@@ -20,6 +20,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.connector import Fetched
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.runtime.backlog import Backlog, Missed
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import Scan
@@ -64,16 +65,6 @@ class Node:
         return None if read is None else read()
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
-    """What crossed the border into a parked job in one epoch."""
-
-    epoch: int
-    now: int
-    inputs: Mapping[str, tuple[list[Batch], int | None]]
-    """Per border node id: its delta and its watermark."""
-
-
 @dataclass(slots=True, eq=False)
 class Parked:
     """The nodes of failed jobs and what they have missed."""
@@ -82,8 +73,7 @@ class Parked:
     nodes: list[Node]
     border: list[Node]
     error: Exception
-    backlog: list[Missed] = field(default_factory=list)
-    nbytes: int = 0
+    backlog: Backlog = field(default_factory=Backlog)
     lost: bool = False
     """The backlog outgrew its limit and was dropped: the job cannot be resumed, only started anew."""
     held: int | None = None
@@ -253,7 +243,7 @@ class Dataflow:
     def detach(self, job: str) -> None:
         """Remove a job; nodes that no other job uses go with it."""
         parked = self.parked.pop(job, None)
-        if parked is not None and parked not in self._units():
+        if parked is not None and parked not in self.units():
             parked.hold(None)
         self._discard(job)
 
@@ -316,7 +306,7 @@ class Dataflow:
             if node.output:
                 node.rows_out += sum(b.num_rows for b in node.output)
                 node.version = self.epoch
-        for unit in self._units():
+        for unit in self.units():
             self._retain(unit, now)
         self._park(failed, now)
         parked = self._parked_nodes()
@@ -327,9 +317,10 @@ class Dataflow:
         return failed
 
     def _parked_nodes(self) -> set[int]:
-        return {id(n) for unit in self._units() for n in unit.nodes}
+        return {id(n) for unit in self.units() for n in unit.nodes}
 
-    def _units(self) -> list[Parked]:
+    def units(self) -> list[Parked]:
+        """Parked jobs, those that go together once."""
         return list({id(unit): unit for unit in self.parked.values()}.values())
 
     def _step(
@@ -371,6 +362,13 @@ class Dataflow:
 
         Jobs that share a private node go as one unit: their replay must run that node once.
         """
+        for unit in self._units_of(failed):
+            self._roll_back(unit.nodes)
+            unit.hold(self.epoch - 1)
+            self._retain(unit, now)
+            self.parked.update(dict.fromkeys(unit.jobs, unit))
+
+    def _units_of(self, failed: Mapping[str, Exception]) -> Iterator[Parked]:
         nodes = [n for n in self.order if n.jobs and n.jobs <= failed.keys() and n.scan is None]
         waiting = set(failed)
         while waiting:
@@ -384,11 +382,7 @@ class Dataflow:
             mine = [n for n in nodes if n.jobs & jobs]
             inside = {id(n) for n in mine}
             border = {id(i): i for n in mine for i in n.inputs if id(i) not in inside}
-            unit = Parked(jobs, mine, list(border.values()), failed[min(jobs)])
-            self._roll_back(mine)
-            unit.hold(self.epoch - 1)
-            self._retain(unit, now)
-            self.parked.update(dict.fromkeys(jobs, unit))
+            yield Parked(jobs, mine, list(border.values()), failed[min(jobs)])
 
     def _roll_back(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
@@ -403,11 +397,10 @@ class Dataflow:
         if parked.lost:
             return
         inputs = {n.id: (list(n.output), n.watermark) for n in parked.border}
-        if not any(batches for batches, _ in inputs.values()) and parked.backlog:
+        if not any(batches for batches, _ in inputs.values()) and parked.backlog.missed:
             return
         parked.backlog.append(Missed(self.epoch, now, inputs))
-        parked.nbytes += sum(b.rows.nbytes for batches, _ in inputs.values() for b in batches)
-        if parked.nbytes > self.retain_bytes:
+        if parked.backlog.nbytes() > self.retain_bytes:
             parked.backlog.clear()
             parked.lost = True
             parked.hold(None)
@@ -424,14 +417,14 @@ class Dataflow:
                 f"job '{job}' was away for more than state.retain.max of changes",
                 hint="drop the job and create it again to rebuild its state, or raise state.retain.max",
             )
-        while parked.backlog:
+        while parked.backlog.missed:
             try:
-                self._replay(parked, parked.backlog[0])
+                self._replay(parked, parked.backlog.missed[0])
             except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
                 self._roll_back(parked.nodes)
                 parked.error = error
                 return error
-            parked.hold(parked.backlog.pop(0).epoch)
+            parked.hold(parked.backlog.pop().epoch)
         parked.hold(None)
         for name in parked.jobs:
             del self.parked[name]
@@ -452,6 +445,50 @@ class Dataflow:
             if node.relation is not None:
                 node.carried.extend(node.output)
             node.output = []
+
+    # -- parked over a restart ----------------------------------------------------------------------------------
+
+    def save_parked(self) -> list[dict[str, Any]]:
+        """What a checkpoint's manifest notes of parked jobs; their backlogs are among the states."""
+        return [
+            {"jobs": sorted(unit.jobs), "lost": unit.lost, "error": str(unit.error)}
+            for unit in self.units()
+        ]
+
+    def park_again(self, saved: Iterable[Mapping[str, Any]]) -> None:
+        """Park the jobs that were parked at the checkpoint, before states are loaded. Jobs that are gone are not missed."""
+        for entry in saved:
+            there = {n for n in entry["jobs"] if any(n in node.jobs for node in self.order)}
+            for unit in self._units_of(dict.fromkeys(there, StateError(entry["error"]))):
+                unit.lost = entry["lost"]
+                self.parked.update(dict.fromkeys(unit.jobs, unit))
+
+    def recall(self) -> None:
+        """Once states are loaded: arrangements that parked jobs read go back by what those missed, and forward again epoch by
+        epoch, so that a replay finds in each epoch what was there."""
+        old = sorted({m.epoch for unit in self.units() for m in unit.backlog.missed})
+        epochs = {epoch: number for number, epoch in enumerate(old, 2)}
+        deltas: dict[str, dict[int, list[Batch]]] = {}
+        for unit in self.units():
+            unit.backlog.renumber(epochs)
+            for missed in unit.backlog.missed:
+                for node, (batches, _) in missed.inputs.items():
+                    deltas.setdefault(node, {})[missed.epoch] = batches
+        for node_id, by_epoch in deltas.items():
+            for state in self.nodes[node_id].states().values():
+                if isinstance(state, Arrangement):
+                    state.update([b.negate() for batches in by_epoch.values() for b in batches], 1)
+                    state.commit()
+        for unit in self.units():
+            if unit.backlog.missed:
+                unit.hold(unit.backlog.missed[0].epoch - 1)
+        for node_id, by_epoch in deltas.items():
+            for state in self.nodes[node_id].states().values():
+                if isinstance(state, Arrangement):
+                    for epoch in sorted(by_epoch):
+                        state.update(by_epoch[epoch], epoch)
+                        state.commit()
+        self.epoch = max(self.epoch, len(old) + 1)
 
     # -- catching up --------------------------------------------------------------------------------------------
 

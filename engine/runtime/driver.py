@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
-from forebay.engine.errors import ConnectorError, ForebayError
+from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
@@ -341,7 +341,10 @@ class Driver:
     def _retry_failed(self) -> None:
         for job in list(self.jobs.values()):
             if job.status is Status.RESTARTING and self.clock.monotonic() >= job.retry_at:
-                self.resume(job.name)
+                try:
+                    self.resume(job.name)
+                except StateError as error:
+                    self._give_up(job, error)
 
     def resume(self, name: str) -> None:
         """Try a failed job again from where it stood.
@@ -413,7 +416,7 @@ class Driver:
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
             "placements": {j.name: j.placement for j in self.jobs.values()},
-            "statuses": {j.name: j.status.value for j in self.jobs.values()},
+            "parked": self.flow.save_parked(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
             "segments": self.flow.segments(),
@@ -424,9 +427,20 @@ class Driver:
             return Capture(checkpoint, meta)
         return self.store.capture(checkpoint, self.states(), meta)
 
+    def load(self, parked: Iterable[Mapping[str, Any]]) -> None:
+        """Load every placed state from the checkpoint; jobs that had failed are tried again, from where they stood."""
+        assert self.store is not None
+        self.flow.park_again(parked)
+        self.store.load(self.states())
+        self.flow.recall()
+        for name, unit in self.flow.parked.items():
+            job = self.jobs[name]
+            job.status, job.error, job.retry_at = Status.RESTARTING, unit.error, self.clock.monotonic()
+
     def states(self) -> dict[str, Any]:
         """Every state of the dataflow by its key in the manifest."""
-        return {f"{n.id}#{name}": state for n in self.flow.order for name, state in n.states().items()}
+        states: dict[str, Any] = {f"{n.id}#{name}": s for n in self.flow.order for name, s in n.states().items()}
+        return states | {f"parked/{min(unit.jobs)}": unit.backlog for unit in self.flow.units()}
 
     def _outboxes(self) -> list[Outbox]:
         return [n.outlet for n in self.flow.order if isinstance(n.outlet, Outbox)]

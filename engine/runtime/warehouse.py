@@ -46,7 +46,7 @@ class Restored:
     """What the last checkpoint knows besides states."""
 
     placements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    statuses: Mapping[str, str] = field(default_factory=dict)
+    parked: list[Mapping[str, Any]] = field(default_factory=list)
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     outboxes: Mapping[str, list[int]] = field(default_factory=dict)
     checkpoint: int = 0
@@ -91,7 +91,7 @@ class Warehouse:
             self.driver.checkpoint_id = manifest["id"]
             self.restored = Restored(
                 manifest["placements"],
-                manifest["statuses"],
+                manifest.get("parked", []),
                 manifest["scans"],
                 manifest["outboxes"],
                 manifest["id"],
@@ -108,7 +108,7 @@ class Warehouse:
         driver = self.driver
         if driver.store is None or driver.dml is None:
             return
-        driver.store.load(driver.states())
+        driver.load(self.restored.parked)
         driver.dml.roll(self.restored.checkpoint)
 
     def replay_dml(self) -> None:
