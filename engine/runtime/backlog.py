@@ -117,5 +117,7 @@ def _decode(batch: pa.RecordBatch) -> list[Batch]:
     if batch.num_rows == 0:
         return []
     names = batch.schema.names[:-1]
-    rows = pa.RecordBatch.from_arrays(batch.columns[:-1], schema=pa.schema([batch.schema.field(i) for i in range(len(names))]))
+    rows = pa.RecordBatch.from_arrays(
+        batch.columns[:-1], schema=pa.schema([batch.schema.field(i) for i in range(len(names))])
+    )
     return [Batch(rows, np.asarray(batch.column(batch.num_columns - 1)))]

@@ -450,10 +450,7 @@ class Dataflow:
 
     def save_parked(self) -> list[dict[str, Any]]:
         """What a checkpoint's manifest notes of parked jobs; their backlogs are among the states."""
-        return [
-            {"jobs": sorted(unit.jobs), "lost": unit.lost, "error": str(unit.error)}
-            for unit in self.units()
-        ]
+        return [{"jobs": sorted(unit.jobs), "lost": unit.lost, "error": str(unit.error)} for unit in self.units()]
 
     def park_again(self, saved: Iterable[Mapping[str, Any]]) -> None:
         """Park the jobs that were parked at the checkpoint, before states are loaded. Jobs that are gone are not missed."""

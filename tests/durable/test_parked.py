@@ -102,7 +102,9 @@ def test_a_job_that_failed_before_restarts_equals_one_that_never_did(seed: int, 
         change(con, rng, 5)
         settle(con)
         con.resume()
-        expected = Counter(con.sql("SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id").fetchall())
+        expected = Counter(
+            con.sql("SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id").fetchall()
+        )
         assert expected
         assert written(con, "plain") == expected
         assert written(con, "doubled") == Counter({(i, v * 2, w): n for (i, v, w), n in expected.items()})
