@@ -355,6 +355,8 @@ class Driver:
         with self.boundary() as flow:
             job = self.jobs[name]
             job.restarts += 1
+            if self._threads:
+                self._start_runners(job)
             if name in flow.parked:
                 error = flow.resume(name)
                 if error is not None:
@@ -466,7 +468,7 @@ class Driver:
             self.dml.prune(capture.id - 1)
 
     def checkpoint_now(self, timeout: float | None = None) -> bool:
-        """Take a checkpoint and wait until it is durable and every sink has committed it."""
+        """Take a checkpoint and wait until it is durable and every sink has committed it, but those of failed jobs."""
         with self.boundary():
             target = self.checkpoint_id + 1
         while self.checkpoint_id < target:
@@ -474,9 +476,11 @@ class Driver:
                 self.checkpoint()
             else:
                 self.wait(lambda: self._in_flight is None, timeout)
-        return self.wait(
-            lambda: self._in_flight is None and not any(o.unconfirmed() for o in self._outboxes()), timeout
-        )
+        return self.wait(lambda: self._in_flight is None and not self._owed(), timeout)
+
+    def _owed(self) -> bool:
+        """Whether a sink that works has a checkpoint to commit."""
+        return any(o.unconfirmed() for j in self.jobs.values() if j.status is not Status.FAILED for o in j.outboxes)
 
     # -- threads ------------------------------------------------------------------------------------------------
 
@@ -538,7 +542,9 @@ class Driver:
 
     def _start_runners(self, job: Job) -> None:
         for runner in job.runners:
-            self._thread(f"forebay-sink-{job.name}", lambda r=runner: self._drain(job, r))  # type: ignore[misc]
+            if not runner.draining:
+                runner.draining = True
+                self._thread(f"forebay-sink-{job.name}", lambda r=runner: self._drain(job, r))  # type: ignore[misc]
 
     def _drain(self, job: Job, runner: SinkRunner) -> None:
         wake = threading.Event()
@@ -550,9 +556,11 @@ class Driver:
                         self._changed.notify_all()
                     continue
             except Exception as error:  # noqa: BLE001 - a sink's failure is its job's failure
+                runner.close()
                 with self.boundary():
+                    runner.draining = False
                     self._give_up(job, error)
-                break
+                return
             wake.wait(0.05)
             wake.clear()
         runner.close()

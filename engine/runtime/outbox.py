@@ -329,6 +329,8 @@ class SinkRunner:
         self._dirty = False
         self._failures = 0
         self.restarts = 0
+        self.draining = False
+        """A thread of the driver calls `step`."""
 
     def step(self) -> bool:
         """Open, write, commit or flush once. False when there is nothing to do now.
@@ -344,6 +346,7 @@ class SinkRunner:
             self.restarts += 1
             lasting = isinstance(error, ForebayError) and not error.retryable
             if lasting or self._failures > self.RETRIES:
+                self._failures = 0  # who calls again after this tries anew
                 raise
             return True
 
