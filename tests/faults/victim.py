@@ -18,18 +18,21 @@ from forebay.engine.files import set_kill_hook
 
 TABLES = """
 SET 'execution.checkpointing.interval' = '200 ms';
-CREATE TABLE orders (id BIGINT, amount BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'kafka',
+CREATE TABLE IF NOT EXISTS orders (id BIGINT, amount BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'kafka',
   'topic' = 'orders', {servers}, 'format' = 'debezium-json', 'scan.startup.mode' = 'earliest-offset');
-CREATE TABLE refunds (id BIGINT, order_id BIGINT, amount BIGINT) WITH ('connector' = 'kafka', 'topic' = 'refunds',
+CREATE TABLE IF NOT EXISTS refunds (id BIGINT, order_id BIGINT, amount BIGINT) WITH ('connector' = 'kafka', 'topic' = 'refunds',
   {servers}, 'format' = 'json', 'scan.startup.mode' = 'earliest-offset');
-CREATE TABLE wide (id BIGINT, amount BIGINT, refund BIGINT, refunded BIGINT) WITH ('connector' = 'kafka', 'topic' = 'wide',
-  {servers}, 'format' = 'debezium-json', 'sink.delivery-guarantee' = 'exactly-once',
+CREATE TABLE IF NOT EXISTS wide (id BIGINT, amount BIGINT, refund BIGINT, refunded BIGINT) WITH ('connector' = 'kafka',
+  'topic' = 'wide', {servers}, 'format' = 'debezium-json', 'sink.delivery-guarantee' = 'exactly-once',
   'sink.transactional-id-prefix' = 'wide');
-CREATE TABLE files (id BIGINT, amount BIGINT) WITH ('connector' = 'filesystem', 'path' = '{files}', 'format' = 'json');
-CREATE TABLE notes (n BIGINT);
-INSERT INTO wide SELECT o.id, o.amount, r.id, r.amount FROM orders o LEFT JOIN refunds r ON r.order_id = o.id;
-INSERT INTO files SELECT id, amount FROM refunds;
+CREATE TABLE IF NOT EXISTS files (id BIGINT, amount BIGINT) WITH ('connector' = 'filesystem', 'path' = '{files}',
+  'format' = 'json');
+CREATE TABLE IF NOT EXISTS notes (n BIGINT);
 """
+INSERTS = (
+    "INSERT INTO wide SELECT o.id, o.amount, r.id, r.amount FROM orders o LEFT JOIN refunds r ON r.order_id = o.id",
+    "INSERT INTO files SELECT id, amount FROM refunds",
+)
 
 
 def main(directory: str, bootstrap: str, place: str, turn: str) -> None:
@@ -44,9 +47,10 @@ def main(directory: str, bootstrap: str, place: str, turn: str) -> None:
 
     set_kill_hook(die)
     with forebay.connect(f"{directory}/warehouse") as con:
-        if not con.jobs:
-            servers = f"'properties.bootstrap.servers' = '{bootstrap}'"
-            con.execute(TABLES.replace("{servers}", servers).replace("{files}", f"{directory}/files"))
+        servers = f"'properties.bootstrap.servers' = '{bootstrap}'"
+        con.execute(TABLES.replace("{servers}", servers).replace("{files}", f"{directory}/files"))
+        for insert in INSERTS[len(con.jobs) :]:  # an earlier life may have died among these statements
+            con.execute(insert)
         print("ready", flush=True)
         if place == "end":
             finish(con)
