@@ -214,7 +214,7 @@ class _Place:
     def write(self, name: str, source: Path, files: Files) -> None:
         """Send a file; it is durable on return."""
         path = self._path(name)
-        self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+        self._make_directory(path)
         size = files.size(source)
         with self._fs.open_output_stream(path) as stream:
             for at in range(0, size, _PIECE):
@@ -224,12 +224,17 @@ class _Place:
     def publish(self, name: str, data: bytes) -> None:
         """Put a small file there in one step."""
         path = self._path(name)
-        self._fs.create_dir(self._root, recursive=True)
+        self._make_directory(path)
         with self._fs.open_output_stream(path + ".tmp") as stream:
             stream.write(data)
         self._make_durable(path + ".tmp")
         self._fs.move(path + ".tmp", path)
         self._make_durable(path)
+
+    def _make_directory(self, path: str) -> None:
+        """Object stores have no directories."""
+        if self._fs.type_name in ("local", "hdfs"):
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
 
     def _make_durable(self, path: str) -> None:
         """Where we own the disk, sync; an object store has done it when it answers."""
