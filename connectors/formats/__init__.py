@@ -17,7 +17,7 @@ from forebay.engine.connector import Changelog, Format, Registry
 def register(registry: Registry) -> None:
     """Add every format."""
     registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, JsonEncoder)
-    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.CsvEncoder)
+    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.CsvEncoder, positional=True)
     registry.formats["raw"] = Format("raw", raw.OPTIONS, raw.RawDecoder, raw.RawEncoder)
     registry.formats |= {
         name: Format(
