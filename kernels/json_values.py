@@ -418,9 +418,9 @@ def texts(data, spans, offsets, out, bits, bad):
 
 @inline
 def _two(text, at):
-    """The number of two digits; negative or over 99 if they are none."""
+    """The number of two digits; a million if they are none."""
     tens, ones = byte_at(text, at) - 48, byte_at(text, at + 1) - 48
-    return tens * 10 + ones if 0 <= tens <= 9 and 0 <= ones <= 9 else 1000
+    return tens * 10 + ones if 0 <= tens <= 9 and 0 <= ones <= 9 else 1_000_000
 
 
 @routine

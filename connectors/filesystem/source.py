@@ -137,7 +137,8 @@ class FileTable:
             value = pa.scalar(_file_metadata(file.info, key), METADATA[key]).cast(column.type)
             columns[column.name] = constant([value], rows.num_rows)[0]
         arrays = [
-            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(rows.num_rows, f.type) for f in self.schema
+            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(rows.num_rows, f.type)
+            for f in self.schema
         ]
         batch = Batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema), fetched.batch.weights)
         unknown = {n: c for n, c in fetched.unknown_fields.items() if n not in self.schema.names}

@@ -165,7 +165,8 @@ class RecordDecoder:
             if self._reads(spec.name):
                 columns[spec.name] = _metadata(records, spec, record)
         arrays = [
-            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(len(record), f.type) for f in self.schema
+            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(len(record), f.type)
+            for f in self.schema
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 

@@ -82,9 +82,7 @@ def widened(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if array.type == type_:
         return array
     given = {f.name: array.field(i) for i, f in enumerate(array.type)}
-    children = [
-        widened(given[f.name], f.type) if f.name in given else pa.nulls(len(array), f.type) for f in type_
-    ]
+    children = [widened(given[f.name], f.type) if f.name in given else pa.nulls(len(array), f.type) for f in type_]
     return pa.StructArray.from_arrays(children, fields=list(type_), mask=array.is_null() if array.null_count else None)
 
 
