@@ -1,8 +1,8 @@
 """Loads, stores, prefetch and copies at raw addresses: the only place where kernels touch memory without an array.
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
-buffers silently: only those may call them that own all they pass: `engine.state.rows` and `engine.state.index` their chunks,
-`connectors.kafka.direct` the client's messages.
+buffers silently: only those may call them that own all they pass: `engine.state.rows`, `engine.state.index` and
+`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages.
 """
 
 from __future__ import annotations
@@ -129,3 +129,14 @@ def call_timestamp(typingctx, function, address, kind_out):
         return builder.call(target, [builder.inttoptr(args[1], pointer), builder.inttoptr(args[2], pointer)])
 
     return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def multiply_high(typingctx, a, b):
+    """The high 64 bits of a·b."""
+
+    def codegen(context, builder, signature, args):
+        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
+        return builder.trunc(builder.lshr(product, _I128(64)), _I64)
+
+    return types.uint64(types.uint64, types.uint64), codegen

@@ -75,6 +75,19 @@ class Library:
             "consume_batch_queue", ctypes.c_ssize_t, _POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t
         )
         self.topic_name = function("topic_name", _TEXT, _POINTER)
+        self.topic_new = function("topic_new", _POINTER, _POINTER, _TEXT, _POINTER)
+        self.topic_destroy = function("topic_destroy", None, _POINTER)
+        self.produce_batch = function(
+            "produce_batch", ctypes.c_int, _POINTER, _INT32, ctypes.c_int, _POINTER, ctypes.c_int
+        )
+        self.outq_len = function("outq_len", ctypes.c_int, _POINTER)
+        self.queue_get_main = function("queue_get_main", _POINTER, _POINTER)
+        self.queue_poll = function("queue_poll", _POINTER, _POINTER, ctypes.c_int)
+        self.event_type = function("event_type", ctypes.c_int, _POINTER)
+        self.event_error = function("event_error", ctypes.c_int, _POINTER)
+        self.event_error_string = function("event_error_string", _TEXT, _POINTER)
+        self.event_log = function("event_log", ctypes.c_int, _POINTER, _POINTER, _POINTER, _POINTER)
+        self.event_destroy = function("event_destroy", None, _POINTER)
         self.message_errstr = function("message_errstr", _TEXT, _POINTER)
         self.message_destroy = _address(function("message_destroy", None, _POINTER))
         """An address, for kernels; so is the next."""
