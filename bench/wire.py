@@ -1,4 +1,4 @@
-"""Messages between Kafka and columns, without decoding: `python -m bench.wire [--messages 2000000] [--json FILE]`.
+"""Messages between Kafka and columns, neither decoded nor encoded: `python -m bench.wire [--messages 2000000] [--json FILE]`.
 
 Reading: a topic into Arrow values, partitions and offsets, by librdkafka's calls and by confluent-kafka's; beside them what
 confluent-kafka's `consume` costs alone. The messages have been fetched before the clock starts as far as the client's queue holds
@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench import broker, measure
 from forebay.connectors.kafka import options as o
-from forebay.connectors.kafka.direct import library
+from forebay.connectors.kafka.direct import Library, library
+from forebay.connectors.kafka.dispatch import ClientDispatch, DirectDispatch, Dispatch
 from forebay.connectors.kafka.intake import ClientIntake, DirectIntake, Intake
+from forebay.connectors.records import Encoded
 
 COLUMNS = ("case", "rows", "seconds", "rows_per_s", "cpu_seconds", "ns_per_row", "peak_rss_mb")
 TOPIC = "wire"
@@ -99,16 +102,65 @@ def read_objects(args: argparse.Namespace) -> measure.Result:
 
 def read_direct(args: argparse.Namespace) -> measure.Result:
     """By librdkafka's calls."""
+    return read_columns(args, lambda client: DirectIntake(client, found_library()))
+
+
+def found_library() -> Library:
+    """What the fast way needs."""
     found = library()
     if found is None:
         raise SystemExit("bench.wire: librdkafka cannot be called here")
-    return read_columns(args, lambda client: DirectIntake(client, found))
+    return found
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_columns(args: argparse.Namespace, make: Callable[[Any], Dispatch]) -> measure.Result:
+    """The same batch again and again, until all is acknowledged."""
+    broker.fresh_topic(args.bootstrap, f"{TOPIC}-out", args.partitions)
+    settings = {"bootstrap.servers": args.bootstrap, "enable.idempotence": True, "linger.ms": args.linger}
+    full = {
+        "queue.buffering.max.kbytes": o.TUNING.producer_kilobytes,
+        "queue.buffering.max.messages": o.TUNING.producer_messages,
+        "batch.size": 1_000_000,
+        "delivery.report.only.error": True,
+        "on_delivery": _delivered,
+    }
+    client = Producer(settings | full)
+    dispatch = make(client)
+    records = Encoded(
+        pa.array([b"%0*d" % (args.bytes, i) for i in range(args.batch)], pa.binary()), None, None, None, None
+    )
+
+    def work() -> None:
+        for _ in range(0, args.messages, args.batch):
+            dispatch.send(f"{TOPIC}-out", records, None, wait=lambda: dispatch.serve(0.1))
+            dispatch.serve(0)
+        while dispatch.flush(1.0):
+            continue
+
+    rows = -(-args.messages // args.batch) * args.batch
+    result = measure.measure(args.case, rows, work)
+    dispatch.close()
+    return result
+
+
+def _delivered(error: Any, message: Any = None) -> None:
+    raise SystemExit(f"bench.wire: {error}")
+
+
+def write_direct(args: argparse.Namespace) -> measure.Result:
+    """By librdkafka's calls."""
+    return write_columns(args, lambda client: DirectDispatch(client, found_library(), _delivered))
 
 
 CASES: dict[str, Callable[[argparse.Namespace], measure.Result]] = {
     "read, librdkafka": read_direct,
     "read, confluent-kafka": lambda args: read_columns(args, ClientIntake),
     "read, consume() alone": read_objects,
+    "write, librdkafka": write_direct,
+    "write, confluent-kafka": lambda args: write_columns(args, ClientDispatch),
 }
 
 
@@ -123,6 +175,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--partitions", type=int, default=4)
     made.add_argument("--queue", type=int, default=1024, help="MiB that the client may fetch ahead")
     made.add_argument("--ahead", type=float, default=3.0, help="seconds that it has for that")
+    made.add_argument("--batch", type=int, default=8192, help="records that are written at a time")
+    made.add_argument("--linger", type=int, default=o.TUNING.linger_ms, help="the producer's linger.ms")
     made.add_argument("--bootstrap", help="HOST:PORT of Kafka; without it a broker is started")
     made.add_argument("--core", type=int, default=0, help="core that each process is pinned to; -1 for none")
     made.add_argument("--json", metavar="FILE", help="where the results go; '-' is standard output")
