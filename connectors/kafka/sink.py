@@ -212,7 +212,13 @@ class TransactionalKafkaSink(KafkaSink):
         self._began = self._stuck = False
 
     def recover(self) -> int | None:
-        self._open({"transactional.id": self._id, "transaction.timeout.ms": o.TUNING.transaction_ms})
+        self._open(
+            {
+                "transactional.id": self._id,
+                "transaction.timeout.ms": o.TUNING.transaction_ms,
+                "linger.ms": o.TUNING.transaction_linger_ms,
+            }
+        )
         self._insist("starting transactions", self._client.init_transactions)
         last = self._mark.read()
         self._commit(last)  # so that a former owner sees who has taken over, and the mark does not expire

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from forebay.connectors.kafka import direct
 from forebay.connectors.kafka.direct import Library, library
+from forebay.connectors.kafka.dispatch import ClientDispatch, DirectDispatch
 from forebay.connectors.kafka.intake import ClientIntake, DirectIntake, Intake, intake_of
+from forebay.connectors.records import Encoded
 from forebay.engine.connector import ColumnSpec
-from tests.kafka.tables import ID, SECONDS, numbers, open_reader, send
+from forebay.engine.errors import ConnectorError
+from tests.kafka.tables import ID, SECONDS, messages, numbers, open_reader, open_sink, rows, send, values
 from tests.servers.kafka.broker import Broker
 
 END = {"scan_bounded_mode": "latest-offset"}
@@ -187,6 +190,124 @@ def test_memory_returns(broker: Broker) -> None:
         assert rows == 100_000
         used.append(_in_use() + pa.total_allocated_bytes())
     assert used[-1] - used[0] < 1_000_000  # a lost message in twenty would be more
+
+
+# -- records ------------------------------------------------------------------------------------------------------
+
+
+def test_which_way_is_taken_by_a_sink(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker.create_topic("ways")
+    head = ColumnSpec("h", pa.map_(pa.string(), pa.binary()), metadata="headers")
+
+    def way(*columns: ColumnSpec, **options: str) -> type:
+        sink = open_sink(broker, "ways", *columns, **options)
+        sink.recover()
+        sink.close()
+        return type(sink._dispatch)
+
+    assert way(ID) is DirectDispatch
+    assert way(ID, head) is ClientDispatch
+    monkeypatch.setattr(direct, "ENABLED", False)
+    assert way(ID) is ClientDispatch
+
+
+def _encoded(values: list[bytes | None], keys: list[bytes | None] | None = None) -> Encoded:
+    return Encoded(
+        pa.array(values, pa.binary()), None if keys is None else pa.array(keys, pa.binary()), None, None, None
+    )
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("kind", ["direct", "client"])
+def test_records_of_any_shape(broker: Broker, found: Library, kind: str) -> None:
+    broker.create_topic(f"shapes-{kind}", 2)
+    client = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0})
+    failed: list[KafkaError] = []
+    dispatch = ClientDispatch(client) if kind == "client" else DirectDispatch(client, found, failed.append)
+    many = _encoded([b"x%d" % i for i in range(20)], [b"k%d" % i for i in range(20)])
+    sliced = Encoded(many.values[5:7], many.keys[5:7] if many.keys is not None else None, None, None, None)
+    one, other = np.zeros(2, np.int32), np.array([0, 1], np.int32)
+    for records, partitions in (
+        (_encoded([b"", None]), one),
+        (_encoded([b"", b""], [b"", None]), other),
+        (sliced, one),
+        (many.take(np.array([9, 3])), other),
+        (_encoded([None, None], [b"a", b"b"]), one),
+        (_encoded([]), np.empty(0, np.int32)),
+    ):
+        dispatch.send(f"shapes-{kind}", records, partitions, wait=lambda: None)
+    while dispatch.flush(1.0):
+        pass
+    dispatch.close()
+    found_ = [(m.partition(), m.key(), m.value()) for m in messages(broker, f"shapes-{kind}")]
+    assert found_ == [
+        (0, None, b""),
+        (0, None, None),
+        (0, b"", b""),
+        (0, b"k5", b"x5"),
+        (0, b"k6", b"x6"),
+        (0, b"k9", b"x9"),
+        (0, b"a", None),
+        (0, b"b", None),
+        (1, None, b""),
+        (1, b"k3", b"x3"),
+    ]
+    assert not failed
+
+
+@pytest.mark.kafka
+def test_a_full_queue_is_waited_for_in_order(broker: Broker, way: str) -> None:
+    topic = f"full-{way}"
+    broker.create_topic(topic)
+    sink = open_sink(broker, topic, properties_queue_buffering_max_messages="50")
+    sink.recover()
+    sink.write(rows(range(1000)))
+    sink.commit(1)
+    sink.close()
+    assert values(broker, topic) == [b'{"id":%d}' % i for i in range(1000)]
+
+
+@pytest.mark.kafka
+def test_a_batch_that_the_broker_refuses_is_told(broker: Broker, way: str) -> None:
+    topic = f"compacted-{way}"
+    broker.create_topic(topic, config={"cleanup.policy": "compact"})
+    sink = open_sink(broker, topic)
+    sink.recover()
+    sink.write(rows([1, 2]))
+    with pytest.raises(ConnectorError, match="writing failed") as caught:
+        sink.commit(1)
+    sink.close()
+    assert caught.value.hint == "a compacted topic takes records with a key only"
+
+
+@pytest.mark.kafka
+def test_the_client_logs_as_before(broker: Broker, way: str, caplog: pytest.LogCaptureFixture) -> None:
+    topic = f"logged-{way}"
+    broker.create_topic(topic)
+    with caplog.at_level(logging.DEBUG, "forebay.kafka"):
+        sink = open_sink(broker, topic, properties_debug="topic", properties_client_id=f"logger-{way}")
+        sink.recover()
+        sink.write(rows([1]))
+        sink.commit(1)
+        sink.close()
+    lines = [r for r in caplog.records if f"[logger-{way}#producer-" in r.getMessage() and topic in r.getMessage()]
+    assert {r.levelno for r in lines} == {logging.DEBUG}
+
+
+@pytest.mark.kafka
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc for the memory in use")
+def test_memory_of_records_returns(broker: Broker) -> None:
+    broker.create_topic("sent")
+    used = []
+    for _ in range(4):
+        sink = open_sink(broker, "sent")
+        sink.recover()
+        for i in range(10):
+            sink.write(rows(range(10_000 * i, 10_000 * (i + 1))))
+        sink.commit(1)
+        sink.close()
+        used.append(_in_use() + pa.total_allocated_bytes())
+    assert used[-1] - used[0] < 1_000_000
 
 
 def _in_use() -> int:
