@@ -105,8 +105,9 @@ class Arrangement:
         self.key = tuple(key)
         self.time = time
         self.stamped = stamped
-        self._whole = range(len(schema) - stamped)
-        self.identity = tuple(identity) if identity is not None else tuple(self._whole)
+        self.whole = range(len(schema) - stamped)
+        """The columns by which rows are equal: all but a stamp."""
+        self.identity = tuple(identity) if identity is not None else tuple(self.whole)
         self._readers: list[Reader] = []
         self.unmatched = 0
         """Retractions that found no row."""
@@ -169,7 +170,7 @@ class Arrangement:
         return births if taken is None else [*births, taken]
 
     def _unstamped(self, batch: Batch) -> Batch:
-        return batch.with_rows(batch.rows.select(list(self._whole))) if self.stamped else batch
+        return batch.with_rows(batch.rows.select(list(self.whole))) if self.stamped else batch
 
     def _born(self, rows: pa.RecordBatch, weights: Weights | None) -> None:
         if not rows.num_rows:
@@ -229,7 +230,7 @@ class Arrangement:
         and each retraction must take its own.
         """
         index, hashes = self._candidates(rows)
-        whole = self._whole
+        whole = self.whole
         probes, found = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for probe, ids in index.pairs(hashes, self._died.addresses, _FOREVER, _FOREVER, PAIRS):
             keep = self._store.same(ids, whole, rows, whole, probe)
@@ -376,6 +377,14 @@ class Arrangement:
             if valid is not None:
                 found &= valid
         return found
+
+    def count(self, rows: pa.RecordBatch, view: View) -> Weights:
+        """How often each of `rows` (of this schema) is there for the view: int64[n]."""
+        out = np.zeros(rows.num_rows, np.int64)
+        for places, ids in self.probe(rows, self.key, view, nulls_match=True):
+            same = self._same(ids, self.whole, rows, self.whole, places)
+            np.add.at(out, places[same], self._weight_of(ids[same]))
+        return out
 
     def _look_behind(
         self,
@@ -744,7 +753,7 @@ class Arrangement:
             dead = dead[dead < max(since, self._sealed_to)]
             if dead.size:
                 batches.append(pa.RecordBatch.from_arrays([pa.array(dead)], schema=pa.schema([_ID], {_PART: b"dead"})))
-        if self._cold:
+        if self._cold is not None and self._sealed_to > 1:  # also when all that was sealed is gone again
             batches += self._saved_cold(self._cold, whole)
         batches += [self._saved_rows(ids) for ids in self._live_ids(since=since)]
         self._saved_to = self._store.next_id
