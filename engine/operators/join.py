@@ -8,9 +8,9 @@ The arrangements have taken in the epoch's ΔL and ΔR when the join runs; it re
                                        + w(l)·(p(e_new(l)) - p(e_old(l)))  for l in L_old whose key is in ΔR
 
 Existence is one probe per key, however many rows match, so a hot key costs nothing until its first match comes or its last one
-goes. With a residual condition or a lens existence is a matter of rows, and pairs are tested: for ΔL, and for those old rows of
-L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter or a restart could make
-wrong.
+goes. With a residual condition or a lens that filters, existence is a matter of rows, and pairs are tested: for ΔL, and for
+those old rows of L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter or a
+restart could make wrong.
 
 With a time to live (TTL) a side has a *bound* in each epoch (`engine.operators.horizon`), and every view is without the rows that
 are older: for pairs and for existence an expired row is as if it had never been. Expiry itself says nothing. So:
@@ -26,7 +26,7 @@ are older: for pairs and for existence an expired row is as if it had never been
 
 NOT IN has no TTL: one expired NULL would have to bring back everything.
 
-A *lens* is how one job sees an arrangement that it shares: its filter and projection, applied after the probe.
+A *lens* (`engine.operators.lens`) is how one job sees an arrangement that it shares.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from forebay.engine.consolidate import consolidate, group_rows
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
+from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
@@ -56,8 +57,6 @@ _PAIRING = ("inner", "left", "right", "full")
 _LEFT_PRESENCE = ("left", "full", "left semi", "left anti", "left mark")
 _RIGHT_PRESENCE = ("right", "full", "right semi", "right anti")
 LATE = "late_rows"
-Lens = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Mask | None]]
-"""Stored rows to (the columns that the job sees of each, bool[n] of those that it sees or None for all). Pure."""
 
 
 class ArrangeOperator(Operator):
@@ -124,10 +123,14 @@ class _Side:
     epoch: int
 
     def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
-        """Rows through the lens and without their stamp, and which of them it sees (None: all)."""
-        if self.rows.stamped:
-            rows = rows.select(range(rows.num_columns - 1))
+        """Rows through the lens, and which of them it sees (None: all)."""
         return (rows, None) if self.lens is None else self.lens(rows)
+
+    def shown_at(self, ids: Ids) -> tuple[pa.RecordBatch, Mask | None]:
+        """`show` of the rows with these ids; nothing that the lens does not read is fetched."""
+        if self.lens is None:
+            return self.rows.rows_at(ids), None
+        return self.lens.show(self.rows.rows_at(ids, list(self.lens.columns)))
 
     def seen(self, batch: Batch) -> tuple[Batch, Batch]:
         """(stored, shown): the rows of a batch that the lens sees, in both forms."""
@@ -153,8 +156,8 @@ class JoinOperator(Operator):
                 "NOT IN with a correlated subquery cannot run continuously",
                 hint="write it as NOT EXISTS (SELECT ... WHERE a = b), or with OR a IS NULL OR b IS NULL if they can be",
             )
-        self._left_schema = _shown_schema(left, spec.left_lens)
-        self._right_schema = _shown_schema(right, spec.right_lens)
+        self._left_schema = _shown_schema(left.schema, spec.left_lens)
+        self._right_schema = _shown_schema(right.schema, spec.right_lens)
         self.horizon = Horizon(spec.lives)
         self._readers = [(rows, rows.reader()) for rows in (left, right)]
         self._marks: dict[bool, Matched] = {}
@@ -199,7 +202,7 @@ class JoinOperator(Operator):
         if changed is not None and since > ALWAYS:
             changed = self._visible(changed, rows, since)
         side = _Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch, since), is_left, turn.epoch)
-        if changed is None or (lens is None and not rows.stamped):
+        if lens is None or changed is None:
             return side
         stored, shown = side.seen(changed)
         return replace(side, delta=stored, shown=shown) if stored.num_rows else replace(side, delta=None, shown=None)
@@ -224,7 +227,7 @@ class JoinOperator(Operator):
     ) -> Iterator[tuple[Places, Ids, pa.RecordBatch]]:
         """(row number, id of the match, joined row) where keys are equal, the lens sees the match, and the residual holds."""
         for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=self._spec.null_equals_null):
-            theirs, keep = other.show(other.rows.rows_at(ids))
+            theirs, keep = other.shown_at(ids)
             if keep is not None and not keep.all():
                 kept = np.flatnonzero(keep)
                 places, ids, theirs = places[kept], ids[kept], take(theirs, kept)
@@ -247,7 +250,8 @@ class JoinOperator(Operator):
         """Changes of the rows of `side`, as shown, that are present for the existence of a match in `other`."""
         for batch, exists in self._existence(side, other):
             keep = np.flatnonzero(present(exists))
-            yield batch.take(keep) if keep.size < batch.num_rows else batch
+            if keep.size:
+                yield batch.take(keep) if keep.size < batch.num_rows else batch
 
     def _existence(self, side: _Side, other: _Side) -> Iterator[tuple[Batch, Mask]]:
         """Changes of the rows of `side`, as shown, each with whether it has a match."""
@@ -256,26 +260,27 @@ class JoinOperator(Operator):
             return
         if side.delta is not None and side.shown is not None:
             yield side.shown, self._exists(side.delta.rows, side, other, other.new)
-        for stored, now in self._turned(side, other):
-            shown = stored.with_rows(side.show(stored.rows)[0])
-            yield shown.negate(), ~now
-            yield shown, now
+        for ids, now in self._turned(side, other):
+            shown, keep = side.shown_at(ids)
+            batch = Batch(shown, side.rows.weights_at(ids))
+            if keep is not None and not keep.all():
+                batch, now = batch.take(np.flatnonzero(keep)), now[keep]
+            yield batch.negate(), ~now
+            yield batch, now
 
-    def _turned(self, side: _Side, other: _Side) -> Iterator[tuple[Batch, Mask]]:
-        """Old rows of `side` that the lens sees, and that got their first match or lost their last one: with which of the two."""
+    def _turned(self, side: _Side, other: _Side) -> Iterator[tuple[Ids, Mask]]:
+        """Old rows of `side` that have got their first match or lost their last one, and which of the two.
+
+        There may be some that the lens does not see.
+        """
         if other.delta is None or other.shown is None:
             return
-        turned = self._turned_by_pairs if self._tests_pairs(other) else self._turned_by_keys
-        for batch, now in turned(side, other, other.delta.rows, other.shown.rows):
-            keep = None if side.lens is None else side.show(batch.rows)[1]
-            if keep is None or keep.all():
-                yield batch, now
-            else:
-                yield batch.take(np.flatnonzero(keep)), now[keep]
+        if self._tests_pairs(other):
+            yield from self._turned_by_pairs(side, other, other.delta.rows, other.shown.rows)
+        else:
+            yield from self._turned_by_keys(side, other, other.delta.rows)
 
-    def _turned_by_keys(
-        self, side: _Side, other: _Side, changed: pa.RecordBatch, shown: pa.RecordBatch
-    ) -> Iterator[tuple[Batch, Mask]]:
+    def _turned_by_keys(self, side: _Side, other: _Side, changed: pa.RecordBatch) -> Iterator[tuple[Ids, Mask]]:
         """Those whose key has got its first match in `other`, or lost its last one."""
         nulls = self._spec.null_equals_null
         keys, columns = _distinct_keys(changed, other.keys), range(len(other.keys))
@@ -287,24 +292,22 @@ class JoinOperator(Operator):
         if not turned.size:
             return
         for places, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
-            yield Batch(side.rows.rows_at(ids), side.rows.weights_at(ids)), after[turned][places]
+            yield ids, after[turned][places]
 
     def _turned_by_pairs(
         self, side: _Side, other: _Side, stored: pa.RecordBatch, shown: pa.RecordBatch
-    ) -> Iterator[tuple[Batch, Mask]]:
+    ) -> Iterator[tuple[Ids, Mask]]:
         """Those that pair with a changed row of `other` and whose existence turns."""
         found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
         for ids in _pieces(np.unique(np.concatenate(found))) if found else ():
-            batch = Batch(side.rows.rows_at(ids), side.rows.weights_at(ids))
-            was = self._exists(batch.rows, side, other, other.old)
-            now = self._exists(batch.rows, side, other, other.new)
-            turned = np.flatnonzero(was != now)
-            if turned.size:
-                yield batch.take(turned), now[turned]
+            rows = side.rows.rows_at(ids)
+            was, now = (self._exists(rows, side, other, view) for view in (other.old, other.new))
+            if (was != now).any():
+                yield ids[was != now], now[was != now]
 
     def _tests_pairs(self, other: _Side) -> bool:
         """Does a match take more than equal keys?"""
-        return self._spec.residual is not None or other.lens is not None
+        return self._spec.residual is not None or (other.lens is not None and other.lens.filters)
 
     def _exists(self, rows: pa.RecordBatch, side: _Side, other: _Side, view: View) -> Mask:
         """Whether each stored row of `side` has a visible match in the other arrangement."""
@@ -331,12 +334,15 @@ class JoinOperator(Operator):
             yield changed.with_rows(side.show(rows)[0]), now
             yield from self._unsaid(side, other, rows, marks.on(rows, side.epoch, since) & ~now)
             decided.append((rows, now & self._remain(side, changed)))
-        for batch, now in self._turned(side, other):
-            was = marks.on(batch.rows, side.epoch, since)
-            shown, turned = batch.with_rows(side.show(batch.rows)[0]), np.flatnonzero(was != now)
-            yield shown.take(turned).negate(), was[turned]
-            yield shown.take(turned), now[turned]
-            decided.append((batch.rows, now & (side.rows.count(batch.rows, side.new) > 0)))
+        for ids, now in self._turned(side, other):
+            rows = side.rows.rows_at(ids)
+            shown, keep = side.show(rows)
+            turned = marks.on(rows, side.epoch, since) != now
+            turned = np.flatnonzero(turned if keep is None else turned & keep)
+            batch = Batch(shown, side.rows.weights_at(ids)).take(turned)
+            yield batch.negate(), ~now[turned]
+            yield batch, now[turned]
+            decided.append((rows, now & (side.rows.count(rows, side.new) > 0)))
         marks.update([rows for rows, _ in decided], [now for _, now in decided], side.epoch, since)
 
     def _unsaid(self, side: _Side, other: _Side, rows: pa.RecordBatch, stale: Mask) -> Iterator[tuple[Batch, Mask]]:
@@ -504,18 +510,14 @@ def _not_in_mode(right: _Side, view: View) -> str:
 def _sees_one(side: _Side, pieces: Iterator[Ids]) -> bool:
     """Does the lens see any of the rows?"""
     for ids in pieces:
-        keep = None if side.lens is None else side.lens(side.rows.rows_at(ids))[1]
+        keep = None if side.lens is None else side.shown_at(ids)[1]
         if keep is None or keep.any():
             return True
     return False
 
 
-def _shown_schema(rows: Arrangement, lens: Lens | None) -> pa.Schema:
-    stored = pa.schema(list(rows.schema)[: len(rows.schema) - rows.stamped])
-    if lens is None:
-        return stored
-    empty = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in stored], schema=stored)
-    return lens(empty)[0].schema
+def _shown_schema(stored: pa.Schema, lens: Lens | None) -> pa.Schema:
+    return stored if lens is None else lens.schema
 
 
 def _at(rows: pa.RecordBatch, places: Places | Ids) -> pa.RecordBatch:

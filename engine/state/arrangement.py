@@ -56,6 +56,7 @@ _EXPIRED_CHUNKS = 4
 """Hot chunks that are rid of expired rows in one step."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
+_NONE = np.zeros(0, np.int64)
 _PART = b"part"
 _NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
@@ -641,8 +642,7 @@ class Arrangement:
         expiring = self.time is not None and self._expire()
         if self._cold is None:
             return expiring
-        self._cold.held = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in self._pending)])
-        merging = self._cold.maintain()
+        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
         self._live -= self._cold.take_dropped()
         if self._sealing is None:
             return merging or expiring
