@@ -266,6 +266,8 @@ class Dataflow:
             node.scan.close()
         if node.outlet is not None:
             node.outlet.close()
+        if node.operator is not None:
+            node.operator.close()
         for state in node.states().values():
             if isinstance(state, Arrangement):
                 state.close()
