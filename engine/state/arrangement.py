@@ -32,6 +32,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
+from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import COLD, ColdRows
 from forebay.engine.state.coldstore import ColdStore
@@ -65,7 +66,7 @@ class View:
 NOTHING = View(0, _FOREVER)
 
 
-class Arrangement:
+class Arrangement(Tiered):
     """Rows by key. One writer (`update`, then `commit` or `rollback`) per epoch; readers in between."""
 
     def __init__(self, schema: pa.Schema, key: Sequence[int], identity: Sequence[int] | None = None) -> None:
@@ -523,6 +524,9 @@ class Arrangement:
     def hot_bytes(self) -> int:
         """Bytes that sealing could give back."""
         return self._store.nbytes()
+
+    def idle_bytes(self) -> int:
+        return 0
 
     def seal(self, share: float) -> bool:
         """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is no full chunk."""

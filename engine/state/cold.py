@@ -148,11 +148,16 @@ class ColdRows:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def find(self, hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
-        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces."""
+    def find(self, hashes: Hashes, wanted: Mask | None = None) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces.
+
+        `wanted`: the hashes to look for; the caller clears it for those that need no look at further segments.
+        """
         for segment in reversed(self.segments.values()):
-            for which, rows in segment.find(hashes, self.store):
+            places = None if wanted is None else np.flatnonzero(wanted)
+            for which, rows in segment.find(hashes if places is None else hashes[places], self.store):
                 if rows.shape[0]:
+                    which = which if places is None else places[which]
                     yield which.astype(np.int32), rows + self._base(segment)
 
     def scan(self) -> Iterator[Ids]:
