@@ -140,7 +140,7 @@ class Driver:
         with self.boundary() as flow:
             now = self._tick()
             job = Job(name, started=now)
-            job.placement = flow.attach(name, plan, now, placement=placement, positions=positions, initial=initial)
+            flow.attach(name, plan, now, placement=placement, positions=positions, initial=initial)
             for node in flow.nodes_of(name):
                 if isinstance(node.outlet, Outbox):
                     node.outlet.wake = self._awake.set
@@ -424,7 +424,7 @@ class Driver:
             outbox.seal(checkpoint)
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
-            "placements": {j.name: j.placement for j in self.jobs.values()},
+            "placements": self.flow.placements(),
             "parked": self.flow.save_parked(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
