@@ -2,7 +2,7 @@
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
 buffers silently: only `engine.state.rows`, `engine.state.index` and `connectors.formats.fragments` may call them, because they
-own every chunk they pass.
+own every chunk they pass. A kernel may take the address of an array that it is given, for as long as it runs.
 """
 
 from __future__ import annotations
