@@ -13,6 +13,7 @@ from numba import boolean, int64, types
 from forebay.kernels.hash import i64_in, u8_in, u8_out
 from forebay.kernels.jit import kernel, routine
 from forebay.kernels.memory import copy_bytes, load_i32, load_u8, load_u32, load_u64, store_i32, store_u8, store_u64
+from forebay.kernels.words import address_of, byte_at
 
 DATA, STARTS, ENDS, NULLS, OPENING, CLOSING = range(6)
 """What a row of `columns` holds."""
@@ -47,7 +48,7 @@ def copy(target, source, count):
         store_i32(target + count - 4, int64(f))
     else:
         for k in range(count):
-            store_u8(target + k, int64(load_u8(source + k)))
+            store_u8(target + k, byte_at(source, k))
     return target + count
 
 
@@ -68,7 +69,7 @@ def assemble(columns, constants, places, drop, skip, marked, out, offsets):
     `places` bounds the constants; the first label of a record loses `drop` bytes; with `skip` NULLs are left out, label and
     all; `marked` chooses head and tail of each record (empty: none is marked). `constants` and `out` have `SLACK` bytes to spare.
     """
-    base, text = int64(out.ctypes.data), int64(constants.ctypes.data)
+    base, text = address_of(out), address_of(constants)
     at = base
     offsets[0] = 0
     for i in range(offsets.shape[0] - 1):

@@ -12,7 +12,8 @@ from numba import boolean, int32, int64, types, uint64, void
 
 from forebay.kernels.hash import i64_in, u8_in, u8_out, u64_in
 from forebay.kernels.jit import kernel, routine
-from forebay.kernels.memory import load_u8, multiply_high, store_u8, store_u64
+from forebay.kernels.memory import store_u8, store_u64
+from forebay.kernels.words import address_of, byte_at, high_product
 
 WIDTH = 48
 """The most bytes that a value takes, and may overwrite."""
@@ -114,7 +115,7 @@ def put_integer(at, value):
 @kernel(void(i64_in, u8_in, u8_out, i32_out))
 def integer_text(values, null, out, starts):
     """starts[i] = where the digits of values[i] begin in `out`, starts[n] = the end; what `null` marks is empty."""
-    base = at = int64(out.ctypes.data)
+    base = at = address_of(out)
     for i in range(values.shape[0]):
         starts[i] = at - base
         if null.shape[0] == 0 or null[i] == 0:
@@ -125,9 +126,9 @@ def integer_text(values, null, out, starts):
 @routine
 def _scaled(high, low, c):
     """floor(power · c / 2^128) with the last bit set if anything was cut off ("round to odd")."""
-    carry = multiply_high(low, c)
+    carry = high_product(low, c)
     middle = high * c + carry
-    top = multiply_high(high, c) + uint64(middle < carry)
+    top = high_product(high, c) + uint64(middle < carry)
     return top | uint64(middle > uint64(1))
 
 
@@ -161,7 +162,7 @@ def put_point(at, count, scale):
     """Set a point before the last `scale` of the `count` > scale digits that begin at `at` + 1; returns where they end."""
     whole = count - scale
     for j in range(at, at + whole):
-        store_u8(j, int64(load_u8(j + 1)))
+        store_u8(j, byte_at(j, 1))
     store_u8(at + whole, _POINT)
     return at + 1 + count
 
@@ -169,7 +170,7 @@ def put_point(at, count, scale):
 @routine
 def put_scientific(at, count, exponent, letter):
     """Turn the `count` digits that begin at `at` + 1 into d.dddE±x; returns where that ends."""
-    store_u8(at, int64(load_u8(at + 1)))
+    store_u8(at, byte_at(at, 1))
     end = at + 1
     if count > 1:
         store_u8(end, _POINT)
@@ -217,7 +218,7 @@ def float_text(bits, mantissa, quoted, null, out, starts):
     special = (1 << width) - 1
     bias = special // 2 + mantissa
     hidden = uint64(1) << uint64(mantissa)
-    base = at = int64(out.ctypes.data)
+    base = at = address_of(out)
     for i in range(bits.shape[0]):
         starts[i] = at - base
         if null.shape[0] != 0 and null[i] != 0:
@@ -272,17 +273,17 @@ def put_wide(at, low, high):
     first = (c << uint64(32)) | d
     put_digits(at, first, 12)
     zeros = 0
-    while int64(load_u8(at + zeros)) == _ZERO:
+    while byte_at(at, zeros) == _ZERO:
         zeros += 1
     for j in range(at, at + 39 - zeros):
-        store_u8(j, int64(load_u8(j + zeros)))
+        store_u8(j, byte_at(j, zeros))
     return at + 39 - zeros
 
 
 @kernel(void(u64_in, u64_in, int64, boolean, u8_in, u8_out, i32_out))
 def decimal_text(low, high, scale, plain, null, out, starts):
     """As `integer_text`, for DECIMALs of `scale` ≥ 0 in two words; below 1e-6 scientific ('1.0E-7') unless `plain`."""
-    base = at = int64(out.ctypes.data)
+    base = at = address_of(out)
     for i in range(low.shape[0]):
         starts[i] = at - base
         if null.shape[0] != 0 and null[i] != 0:
@@ -296,14 +297,14 @@ def decimal_text(low, high, scale, plain, null, out, starts):
         exponent = count - 1 - scale
         if scale == 0:
             for j in range(at, at + count):
-                store_u8(j, int64(load_u8(j + 1)))
+                store_u8(j, byte_at(j, 1))
             at += count
         elif exponent < -6 and not plain:
             at = put_scientific(at, count, exponent, _LARGE_E)
         else:
             pad = max(scale + 1 - count, 0)
             for j in range(at + count, at, -1):
-                store_u8(j + pad, int64(load_u8(j)))
+                store_u8(j + pad, byte_at(j, 0))
             put_zeros(at + 1, pad)
             at = put_point(at, pad + count, scale)
     starts[low.shape[0]] = at - base

@@ -2,7 +2,7 @@
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
 buffers silently: only `engine.state.rows`, `engine.state.index` and `connectors.formats.fragments` may call them, because they
-own every chunk they pass. A kernel may take the address of an array that it is given, for as long as it runs.
+own every chunk they pass; and kernels that walk text (see `kernels.words`).
 """
 
 from __future__ import annotations
@@ -101,16 +101,5 @@ def fold_multiply(typingctx, a, b):
         low = builder.trunc(product, _I64)
         high = builder.trunc(builder.lshr(product, _I128(64)), _I64)
         return builder.xor(low, high)
-
-    return types.uint64(types.uint64, types.uint64), codegen
-
-
-@intrinsic
-def multiply_high(typingctx, a, b):
-    """The high 64 bits of a·b."""
-
-    def codegen(context, builder, signature, args):
-        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
-        return builder.trunc(builder.lshr(product, _I128(64)), _I64)
 
     return types.uint64(types.uint64, types.uint64), codegen

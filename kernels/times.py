@@ -12,7 +12,8 @@ from numba import boolean, int64, uint8, uint64, void
 from forebay.kernels.digits import i32_out, put_digits, put_integer, put_two, put_word
 from forebay.kernels.hash import i64_in, u8_in, u8_out
 from forebay.kernels.jit import kernel, routine
-from forebay.kernels.memory import load_u8, load_u64, store_u8, store_u64
+from forebay.kernels.memory import load_u64, store_u8, store_u64
+from forebay.kernels.words import address_of, byte_at
 
 WIDTH = 48
 """The most bytes that a value takes."""
@@ -58,7 +59,7 @@ def put_time(at, rest, second, digits):
         return at
     store_u8(at, _POINT)
     at = put_digits(at + 1, uint64(fraction), digits)
-    while int64(load_u8(at - 1)) == _ZERO:
+    while byte_at(at, -1) == _ZERO:
         at -= 1
     return at
 
@@ -84,7 +85,7 @@ def time_text(values, digits, dated, timed, separator, zoned, null, out, starts)
     for _ in range(digits):
         second *= 10
     day = 86400 * second if timed else 1
-    base = at = int64(out.ctypes.data)
+    base = at = address_of(out)
     last, written, size = FIRST_DAY - 1, at, 0
     for i in range(values.shape[0]):
         starts[i] = at - base
