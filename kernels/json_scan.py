@@ -89,7 +89,7 @@ def _behind_escape(text, at, end):
 
 
 @routine
-def _behind_character(text, at, end):
+def behind_character(text, at, end):
     """Where the UTF-8 character of several bytes at `at` ends; -1 if it is none (The Unicode Standard, table 3-7)."""
     lead = byte_at(text, at)
     low, high, more = 0x80, 0xBF, 1
@@ -139,7 +139,7 @@ def string_end(text, at, end, size):
             escaped = 1
             at = _behind_escape(text, at, end)
         elif c >= 0x80:
-            at = _behind_character(text, at, end)
+            at = behind_character(text, at, end)
         else:
             return -1
         if at < 0:

@@ -38,6 +38,8 @@ DATE, TIME, TIMESTAMP = 0, 1, 2
 _TEN = np.uint64(10)
 _MOST = np.uint64(0x7FFFFFFFFFFFFFFF)
 _LEAST = -(1 << 63)
+_LOWER = np.uint64(0x2020202020202020)
+"""Makes letters small; no other byte becomes one."""
 
 
 @inline
@@ -134,7 +136,7 @@ def integers(data, spans, low, high, out, bits, bad):
 
 @kernel(int64(u8_in, i64_in, u8_out, u8_out, u8_out))
 def booleans(data, spans, out, bits, bad):
-    """Truth values into the bits of `out`; also 1 and 0, and either as text. Returns the number of NULLs."""
+    """Truth values into the bits of `out`; also 1 and 0, and either as text in any case. Returns the number of NULLs."""
     text = address_of(data)
     nulls = 0
     for i in range(spans.shape[0]):
@@ -151,10 +153,10 @@ def booleans(data, spans, out, bits, bad):
                 bad[i] = 1
             elif size == 1 and head & np.uint64(0xFF) == np.uint64(0x31):
                 _set(out, i)
-            elif size == 4 and head & np.uint64(0xFFFFFFFF) == np.uint64(0x65757274):
+            elif size == 4 and (head | _LOWER) & np.uint64(0xFFFFFFFF) == np.uint64(0x65757274):
                 _set(out, i)
             elif not (size == 1 and head & np.uint64(0xFF) == np.uint64(0x30)) and not (
-                size == 5 and head & np.uint64(0xFFFFFFFFFF) == np.uint64(0x65736C6166)
+                size == 5 and (head | _LOWER) & np.uint64(0xFFFFFFFFFF) == np.uint64(0x65736C6166)
             ):
                 bad[i] = 1
     return nulls

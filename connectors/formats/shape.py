@@ -142,7 +142,7 @@ class Shape:
         from forebay.kernels.json_scan import scan  # compiled, or loaded, by processes that read JSON only
 
         n, tables = len(values), self._tables
-        data, offsets = _buffers(values)
+        data, offsets = buffers(values)
         valid = values.is_valid().cast(pa.uint8()).to_numpy() if values.null_count else np.empty(0, np.uint8)
         counts, state, record = np.empty(len(self._spaces), np.int64), np.empty(n, np.uint8), np.empty(n, np.int64)
         room = [n, *[max(n + 64, r) for r in self._room[1:]]]
@@ -194,7 +194,8 @@ class _Tables:
         return self.entries, self.nodes, self.names, self.spaces, self.members
 
 
-def _buffers(values: pa.BinaryArray) -> tuple[Bytes, npt.NDArray[np.int32]]:
+def buffers(values: pa.BinaryArray) -> tuple[Bytes, npt.NDArray[np.int32]]:
+    """The bytes and the offsets of a column."""
     _, offsets, data = values.buffers()
     starts = np.frombuffer(offsets, np.int32, len(values) + 1, 4 * values.offset)
     return np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), starts
