@@ -85,6 +85,7 @@ class JsonDecoder(BatchDecoder):
         bad = np.zeros(len(scan.record), np.uint8)
         fetch, root = Fetch(scan, self._rules), self._shape.root
         columns = [fetch.column(root[f.name], bad) for f in self.schema]
+        self._shape.release(scan)
         rows, left = rows_of(columns, self.schema, len(bad)), scan.left()
         left[scan.record[bad > 0]] = True
         empty = missing_values(rows, scan.record, len(values))
