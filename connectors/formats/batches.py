@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 SAMPLES = 8
 """Records of a large batch whose fields are looked at."""
-_SMALL = 24
+SMALL = 24
 """Batches of fewer records are read one by one."""
 
 METADATA_KEY = b"forebay.metadata"
@@ -114,7 +114,7 @@ class BatchDecoder(Decoder):
     def decode(self, records: Records) -> Decoded:
         """See `Decoder.decode`; tombstones give nothing."""
         collected, parts, values = Collected(), list[Part](), records.values
-        if len(values) < _SMALL:
+        if len(values) < SMALL:
             self._one_by_one(values, np.flatnonzero(present(values)), collected)
         else:
             part, left = self.read_columns(values)

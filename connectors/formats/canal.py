@@ -80,9 +80,9 @@ class CanalDialect(Dialect):
         for name, pattern in self._filters:
             if not pattern.fullmatch(text_at(document, name) or ""):
                 return Event()
-        if document.get("isDdl") is True or (op in _STATEMENTS and op not in _OPS):
+        if document.get("isDdl") is True or (isinstance(op, str) and op in _STATEMENTS):
             return Event(statement=Statement(database, table, text_at(document, "sql") or str(op)))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'type' must be INSERT, UPDATE or DELETE, found {shown}" if op else "'type' is missing")
         data, old = _images(document, "data"), _images(document, "old") if op == "UPDATE" else []

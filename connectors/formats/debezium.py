@@ -100,7 +100,7 @@ class DebeziumDialect(Dialect):
             return Event(statement=Statement(database, table, f"TRUNCATE TABLE {table or ''}".rstrip()))
         if op == "m" or (op is None and {"status", "id"} <= payload.keys()):
             return Event()  # a logical message, or a transaction's boundary
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op' must be one of c, r, u, d, found {shown}" if "op" in payload else "'op' is missing")
         images = image_of(payload.get("before"), "before"), image_of(payload.get("after"), "after")

@@ -81,8 +81,10 @@ class JsonDecoder(BatchDecoder):
         self._shape = Shape(pa.struct(list(schema)))
 
     def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
-        root = self._shape.root
-        return columns_of(self._shape.scan(values), [root[f.name] for f in self.schema], self.schema, self._rules)
+        root, scan = self._shape.root, self._shape.scan(values)
+        made = columns_of(scan, [root[f.name] for f in self.schema], self.schema, self._rules)
+        self._shape.release(scan)
+        return made
 
     def learn(self, document: Mapping[str, Any]) -> None:
         self._shape.learn(document)

@@ -65,9 +65,9 @@ class MaxwellDialect(Dialect):
         if op in _STATEMENTS:
             text = text_at(document, "sql") or f"{op}: {text_of(document.get('def'))}"
             return Event(statement=Statement(database, table, text))
-        if op in _SILENT:
+        if isinstance(op, str) and op in _SILENT:
             return Event()
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'type' must be insert, update or delete, found {shown}" if op else "'type' is missing")
         data, old = image_of(document.get("data"), "data"), image_of(document.get("old"), "old")

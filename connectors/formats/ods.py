@@ -79,7 +79,7 @@ class OdsDialect(Dialect):
         op, database, table = document.get("op"), text_at(document, "database_name"), text_at(document, "table_name")
         if op == "DDL":
             return Event(statement=Statement(database, table, text_at(document, "statement") or "DDL"))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op' must be INSERT, UPDATE or DELETE, found {shown}" if op else "'op' is missing")
         before, after = image_of(document.get("before"), "before"), image_of(document.get("after"), "after")

@@ -62,7 +62,7 @@ class OggDialect(Dialect):
         op, time = document.get("op_type"), self.value("event-timestamp", document)
         if op == "T":
             return Event(statement=Statement(database or None, table, f"TRUNCATE TABLE {table}".rstrip()))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op_type' must be I, U or D, found {shown}" if op else "'op_type' is missing")
         before, after = image_of(document.get("before"), "before"), image_of(document.get("after"), "after")

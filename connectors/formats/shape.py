@@ -69,6 +69,7 @@ class Shape:
         self._unlearned = set(self._objects(self.root))
         self._room = [0] * len(self._spaces)
         self._tables = self._build()
+        self._spare: list[Indices] = []
 
     def _slot(self, type_: pa.DataType, space: int) -> Slot:
         slot = Slot(self._slots, type_, space)
@@ -148,7 +149,7 @@ class Shape:
         room = [n, *[max(n + 64, r) for r in self._room[1:]]]
         while True:
             bases, total = self._bases(room)
-            spans = np.empty(total, np.int64)
+            spans = self._space(total)
             full = scan(
                 data,
                 offsets,
@@ -163,8 +164,21 @@ class Shape:
             )
             if full < 0:
                 return Scan(data, spans, bases, counts, state, record[: counts[0]])
+            self._spare.append(spans)
             room[full] *= 2
             self._room = room
+
+    def _space(self, size: int) -> Indices:
+        """An array of at least that size: touching fresh memory would cost half as much as the scan."""
+        try:
+            spare = self._spare.pop()
+        except IndexError:
+            return np.empty(size, np.int64)
+        return spare if len(spare) >= size else np.empty(size, np.int64)
+
+    def release(self, scan: Scan) -> None:
+        """Take back the memory of a scan that nobody reads any more."""
+        self._spare.append(scan.flat)
 
     def _bases(self, room: list[int]) -> tuple[Indices, int]:
         """Where the spans of each slot begin, and how many there are."""
