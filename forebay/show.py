@@ -14,7 +14,7 @@ from forebay.engine.operators.base import MAX_WATERMARK
 from forebay.engine.operators.join import JoinOperator
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
-from forebay.engine.state import State
+from forebay.engine.state import Segmented, State
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
@@ -56,7 +56,7 @@ _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 def _tiers(state: State) -> tuple[int | None, ...]:
     """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
-    if not isinstance(state, Arrangement):
+    if not isinstance(state, Segmented):
         return (None, None, None, None)
     segments = state.cold_segments()
     disk = sum(s.nbytes_on_disk for s in segments)

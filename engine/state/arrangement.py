@@ -37,6 +37,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
+from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import COLD, ColdRows
 from forebay.engine.state.coldstore import ColdStore
@@ -86,7 +87,7 @@ class Reader:
         self.since = ALWAYS
 
 
-class Arrangement:
+class Arrangement(Tiered):
     """Rows by key. One writer (`update`, then `commit` or `rollback`) per epoch; readers in between."""
 
     def __init__(
@@ -621,6 +622,9 @@ class Arrangement:
     def hot_bytes(self) -> int:
         """Bytes that sealing could give back."""
         return self._store.nbytes()
+
+    def idle_bytes(self) -> int:
+        return 0
 
     def seal(self, share: float) -> bool:
         """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is no full chunk."""

@@ -205,16 +205,21 @@ class ColdRows:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def find(self, hashes: Hashes, since: int = -NEVER) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+    def find(
+        self, hashes: Hashes, since: int = -NEVER, wanted: Mask | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         """(index of the hash, handle) of every row under each hash, newest segments first, in pieces.
 
-        Segments without a row as young as `since` are not looked at.
+        Segments without a row as young as `since` are not looked at. `wanted`: the hashes to look for; the caller clears it
+        for those that need no look at further segments.
         """
         for segment in reversed(self.segments.values()):
             if segment.times is not None and segment.times[2] < since:
                 continue
-            for which, rows in segment.find(hashes, self.store):
+            places = None if wanted is None else np.flatnonzero(wanted)
+            for which, rows in segment.find(hashes if places is None else hashes[places], self.store):
                 if rows.shape[0]:
+                    which = which if places is None else places[which]
                     yield which.astype(np.int32), rows + self._base(segment)
 
     def scan(self) -> Iterator[Ids]:
