@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
-from forebay.bound import as_bound, definitions
+from forebay.bound import as_bound, definitions, rebound
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -42,6 +42,7 @@ from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
 from forebay.planner.catalog import (
+    STATE_TTL,
     Catalog,
     JobDefinition,
     MaterializedView,
@@ -49,6 +50,7 @@ from forebay.planner.catalog import (
     View,
     altered,
     define,
+    state_ttl,
 )
 from forebay.planner.changelog import infer
 from forebay.planner.dialect.script import parse
@@ -370,9 +372,9 @@ class Executor:
     def _alter_table(self, statement: st.AlterTable) -> Result:
         table = self.catalog.table(statement.name)
         changed = altered(table, statement, self.registry, self.relations.types)
-        if table.embedded and statement.action not in ("RENAME TO",):
+        if table.embedded and statement.action not in ("RENAME TO", "SET", "RESET"):
             self._alter_embedded(table, changed, statement)
-        elif table.embedded:
+        elif table.embedded and statement.action == "RENAME TO":
             raise UnsupportedError(
                 "an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it"
             )
@@ -381,8 +383,27 @@ class Executor:
         if changed.name != table.name:
             del self.catalog.relations[table.name]
         self.catalog.relations[changed.name] = changed
+        message = f"table {table.name} altered" + self._follow_ttl(table, changed)
         self.save()
-        return Result(message=f"table {table.name} altered")
+        return Result(message=message)
+
+    def _follow_ttl(self, table: Table, changed: Table) -> str:
+        """Jobs that run keep the table's rows as its option says now; what to tell of those that cannot."""
+        ttl = state_ttl(changed.options)
+        if ttl == state_ttl(table.options):
+            return ""
+        micros = self.options.micros("table.exec.state.ttl") if ttl is None else ttl * 1000
+        with self.driver.boundary() as flow:
+            stuck = flow.set_ttl(table.name, micros or None)
+        for name, job in self.catalog.jobs.items():
+            if table.name in job.bound and name not in stuck:
+                bound = rebound(
+                    job.bound[table.name], STATE_TTL.name, changed.options.get(STATE_TTL.name), self.relations
+                )
+                self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
+        if not stuck:
+            return ""
+        return f"; jobs that keep no time of its rows follow when they are made again: {', '.join(sorted(stuck))}"
 
     def _alter_embedded(self, table: Table, changed: Table, statement: st.AlterTable) -> None:
         """Rebuild an embedded table under its new columns; nothing may be reading it."""

@@ -20,7 +20,16 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector, state_columns
+from forebay.planner.catalog import (
+    STATE,
+    Catalog,
+    MaterializedView,
+    Table,
+    View,
+    check_connector,
+    state_columns,
+    state_ttl,
+)
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
 from forebay.planner.expr import Expr
@@ -81,15 +90,16 @@ class Relations:
 
     def _table_relation(self, table: Table, options: Mapping[str, str]) -> Relation:
         time = (table.watermark[0],) if table.watermark is not None else ()
+        ttl = state_ttl({**table.options, **options})
         if table.embedded:
-            return Relation(table.name, table.schema(), table.primary_key, updating=True)
+            return Relation(table.name, table.schema(), table.primary_key, updating=True, ttl=ttl)
         source = self._open(table, options, None)
         key = table.primary_key if source.changelog is not Changelog.APPEND else ()
         updating = source.changelog is not Changelog.APPEND
-        return Relation(table.name, table.schema(), key, updating, time, source.bounded)
+        return Relation(table.name, table.schema(), key, updating, time, source.bounded, ttl)
 
     def binder(self) -> Binder:
-        return Binder(self)
+        return Binder(self, self.options.micros("table.exec.state.ttl") // 1000)
 
     def types(self, texts: Sequence[str], schema: pa.Schema) -> list[SqlType]:
         """Types of expression texts over a schema."""
@@ -155,7 +165,7 @@ class Relations:
             scan=scan,
             changelog=source.changelog,
             shareable=source.bounded or mode in _FIXED_STARTS,
-            identity=hashlib.sha256(f"{found.ddl(mask=False)} {sorted(options.items())}".encode()).hexdigest()[:24],
+            identity=_identity(found, options),
             key=tuple(stored.get_field_index(k) for k in found.primary_key),
             computed=self._computed(found, stored, columns),
         )
@@ -166,6 +176,8 @@ class Relations:
         if table in self.registered or not isinstance(found, Table) or found.embedded:
             return None
         names = state_columns({**found.options, **dict(options)}, found)
+        if names is not None and found.watermark is not None and found.watermark[0] not in names:
+            names.append(found.watermark[0])  # tells how old a row is
         return None if names is None else pa.schema([found.schema().field(n) for n in names])
 
     def computed(self, table: str, name: str, schema: pa.Schema) -> Expr | None:
@@ -254,3 +266,9 @@ class Relations:
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
         )
+
+
+def _identity(table: Table, options: Mapping[str, str]) -> str:
+    """What makes two scans of a table the same: its definition, but for how its state is kept."""
+    read = replace(table, options={k: v for k, v in table.options.items() if not k.startswith(STATE)})
+    return hashlib.sha256(f"{read.ddl(mask=False)} {sorted(options.items())}".encode()).hexdigest()[:24]

@@ -10,12 +10,17 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
+from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.operators.join import JoinOperator
+from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.state import Segmented, State
+from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.explain import duration
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -31,6 +36,7 @@ _STATE = pa.schema(
     [
         ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
         ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
+        ("oldest_row", _TIME), ("ttl", _TEXT),
     ]
 )  # fmt: skip
 _DEAD = pa.schema(
@@ -55,6 +61,24 @@ def _tiers(state: State) -> tuple[int | None, ...]:
     segments = state.cold_segments()
     disk = sum(s.nbytes_on_disk for s in segments)
     return (sum(s.rows for s in segments), len(segments), disk, state.unmatched)
+
+
+def _oldest(state: State) -> datetime | None:
+    oldest = state.oldest() if isinstance(state, Arrangement) else None
+    return None if oldest is None else datetime.fromtimestamp(oldest / 1e6, UTC)
+
+
+def _ttls(flow: Dataflow) -> dict[int, str]:
+    """Per arrangement how long its rows live for those who read it, the longest first; by `id`."""
+    found: dict[int, set[int]] = {}
+    for node in flow.order:
+        if isinstance(node.operator, JoinOperator):
+            for arrangement, ttl in node.operator.lifetimes():
+                found.setdefault(id(arrangement), set()).add(MAX_WATERMARK if ttl is None else ttl)
+    return {
+        key: ", ".join("for ever" if t == MAX_WATERMARK else duration(t) for t in sorted(ttls, reverse=True))
+        for key, ttls in found.items()
+    }
 
 
 class Shows:
@@ -125,8 +149,18 @@ class Shows:
 
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
+            ttls = _ttls(flow)
             rows = [
-                (node.label, ", ".join(sorted(node.jobs)), name, state.rows(), state.nbytes(), *_tiers(state))
+                (
+                    node.label,
+                    ", ".join(sorted(node.jobs)),
+                    name,
+                    state.rows(),
+                    state.nbytes(),
+                    *_tiers(state),
+                    _oldest(state),
+                    ttls.get(id(state)),
+                )
                 for node in flow.order
                 for name, state in node.states().items()
             ]

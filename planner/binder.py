@@ -13,6 +13,7 @@ from forebay.planner import rules
 from forebay.planner.assign import assigned
 from forebay.planner.build import project
 from forebay.planner.expr import Column
+from forebay.planner.lifetimes import with_lifetimes
 from forebay.planner.messages import find_token
 from forebay.planner.nodes import Node, Sink
 from forebay.planner.planning import planned
@@ -27,8 +28,10 @@ __all__ = ["Binder", "CatalogView", "Relation", "notices"]
 class Binder:
     """Binds queries against a catalog. `sql`, where given, is the text that the query was parsed from."""
 
-    def __init__(self, catalog: CatalogView) -> None:
+    def __init__(self, catalog: CatalogView, ttl: int = 0) -> None:
+        """`ttl`: how long the rows of joins live in ms, where neither a hint nor a table says; 0: for ever."""
         self._catalog = catalog
+        self._ttl = ttl
 
     def bind(self, query: exp.Expression, sql: str | None = None, names: Sequence[str] = ()) -> Node:
         """The logical plan of a continuous query; the output's names are `names`, else those of the select list.
@@ -57,6 +60,7 @@ class Binder:
             node = drop_hint(rewrite(named(node, list(names) or schema.names)))
             if rewrite is rules.apply:
                 refuse_pending(node)
+                node = with_lifetimes(node, self._catalog, self._ttl)
         except UnsupportedError as error:
             raise placed(error, sql) from error
         except RecursionError as error:

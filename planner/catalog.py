@@ -26,8 +26,12 @@ from forebay.engine.errors import CatalogError, OptionError, SqlError, nearest
 from forebay.engine.types import SqlType
 from forebay.planner import statements as st
 from forebay.planner.dialect.script import parse
+from forebay.planner.options import duration
 
 FORMAT = 1
+STATE = "state."
+"""What the names of options begin with that say how a table's state is kept, and not how the table is read."""
+STATE_TTL = Option(f"{STATE}ttl", "how long joins keep the table's rows, such as '35 d'; '0' for ever")
 STATE_COLUMNS = Option(
     "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
 )
@@ -366,6 +370,7 @@ def checked(table: Table, registry: Registry, typer: Typer) -> Table:
                 hint="add a computed column, for example: ts AS TO_TIMESTAMP_LTZ(millis, 3)",
             )
         typer([text], table.schema())
+    state_ttl(table.options)
     if not table.embedded:
         check_connector(table, registry)
     return table
@@ -378,7 +383,7 @@ def check_connector(table: Table, registry: Registry) -> None:
         OptionError: naming the option, and the nearest known one.
     """
     connector = registry.connector(table.options["connector"])
-    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, *connector.options]
+    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, STATE_TTL, *connector.options]
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)
@@ -389,6 +394,21 @@ def check_connector(table: Table, registry: Registry) -> None:
     state_columns(table.options, table)
     if connector.source is None and connector.sink is None:
         raise OptionError(f"connector '{connector.name}' can be neither read nor written")
+
+
+def state_ttl(options: Mapping[str, str]) -> int | None:
+    """How long joins keep a table's rows, in ms; 0: for ever; None: the table does not say.
+
+    Raises:
+        OptionError: it is no duration.
+    """
+    text = options.get(STATE_TTL.name)
+    if text is None:
+        return None
+    try:
+        return duration(text) // 1000
+    except OptionError as error:
+        raise OptionError(f"option '{STATE_TTL.name}': {error.message}") from error
 
 
 def state_columns(options: Mapping[str, str], table: Table) -> list[str] | None:

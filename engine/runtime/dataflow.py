@@ -180,6 +180,9 @@ class Dataflow:
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
             return None
+        suits = step.suits if isinstance(step, OperatorStep) and known not in into.fresh else None
+        if suits is not None and known.operator is not None and not suits(known.operator, known.watermark):
+            return None
         unread = known.scan is not None and known.scan.untouched
         return known if known in into.fresh or unread or known.contents() is not None else None
 
@@ -214,11 +217,14 @@ class Dataflow:
         return node
 
     def _insert(self, node: Node) -> None:
+        self._use_cold(node)
+        self.nodes[node.id] = node
+        self.order.append(node)
+
+    def _use_cold(self, node: Node) -> None:
         for state in node.states().values():
             if self.cold is not None and isinstance(state, Tiered):
                 state.use(self.cold)
-        self.nodes[node.id] = node
-        self.order.append(node)
 
     def _initial_step(self, fresh: list[Node], now: int) -> None:
         """One step of the new nodes alone, over the full contents of inputs that have a past."""
@@ -235,6 +241,21 @@ class Dataflow:
         for node in fresh:
             self._commit(node)
             node.output = []
+
+    def set_ttl(self, table: str, ttl: int | None) -> set[str]:
+        """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
+
+        Returns the jobs that cannot follow, because their state has no time of the rows.
+        """
+        held = {id(n): unit.held for unit in self.units() for n in unit.nodes}
+        stuck: set[str] = set()
+        for node in self.order:
+            if node.operator is not None:
+                epoch = held.get(id(node))
+                if not node.operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch):
+                    stuck |= node.jobs
+                self._use_cold(node)
+        return stuck
 
     def relation(self, name: str) -> Node:
         """The node of an embedded table or materialized view."""

@@ -111,6 +111,8 @@ class Arrangement(Tiered):
         """The columns by which rows are equal: all but a stamp."""
         self.identity = tuple(identity) if identity is not None else tuple(self.whole)
         self._readers: list[Reader] = []
+        self.dropped = ALWAYS
+        """Rows older than this may be gone."""
         self.unmatched = 0
         """Retractions that found no row."""
         self._unmatched_before = 0
@@ -614,7 +616,8 @@ class Arrangement(Tiered):
 
     def use(self, store: ColdStore) -> None:
         """Rows may go to this store from now on."""
-        self._cold = ColdRows(self.schema, store, self.time)
+        if self._cold is None:
+            self._cold = ColdRows(self.schema, store, self.time)
 
     def hot_bytes(self) -> int:
         """Bytes that sealing could give back."""
@@ -698,11 +701,20 @@ class Arrangement(Tiered):
         """The time that every reader has passed: older rows may be gone."""
         return min((r.since for r in self._readers), default=ALWAYS)
 
+    def oldest(self) -> int | None:
+        """About the time of the oldest row (of those in memory the first chunk is asked); None: there is none with a time."""
+        found = [s.times[0] for s in self.cold_segments() if s.times is not None]
+        hot = next(self._live_ids(since=self._sealed_to), None) if self.time is not None else None
+        if hot is not None:
+            found.append(int(self._times(hot).min()))
+        return min((t for t in found if t != NEVER), default=None)
+
     def _expire(self) -> bool:
         """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""
         since = self.since
         if since == ALWAYS:
             return False
+        self.dropped = max(self.dropped, since)
         if self._cold is not None:
             self._cold.expired = max(self._cold.expired, since)
         first = self._sealing.end if self._sealing is not None else self._sealed_to >> SHIFT
@@ -752,6 +764,8 @@ class Arrangement(Tiered):
         whole = full or self._moved
         since, killed = (1, []) if whole else (self._saved_to, self._killed)
         batches = [_note(b"reset")] if self._moved and not full else []
+        if self.dropped > ALWAYS:
+            batches.append(_note(b"dropped", str(self.dropped).encode()))
         if killed:
             dead = np.concatenate(killed)
             dead = dead[dead < max(since, self._sealed_to)]
@@ -804,6 +818,8 @@ class Arrangement(Tiered):
                 dead.append(batch.column(0).to_numpy())
             elif part == b"rows":
                 kept.append(batch)
+            elif part == b"dropped":
+                self.dropped = int(batch.schema.metadata[_NOTE])
             elif part == b"cold":
                 cold[part] = [batch]
             else:
