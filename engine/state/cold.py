@@ -30,8 +30,8 @@ FAN = 8
 """Segments of one size that are merged into one."""
 MOST = 14
 """Segments that a probe looks through at most, but for a short while."""
-_SLICE = 1 << 17
-"""Rows merged in one step."""
+_SLICE, _STEP = 1 << 17, 4 << 20
+"""Rows, and about how many bytes of them, are merged in one step."""
 _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
@@ -160,9 +160,9 @@ class ColdRows:
                     which = which if places is None else places[which]
                     yield which.astype(np.int32), rows + self._base(segment)
 
-    def scan(self) -> Iterator[Ids]:
-        """The handles of all rows, in pieces."""
-        for segment in list(self.segments.values()):
+    def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
+        """The handles of all rows (or of those of some segments), in pieces."""
+        for segment in list(self.segments.values()) if segments is None else segments:
             for at in range(0, segment.fences.shape[0], segment.step):
                 blocks = np.arange(at, min(at + segment.step, segment.fences.shape[0]))
                 yield segment.rows_of(blocks) + self._base(segment)
@@ -234,7 +234,7 @@ class _Merge:
         self.inputs = inputs
         self._owner = owner
         total = sum(s.rows for s in inputs)
-        self._slices = max(1, -(-total // _SLICE))
+        self._slices = max(1, -(-total // _SLICE), sum(s.nbytes_on_disk for s in inputs) // _STEP)
         self._done = 0
         self._builder = Builder(owner.schema, owner.store, total)
 
