@@ -55,6 +55,11 @@ class Deaths:
         kernels.test_bits(self._bits.addresses, ids, out)
         return out.view(bool)
 
+    def keep(self, chunks: Ids) -> None:
+        """Forget the bits of all ids but those of these chunks: nobody will ask for them."""
+        for chunk in self._bits.chunks.keys() - set(chunks.tolist()):
+            self._bits.drop(chunk)
+
     def nbytes(self) -> int:
         return self._bits.nbytes()
 

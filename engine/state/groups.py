@@ -81,7 +81,7 @@ class GroupTable(Tiered):
         mark = self.keys.births()
         ids = self.keys.intern(rows)
         self.reserve(self.keys.capacity)
-        if self._spill is not None and self._spill.groups and len(self.keys._born) > mark:
+        if self._spill is not None and self._spill.groups and self.keys.births() > mark:
             self.keys.give_birth(self._spill.recall(self.keys.take_births(mark)))
         return ids
 

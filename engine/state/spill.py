@@ -27,6 +27,7 @@ from forebay.engine.state.cold import ColdRows, Deaths
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.segment import Builder, Hashes, Segment
+from forebay.kernels.rows import SHIFT
 
 if TYPE_CHECKING:
     from forebay.engine.state.groups import GroupTable
@@ -38,6 +39,8 @@ _STEP, _STEPS = 4 << 20, 4
 MOST = 1 << 21
 """Groups of one eviction: what is sorted at once."""
 _SAMPLE = 1 << 14
+_DEAD = 1 << 14
+"""Dead rows that may stay however few are alive."""
 _PART = b"part"
 COLD_PART = b"cold"
 _NOTE = b"note"
@@ -93,6 +96,11 @@ class ColdTable(ColdRows):
             self.least.update({n: least for n in self.segments if n not in before})
         return merging
 
+    def _to_merge(self) -> list[Segment]:
+        """As by size; all of them when dead rows are the greater part."""
+        mostly_dead = self.rows() > 2 * self.live + _DEAD
+        return super()._to_merge() or (list(self.segments.values()) if mostly_dead else [])
+
     def note(self, full: bool, **more: int) -> list[pa.RecordBatch]:
         """What a checkpoint has to say of these rows, if it was not said before."""
         least = [self.least.get(n) for n in self.segments]
@@ -129,6 +137,8 @@ class Spill:
             dependent.cold = ColdTable(dependent.table, store, self.groups.dead)
         self._next = 1
         """The next cold id."""
+        self._opened = 0
+        """Segments of an earlier process have ids below."""
         self._killed: list[Ids] = []
         self._eviction: _Eviction | None = None
 
@@ -164,12 +174,22 @@ class Spill:
 
     def step(self, stamps: Ids) -> bool:
         """One step of eviction and of merging; False if there was nothing to do."""
-        merged = [table.maintain() for table in self.tables()]
+        merges = sum(t.merges for t in self.tables())
+        merging = [table.maintain() for table in self.tables()]
+        if sum(t.merges for t in self.tables()) > merges:
+            self._forget_deaths()
         if self._eviction is None:
-            return any(merged)
+            return any(merging)
         for _ in range(_STEPS):
             self._write(stamps)
         return True
+
+    def _forget_deaths(self) -> None:
+        """Merging has left out dead rows: nobody asks for the deaths of ids that no segment has."""
+        before = np.arange((self._opened >> SHIFT) + 1)
+        segments = [s for table in self.tables() for s in table.segments.values()]
+        chunks = [before if s.chunks is None else s.chunks for s in segments]
+        self.groups.dead.keep(np.unique(np.concatenate([np.zeros(0, np.int64), *chunks])))
 
     def finish(self, stamps: Ids) -> None:
         """All that is left of the eviction under way."""
@@ -316,7 +336,7 @@ class Spill:
             else:
                 self.groups.dead.set(batch.column(0).to_numpy())
         if note is not None:
-            self._next = note["next"]
+            self._next = self._opened = note["next"]
             open_cold(self.groups, note)
 
 

@@ -40,6 +40,7 @@ DAY_1 = 1_767_225_600_000_000
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.spill._STEP", 1)
     monkeypatch.setattr("forebay.engine.state.spill._STEPS", 2)
+    monkeypatch.setattr("forebay.engine.state.spill._DEAD", 5)
     monkeypatch.setattr("forebay.engine.state.cold._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
     monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
@@ -280,3 +281,26 @@ def test_the_oldest_go_first(store: ColdStore) -> None:
     table.finish_sealing()
     assert sorted(table.keys.gather(table.all_ids()).column(0).to_pylist()) == [1, 3]
     assert Batch(next(iter(table._spill.contents()))).num_rows == 2  # type: ignore[union-attr]
+
+
+def test_dead_groups_leave_no_trace(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same groups out and in again, for long: neither segments nor deaths pile up."""
+    monkeypatch.setattr("forebay.engine.state.spill._STEP", 1 << 20)
+    monkeypatch.setattr("forebay.engine.state.cold._SLICE", 1 << 17)
+    schema = pa.schema([("k", pa.int64())])
+    table = GroupTable(KeyTable(schema), 1)
+    table.use(store)
+    rows = pa.RecordBatch.from_pydict({"k": range(20_000)}, schema=schema)
+    for number in range(20):
+        ids = table.intern(rows)
+        table.open(ids)
+        assert (table.words[ids, 0] == number).all()
+        table.words[ids, 0] += 1
+        table.commit()
+        table.seal(1.0)
+        while table.maintain():
+            pass
+    spill = table._spill
+    assert spill is not None
+    assert spill.groups.rows() <= 60_000
+    assert len(spill.groups.dead._bits.chunks) <= 3  # of 6 in all
