@@ -1,6 +1,6 @@
 """Keyed state far larger than memory: `python -m bench.keyed --rows N --keys K --budget 128MB --cases group-by,... --json FILE`.
 
-Rows with uniformly random keys and a text of 400 bytes that belongs to the key go through one keyed operator each: GROUP BY,
+Rows with uniformly random keys and a text of 500 bytes that belongs to the key go through one keyed operator each: GROUP BY,
 DISTINCT, MIN/MAX over rows some of which are retracted, Top-N, deduplication (the last row of a key), upsert normalisation.
 The sink adds up a checksum of all changes per bucket of keys, which is compared with a recomputation without the engine.
 `state_mb` is the state by its rows as they are written, uncompressed.
@@ -34,7 +34,7 @@ _BUCKETS = 4096
 _LOOKED_AT = 1000
 """Rows of a batch whose text is compared."""
 _FACTORS = [np.int64(f) for f in (0x9E3779B97F4A7C1, 0x2545F4914F6CDD1, 0x369DEA0F31A53F8, 0x27BB2EE687B0B0F)]
-NAMES = pa.array([f"the shop on the corner of street {n:03d}, ".ljust(400, "-") for n in range(1000)])
+NAMES = pa.array([f"the shop on the corner of street {n:03d}, ".ljust(500, "-") for n in range(1000)])
 SCHEMA = pa.schema([("k", pa.int64()), ("v", pa.int64()), ("name", pa.string())])
 
 
@@ -293,8 +293,8 @@ def _retractions(rows: Rows, case: Case) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("bench.keyed", description="Keyed state far larger than memory.")
-    made.add_argument("--rows", type=int, default=4_000_000)
-    made.add_argument("--keys", type=int, default=3_000_000)
+    made.add_argument("--rows", type=int, default=3_200_000)
+    made.add_argument("--keys", type=int, default=3_200_000)
     made.add_argument("--budget", default="128MB", help="memory budget")
     made.add_argument("--cases", default=",".join(CASES), help="some of " + ", ".join(CASES))
     made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")

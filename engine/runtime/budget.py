@@ -67,7 +67,7 @@ class Budget:
             return
         self._rows, self._looked = 0, now
         states = list(_tiered(flow))
-        self.cold.cache = min(CACHE, max(LOADED, self.limit // 8))
+        self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
         self.used = self._count(flow)
         if self.used > SEAL * self.limit:
             self._seal(states)

@@ -190,7 +190,7 @@ class ColdStore:
             found = self._open().get(keys)
         except Exception as error:
             raise StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}") from error
-        if any(value is None for value in found):
+        if None in found:
             raise StateError("cold state is missing blocks", detail=f"segment {segment} in {self.directory}")
         values: Sequence[bytes] = found
         return values

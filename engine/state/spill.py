@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 Ids = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int64]
-_STEP, _STEPS = 4 << 20, 4
+_STEP, _STEPS = 4 << 20, 6
 """Bytes written at a time, about, and how many times between two epochs: what comes in meanwhile needs room, too."""
+MOST_SEGMENTS = 12
 MOST = 1 << 21
 """Groups of one eviction: what is sorted at once."""
 _SAMPLE = 1 << 14
@@ -174,15 +175,24 @@ class Spill:
 
     def step(self, stamps: Ids) -> bool:
         """One step of eviction and of merging; False if there was nothing to do."""
-        merges = sum(t.merges for t in self.tables())
-        merging = [table.maintain() for table in self.tables()]
-        if sum(t.merges for t in self.tables()) > merges:
-            self._forget_deaths()
+        merging = self._merge()
         if self._eviction is None:
-            return any(merging)
+            return merging
         for _ in range(_STEPS):
             self._write(stamps)
         return True
+
+    def _merge(self) -> bool:
+        """A step of merging each table; several where segments have become many, for what is evicted has to be kept up with."""
+        tables, worked = self.tables(), False
+        merges = sum(t.merges for t in tables)
+        for table in tables:
+            steps = _STEPS if len(table.segments) > MOST_SEGMENTS else 1
+            while steps and table.maintain():
+                steps, worked = steps - 1, True
+        if sum(t.merges for t in tables) > merges:
+            self._forget_deaths()
+        return worked
 
     def _forget_deaths(self) -> None:
         """Merging has left out dead rows: nobody asks for the deaths of ids that no segment has."""
