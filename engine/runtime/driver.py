@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
@@ -24,7 +26,7 @@ from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
-from forebay.engine.runtime.outbox import QUEUE, Outbox, SinkRunner
+from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.state.coldstore import ColdStore
 
@@ -222,7 +224,8 @@ class Driver:
     def _held_back(self, node: Node) -> bool:
         """Whether all jobs that read a scan wait for their sinks. One that has room keeps a shared scan going."""
         jobs = [self.jobs[name] for name in node.jobs if name in self.jobs]
-        return bool(jobs) and all(any(o.full() for o in job.outboxes) for job in jobs)
+        most = self.budget.queue
+        return bool(jobs) and all(any(o.full() or o.queued > most for o in job.outboxes) for job in jobs)
 
     def _poll(self, scans: list[Node]) -> dict[str, Fetched | None]:
         """Poll every scan at least once; wait for more rows while there are few."""
@@ -244,9 +247,16 @@ class Driver:
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break
             self.clock.sleep(0.002)
-        full = any(f.batch.num_rows >= self._batch for parts in fetched.values() for f in parts)
-        self._batch = self.options.backlog if full else self.options.batch
+        polled_batches = [f.batch.rows for parts in fetched.values() for f in parts]
+        full = any(rows.num_rows >= self._batch for rows in polled_batches)
+        self._batch = self._backlog(polled_batches) if full else self.options.batch
         return {i: merge(fetched.get(i, [])) for i in polled}
+
+    def _backlog(self, batches: list[pa.RecordBatch]) -> int:
+        """Rows of the next poll while catching up, given what this one brought: fewer if they are wide for the budget."""
+        width = max(int(b.nbytes) // b.num_rows for b in batches if b.num_rows)
+        rows: int = self.budget.epoch // max(width, 1)
+        return max(self.options.batch, min(self.options.backlog, rows))
 
     def _poll_one(self, node: Node) -> Fetched | None:
         assert node.scan is not None
@@ -397,7 +407,11 @@ class Driver:
         """At the interval; with nothing on disk also when sinks have taken much, which is kept in memory until a cut."""
         if self.clock.monotonic() >= self._next_checkpoint:
             return True
-        return self.store is None and self._in_flight is None and any(o.nbytes() > QUEUE for o in self._outboxes())
+        return (
+            self.store is None
+            and self._in_flight is None
+            and any(o.nbytes() > self.budget.queue for o in self._outboxes())
+        )
 
     def checkpoint(self, keep: Callable[[int], None] | None = None) -> None:
         """Cut at this boundary and make it durable in the background; skipped while one is under way.
