@@ -28,6 +28,7 @@ from forebay.engine.errors import (
     UnsupportedError,
 )
 from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
@@ -113,8 +114,9 @@ class Executor:
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs)
         self.refresher = Refresher(self.driver.clock.monotonic)
-        self._lock = lock
         self._streams = 0
+        with self.driver.boundary() as flow:
+            flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
     def _handle(self, name: str) -> Job:
         return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)

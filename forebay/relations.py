@@ -20,7 +20,7 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector
+from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View, check_connector
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
 from forebay.planner.functions import session_context
@@ -66,6 +66,8 @@ class Relations:
         match found:
             case Table():
                 return self._table_relation(found, dict(options))
+            case SystemStream():
+                return Relation(name, found.schema)
             case MaterializedView():
                 return Relation(name, found.schema, found.primary_key, updating=True)
             case View():

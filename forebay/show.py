@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -32,12 +33,6 @@ _STATE = pa.schema(
     [
         ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
         ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
-    ]
-)  # fmt: skip
-_DEAD = pa.schema(
-    [
-        ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("reason", _TEXT),
-        ("key", pa.binary()), ("value", pa.binary()), ("timestamp", _TIME),
     ]
 )  # fmt: skip
 _CHANGES = pa.schema(
@@ -108,7 +103,7 @@ class Shows:
                     )
                     for c in relation.columns
                 ]
-            case MaterializedView():
+            case MaterializedView() | SystemStream():
                 rows = [
                     (f.name, str(from_arrow(f.type)), f.nullable, _key(f.name, relation.primary_key), None)
                     for f in relation.schema
@@ -134,9 +129,7 @@ class Shows:
         return _table(_STATE, rows)
 
     def _dead_letters(self) -> pa.Table:
-        dead = list(self._driver.notes.dead)
-        rows = [(t, d.source, d.partition, d.offset, d.reason, d.key, d.value, _time(d.timestamp)) for t, d in dead]
-        return _table(_DEAD, rows)
+        return pa.Table.from_batches([deadletters.rows(list(self._driver.notes.dead))])
 
     def _schema_changes(self) -> pa.Table:
         seen = list(self._driver.notes.schema_changes)

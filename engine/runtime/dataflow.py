@@ -238,6 +238,11 @@ class Dataflow:
         """The node of an embedded table or materialized view."""
         return self.nodes[f"relation/{name}"]
 
+    def is_read(self, name: str) -> bool:
+        """Whether a job reads the relation."""
+        node = self.nodes.get(f"relation/{name}")
+        return node is not None and any(node in n.inputs for n in self.order)
+
     # -- removal ------------------------------------------------------------------------------------------------
 
     def detach(self, job: str) -> None:
