@@ -35,6 +35,7 @@ from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
+from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.engine.types import from_arrow
 from forebay.interrupt import unless_interrupted
@@ -49,6 +50,7 @@ from forebay.planner.catalog import (
     Table,
     View,
     altered,
+    check_connector,
     define,
 )
 from forebay.planner.changelog import infer
@@ -112,14 +114,14 @@ class Executor:
         self.registry = registry
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
-        self._shows = Shows(catalog, self.driver, self.jobs)
+        self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
         with self.driver.boundary() as flow:
             flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
     def _handle(self, name: str) -> Job:
-        return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)
+        return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -453,6 +455,10 @@ class Executor:
         return self._start_job(name, statement.sql, statement.inserts, None, {}, save=True)
 
     def _assigned(self, statement: st.Insert, table: Table) -> Node:
+        if statement.options and table.embedded:
+            raise OptionError(f"{table.name} takes no OPTIONS hint", hint="only tables of a connector have options")
+        if statement.options:
+            check_connector(replace(table, options={**table.options, **statement.options}), self.registry)
         query = self.relations.binder().bind(statement.query, statement.sql)
         return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
 
@@ -757,6 +763,13 @@ class Executor:
     @run.register
     def _describe(self, statement: st.Describe) -> Result:
         return self._shows.describe(statement.name)
+
+    def _view_schema(self, view: View) -> pa.Schema:
+        """The columns that a view gives now."""
+        query = parse(view.sql)[0]
+        assert isinstance(query, st.Query)
+        schema = self.relations.binder().bind_batch(query.query, query.sql).schema
+        return pa.schema([f.with_name(n) for f, n in zip(schema, view.columns or schema.names)])
 
     @run.register
     def _set(self, statement: st.SetOption) -> Result:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.secrets import hidden
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
@@ -56,7 +57,10 @@ def _tiers(state: State) -> tuple[int | None, ...]:
 class Shows:
     """Answers SHOW and DESCRIBE."""
 
-    def __init__(self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job], view_schema: Callable[[View], pa.Schema]
+    ) -> None:
+        self._view_schema = view_schema
         self._catalog = catalog
         self._driver = driver
         self._jobs = jobs
@@ -86,7 +90,7 @@ class Shows:
         if statement.what == "COLUMNS":
             return self.describe(statement.name)
         relation = self._catalog.find(statement.name)
-        return Result(pa.table({statement.what.lower(): [relation.ddl()]}))
+        return Result(pa.table({statement.what.lower(): [hidden(relation.ddl())]}))
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
@@ -109,7 +113,8 @@ class Shows:
                     for f in relation.schema
                 ]
             case View():
-                raise UnsupportedError(f"{name} is a view", hint=f"SHOW CREATE VIEW {name}")
+                schema = self._view_schema(relation)
+                rows = [(f.name, str(from_arrow(f.type)), f.nullable, None, None) for f in schema]
         return Result(_table(_COLUMNS, rows))
 
     def _show_jobs(self) -> pa.Table:

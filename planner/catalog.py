@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,10 +21,10 @@ from forebay.engine.connector import (
     Registry,
     TableSpec,
     check_options,
-    masked,
 )
 from forebay.engine.errors import CatalogError, OptionError, SqlError, nearest
 from forebay.engine.runtime import deadletters
+from forebay.engine.secrets import masked
 from forebay.engine.types import SqlType
 from forebay.planner import statements as st
 from forebay.planner.dialect.script import parse
@@ -312,7 +313,7 @@ def define(statement: st.CreateTable, catalog: Catalog, registry: Registry, type
         return _define(statement, catalog, registry, typer)
     except SqlError as error:
         if error.sql is None:
-            error.sql, error.line, error.column = statement.sql, *_place(statement, error.message)
+            error.sql, error.line, error.column = statement.sql, *place_in(statement.sql, error.message)
         raise
 
 
@@ -512,10 +513,11 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _place(statement: st.Statement, message: str) -> tuple[int, int]:
-    """Line and column in the statement's own text of the first name that the message quotes."""
+def place_in(sql: str, message: str) -> tuple[int, int]:
+    """Line and column in the text of the first name that the message quotes."""
     for name in message.split("'")[1::2]:
-        at = statement.sql.find(name)
-        if at >= 0:
-            return statement.sql.count("\n", 0, at) + 1, at - (statement.sql.rfind("\n", 0, at) + 1) + 1
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql)
+        if name and found is not None:
+            at = found.start()
+            return sql.count("\n", 0, at) + 1, at - (sql.rfind("\n", 0, at) + 1) + 1
     return 1, 1
