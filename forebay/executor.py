@@ -43,6 +43,7 @@ from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
+from forebay.planner.binder import notices
 from forebay.planner.catalog import (
     Catalog,
     JobDefinition,
@@ -248,7 +249,9 @@ class Executor:
         else:
             self._materialize(statement, None, {})
         self.save()
-        return Result(message=f"materialized view {statement.name} created")
+        result = Result(message=f"materialized view {statement.name} created")
+        result.warnings += notices(statement.query)
+        return result
 
     def _schedule(self, statement: st.CreateMaterializedView, *, fill: bool) -> None:
         """A view that is refreshed at intervals; with `fill` its rows are made now, else a checkpoint brings them."""
@@ -418,7 +421,9 @@ class Executor:
         name = self._job_name(f"insert_into_{table.name}")
         if not _tables(node):
             return self._insert_to_end(name, statement, node)
-        return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result = self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result.warnings += notices(statement.query)
+        return result
 
     def _insert_batch(self, statement: st.Insert, table: Table) -> Result:
         """The query's rows as they are now, into any table; a query may do all that a snapshot query may."""
