@@ -24,6 +24,7 @@ from forebay.planner.catalog import (
     STATE,
     Catalog,
     MaterializedView,
+    SystemStream,
     Table,
     View,
     check_connector,
@@ -77,6 +78,8 @@ class Relations:
         match found:
             case Table():
                 return self._table_relation(found, dict(options))
+            case SystemStream():
+                return Relation(name, found.schema)
             case MaterializedView():
                 return Relation(name, found.schema, found.primary_key, updating=True)
             case View():

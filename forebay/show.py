@@ -12,14 +12,16 @@ import pyarrow as pa
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import MAX_WATERMARK
 from forebay.engine.operators.join import JoinOperator
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.secrets import hidden
 from forebay.engine.state import Segmented, State
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
 from forebay.planner.explain import duration
 from forebay.result import Result
 
@@ -37,12 +39,6 @@ _STATE = pa.schema(
         ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
         ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
         ("oldest_row", _TIME), ("ttl", _TEXT),
-    ]
-)  # fmt: skip
-_DEAD = pa.schema(
-    [
-        ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("reason", _TEXT),
-        ("key", pa.binary()), ("value", pa.binary()), ("timestamp", _TIME),
     ]
 )  # fmt: skip
 _CHANGES = pa.schema(
@@ -84,7 +80,10 @@ def _ttls(flow: Dataflow) -> dict[int, str]:
 class Shows:
     """Answers SHOW and DESCRIBE."""
 
-    def __init__(self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job], view_schema: Callable[[View], pa.Schema]
+    ) -> None:
+        self._view_schema = view_schema
         self._catalog = catalog
         self._driver = driver
         self._jobs = jobs
@@ -114,7 +113,7 @@ class Shows:
         if statement.what == "COLUMNS":
             return self.describe(statement.name)
         relation = self._catalog.find(statement.name)
-        return Result(pa.table({statement.what.lower(): [relation.ddl()]}))
+        return Result(pa.table({statement.what.lower(): [hidden(relation.ddl())]}))
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
@@ -131,13 +130,14 @@ class Shows:
                     )
                     for c in relation.columns
                 ]
-            case MaterializedView():
+            case MaterializedView() | SystemStream():
                 rows = [
                     (f.name, str(from_arrow(f.type)), f.nullable, _key(f.name, relation.primary_key), None)
                     for f in relation.schema
                 ]
             case View():
-                raise UnsupportedError(f"{name} is a view", hint=f"SHOW CREATE VIEW {name}")
+                schema = self._view_schema(relation)
+                rows = [(f.name, str(from_arrow(f.type)), f.nullable, None, None) for f in schema]
         return Result(_table(_COLUMNS, rows))
 
     def _show_jobs(self) -> pa.Table:
@@ -167,9 +167,7 @@ class Shows:
         return _table(_STATE, rows)
 
     def _dead_letters(self) -> pa.Table:
-        dead = list(self._driver.notes.dead)
-        rows = [(t, d.source, d.partition, d.offset, d.reason, d.key, d.value, _time(d.timestamp)) for t, d in dead]
-        return _table(_DEAD, rows)
+        return pa.Table.from_batches([deadletters.rows(list(self._driver.notes.dead))])
 
     def _schema_changes(self) -> pa.Table:
         seen = list(self._driver.notes.schema_changes)

@@ -265,6 +265,11 @@ class Dataflow:
         """Per job: the id of the node at each path of its plan, for a checkpoint."""
         return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self._placed.items()}
 
+    def is_read(self, name: str) -> bool:
+        """Whether a job reads the relation."""
+        node = self.nodes.get(f"relation/{name}")
+        return node is not None and any(node in n.inputs for n in self.order)
+
     # -- removal ------------------------------------------------------------------------------------------------
 
     def detach(self, job: str) -> None:

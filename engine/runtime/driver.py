@@ -21,6 +21,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
@@ -125,9 +126,10 @@ class Driver:
             self._awake.set()
 
     def configure(self, *, latency: float, checkpoint_interval: float) -> None:
-        """Change the options, in seconds; a shorter interval takes effect at once."""
+        """Change the options, in seconds; another interval counts from now."""
+        if checkpoint_interval != self.options.checkpoint_interval:
+            self._next_checkpoint = self.clock.monotonic() + checkpoint_interval
         self.options = replace(self.options, latency=latency, checkpoint_interval=checkpoint_interval)
-        self._next_checkpoint = min(self._next_checkpoint, self.clock.monotonic() + checkpoint_interval)
 
     def attach(
         self,
@@ -288,6 +290,9 @@ class Driver:
             if part is not None:
                 self._note(node_id, part)
         fed, self._pending = self._pending, {}
+        dead = [(self._table_of(i), d) for i, part in live.items() if part is not None for d in part.dead]
+        if dead and self.flow.is_read(deadletters.NAME):
+            fed[f"relation/{deadletters.NAME}"] = [Batch(deadletters.rows(dead))]
         self._run(live, fed)
         return True
 
@@ -317,10 +322,13 @@ class Driver:
         self._set_now(now)
         return now
 
-    def _note(self, node_id: str, fetched: Fetched) -> None:
+    def _table_of(self, node_id: str) -> str:
         scan = self.flow.nodes[node_id].scan
         assert scan is not None
-        table = scan.spec.table
+        return scan.spec.table
+
+    def _note(self, node_id: str, fetched: Fetched) -> None:
+        table = self._table_of(node_id)
         notes = self.notes
         notes.dead.extend((table, d) for d in fetched.dead)
         del notes.dead[: -self.options.dead_letters]

@@ -39,7 +39,7 @@ from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
-from forebay.engine.state.cold import COLD, ColdRows
+from forebay.engine.state.cold import COLD, NONE, ColdRows
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
@@ -57,7 +57,6 @@ _EXPIRED_CHUNKS = 4
 """Hot chunks that are rid of expired rows in one step."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
-_NONE = np.zeros(0, np.int64)
 _PART = b"part"
 _NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
@@ -649,7 +648,7 @@ class Arrangement(Tiered):
         expiring = self.time is not None and self._expire()
         if self._cold is None:
             return expiring
-        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
+        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else NONE)
         self._live -= self._cold.take_dropped()
         if self._sealing is None:
             return merging or expiring

@@ -39,7 +39,7 @@ _SLICE, _STEP = 1 << 17, 4 << 20
 _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
-_NONE = np.zeros(0, np.int64)
+NONE = np.zeros(0, np.int64)
 
 
 class Deaths:
@@ -120,7 +120,7 @@ class ColdRows:
         """A segment that was built is part of these rows from now on."""
         self.segments[segment.number] = segment
 
-    def maintain(self, held: Ids = _NONE) -> bool:
+    def maintain(self, held: Ids = NONE) -> bool:
         """One step of merging, after a look for segments that have expired; False when there is nothing to do.
 
         Of the dead rows only `held` ids are kept.

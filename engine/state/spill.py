@@ -23,7 +23,7 @@ import pyarrow as pa
 from forebay.engine.consolidate import same_values
 from forebay.engine.errors import StateError
 from forebay.engine.state.arrays import Mask, hash_rows
-from forebay.engine.state.cold import ColdRows, Deaths
+from forebay.engine.state.cold import NONE, ColdRows, Deaths
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.segment import Builder, Hashes, Segment
@@ -88,9 +88,9 @@ class ColdTable(ColdRows):
         self._table = table
         self._noted = b""
 
-    def maintain(self) -> bool:
+    def maintain(self, held: Ids = NONE) -> bool:
         before = list(self.segments)
-        merging = super().maintain()
+        merging = super().maintain(held)
         merged = [n for n in before if n not in self.segments and n in self.least]
         if merged:
             least = min(self.least.pop(n) for n in merged)
