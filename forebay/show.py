@@ -10,13 +10,18 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
+from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.serve.inspect import NamedState, find_state, named_states
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state.groups import GroupTable
+from forebay.engine.state.multiset import UNMATCHED, OrderedRows
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.relations import STATE
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -30,8 +35,10 @@ _JOBS = pa.schema(
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])
 _STATE = pa.schema(
     [
-        ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
-        ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
+        ("name", _TEXT), ("node", _TEXT), ("jobs", _TEXT), ("key", _TEXT), ("columns", _TEXT), ("rows", _LONG),
+        ("bytes", _LONG), ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("oldest", _TIME),
+        ("filter_passed", pa.float64()), ("cache_hits", pa.float64()), ("write_amplification", pa.float64()),
+        ("retractions_unmatched", _LONG),
     ]
 )  # fmt: skip
 _DEAD = pa.schema(
@@ -49,13 +56,36 @@ _CHANGES = pa.schema(
 _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 
-def _tiers(state: State) -> tuple[int | None, ...]:
-    """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
-    if not isinstance(state, Arrangement):
-        return (None, None, None, None)
-    segments = state.cold_segments()
-    disk = sum(s.nbytes_on_disk for s in segments)
-    return (sum(s.rows for s in segments), len(segments), disk, state.unmatched)
+def _tiers(named: NamedState) -> dict[str, Any]:
+    """What is on disk (rows that are dead count until they are merged away), and how well it is found."""
+    if not isinstance(named.state, Arrangement):
+        return {}
+    segments = named.state.cold_segments()
+    return {
+        "cold_rows": sum(s.rows for s in segments),
+        "segments": len(segments),
+        "disk_bytes": sum(s.nbytes_on_disk for s in segments),
+        "filter_passed": _share(sum(s.passed for s in segments), sum(s.asked for s in segments)),
+        "cache_hits": _share(
+            sum(s.places.asked - s.places.read for s in segments), sum(s.places.asked for s in segments)
+        ),
+        "write_amplification": named.state.write_amplification(),
+    }
+
+
+def _unmatched(state: State) -> int | None:
+    match state:
+        case Arrangement():
+            return state.unmatched
+        case GroupTable():
+            return state.counters[UNMATCHED]
+        case OrderedRows():
+            return state.table.counters[UNMATCHED]
+    return None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 class Shows:
@@ -95,6 +125,11 @@ class Shows:
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
+        if name.startswith(STATE) and name not in self._catalog.relations:
+            with self._driver.boundary() as flow:
+                named = find_state(flow, name.removeprefix(STATE))
+            fields = [(f.name, str(from_arrow(f.type)), True, _key(f.name, named.key), None) for f in named.schema]
+            return Result(_table(_COLUMNS, fields))
         relation = self._catalog.find(name)
         match relation:
             case Table():
@@ -126,12 +161,28 @@ class Shows:
 
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
-            rows = [
-                (node.label, ", ".join(sorted(node.jobs)), name, state.rows(), state.nbytes(), *_tiers(state))
-                for node in flow.order
-                for name, state in node.states().items()
-            ]
-        return _table(_STATE, rows)
+            rows = [self._state_row(flow, named) for named in named_states(flow).values()]
+        return pa.Table.from_pylist(rows, _STATE)
+
+    def _state_row(self, flow: Dataflow, named: NamedState) -> dict[str, Any]:
+        jobs = named.node.jobs or {job for n in flow.order if named.node in n.inputs for job in n.jobs}
+        return {
+            "name": named.name,
+            "node": named.node.label,
+            "jobs": ", ".join(sorted(jobs)),
+            "key": ", ".join(named.key),
+            "columns": ", ".join(named.schema.names),
+            "rows": named.state.rows(),
+            "bytes": named.state.nbytes(),
+            "oldest": named.oldest(),
+            "retractions_unmatched": _unmatched(named.state),
+            **_tiers(named),
+        }
+
+    def state_schemas(self) -> dict[str, pa.Schema]:
+        """The schema of every piece of state, by name."""
+        with self._driver.boundary() as flow:
+            return {name: named.schema for name, named in named_states(flow).items()}
 
     def _dead_letters(self) -> pa.Table:
         dead = list(self._driver.notes.dead)

@@ -89,11 +89,11 @@ class NormalizeOperator(Operator):
         rows = pa.concat_batches([gone, come])
         return [Batch(rows, np.repeat(np.array([-1, 1]), [gone.num_rows, come.num_rows]) if gone.num_rows else None)]
 
-    def contents(self) -> Iterator[pa.RecordBatch]:
+    def contents(self) -> Iterator[Batch]:
         """The live rows, in batches."""
         ids = self.rows.all_ids()
         for start in range(0, ids.shape[0], _CHUNK):
-            yield self.rows.keys.gather(ids[start : start + _CHUNK])
+            yield Batch(self.rows.keys.gather(ids[start : start + _CHUNK]))
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -114,6 +114,8 @@ class Dataflow:
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
         self._shared: dict[str, Node] = {}
+        self._merged: dict[str, str] = {}
+        """Private scan that has given way → the shared one that has taken its place, by node id."""
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -217,6 +219,7 @@ class Dataflow:
                 state.use(self.cold)
         self.nodes[node.id] = node
         self.order.append(node)
+        self._merged.pop(node.id, None)
 
     def _initial_step(self, fresh: list[Node], now: int) -> None:
         """One step of the new nodes alone, over the full contents of inputs that have a past."""
@@ -512,7 +515,12 @@ class Dataflow:
             node.inputs = [shared if i is private else i for i in node.inputs]
         shared.jobs |= private.jobs
         private.jobs.clear()
+        self._merged[private.id] = shared.id
         self._remove(private)
+
+    def placement(self, placed: Mapping[str, str]) -> dict[str, str]:
+        """Where the steps of a job are now (path → node id), given what `attach` returned: scans merge."""
+        return {path: self._merged.get(node, node) for path, node in placed.items()}
 
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""

@@ -424,7 +424,7 @@ class Driver:
             outbox.seal(checkpoint)
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
-            "placements": {j.name: j.placement for j in self.jobs.values()},
+            "placements": {j.name: self.flow.placement(j.placement) for j in self.jobs.values()},
             "parked": self.flow.save_parked(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),

@@ -577,6 +577,12 @@ class Arrangement:
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
 
+    def write_amplification(self) -> float | None:
+        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
+        if self._cold is None or not self._cold.sealed_bytes:
+            return None
+        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
+
     def cold_segments(self) -> list[Segment]:
         """The segments that hold the cold rows, in the order in which they came."""
         return list(self._cold.segments.values()) if self._cold is not None else []

@@ -27,6 +27,21 @@ def test_a_job_made_after_a_restart_reads_from_the_start(tmp_path: Path) -> None
             assert con.warehouse.driver.wait(lambda s=shown: con.sql(s).fetchall() == [(4, 16)], 30)
 
 
+def test_a_job_whose_scan_has_joined_the_shared_one_goes_on_from_there_after_a_restart(tmp_path: Path) -> None:
+    with forebay.connect(tmp_path) as con:
+        con.execute(TABLES)
+        assert con.warehouse.driver.wait(lambda: con.sql("SELECT n FROM first").fetchall() == [(3,)], 30)
+        con.execute("CREATE MATERIALIZED VIEW second AS SELECT COUNT(*) AS n, SUM(n) AS total FROM numbers")
+        flow = con.warehouse.driver.flow
+        assert con.warehouse.driver.wait(lambda: sum(n.scan is not None for n in flow.order) == 1, 30)
+    for turn in (1, 2):
+        with forebay.connect(tmp_path) as con:
+            con.execute("INSERT INTO numbers VALUES (10)")
+            for view in ("first", "second"):
+                shown = f"SELECT n FROM {view}"
+                assert con.warehouse.driver.wait(lambda s=shown, n=turn: con.sql(s).fetchall() == [(3 + n,)], 30)
+
+
 def test_a_view_that_no_checkpoint_knows_is_built_from_the_restored_tables(tmp_path: Path) -> None:
     tables = """
     CREATE TABLE t (k INT, v INT, PRIMARY KEY (k) NOT ENFORCED);
