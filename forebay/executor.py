@@ -329,7 +329,7 @@ class Executor:
 
     def _lowering(self, *roots: Node) -> Lowering:
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots))
+        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations))
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)

@@ -13,10 +13,8 @@ from forebay.engine.errors import UnsupportedError
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.serve.inspect import NamedState, find_state, named_states
-from forebay.engine.state import State
+from forebay.engine.state import Segmented
 from forebay.engine.state.arrangement import Arrangement
-from forebay.engine.state.groups import GroupTable
-from forebay.engine.state.multiset import UNMATCHED, OrderedRows
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
@@ -58,30 +56,20 @@ _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 def _tiers(named: NamedState) -> dict[str, Any]:
     """What is on disk (rows that are dead count until they are merged away), and how well it is found."""
-    if not isinstance(named.state, Arrangement):
+    state: object = named.state
+    if not isinstance(state, Segmented):
         return {}
-    segments = named.state.cold_segments()
+    segments = state.cold_segments()
+    asked = sum(s.places.asked for s in segments)
     return {
         "cold_rows": sum(s.rows for s in segments),
         "segments": len(segments),
         "disk_bytes": sum(s.nbytes_on_disk for s in segments),
         "filter_passed": _share(sum(s.passed for s in segments), sum(s.asked for s in segments)),
-        "cache_hits": _share(
-            sum(s.places.asked - s.places.read for s in segments), sum(s.places.asked for s in segments)
-        ),
-        "write_amplification": named.state.write_amplification(),
+        "cache_hits": _share(asked - sum(s.places.read for s in segments), asked),
+        "write_amplification": state.write_amplification() if isinstance(state, Arrangement) else None,
+        "retractions_unmatched": state.unmatched,
     }
-
-
-def _unmatched(state: State) -> int | None:
-    match state:
-        case Arrangement():
-            return state.unmatched
-        case GroupTable():
-            return state.counters[UNMATCHED]
-        case OrderedRows():
-            return state.table.counters[UNMATCHED]
-    return None
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -175,7 +163,6 @@ class Shows:
             "rows": named.state.rows(),
             "bytes": named.state.nbytes(),
             "oldest": named.oldest(),
-            "retractions_unmatched": _unmatched(named.state),
             **_tiers(named),
         }
 

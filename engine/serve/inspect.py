@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from forebay.engine.state.arrangement import Arrangement, View
 from forebay.engine.state.groups import GroupTable, Ids
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.multiset import OrderedRows
+from forebay.engine.state.times import NEVER
 
 _CHUNK = 8192
 _ALL = View(2**62, 2**62)
@@ -100,8 +101,7 @@ class NamedState:
         if isinstance(state, Arrangement):
             yield from self._arranged(state, probe)
         elif isinstance(state, GroupTable):
-            for ids in _pieces(self._found(state, probe)):
-                yield self._grouped(state, ids)
+            yield from self._grouped(state, probe)
         elif isinstance(state, OrderedRows):
             for ids in _pieces(state.table.all_ids()):
                 yield self._ordered(state, ids)
@@ -116,20 +116,25 @@ class NamedState:
             rows, weights = state.rows_at(ids), state.weights_at(ids)
             yield rows if weights is None else rows.take(pa.array(np.repeat(np.arange(ids.shape[0]), weights)))
 
-    def _found(self, state: GroupTable, probe: pa.RecordBatch | None) -> Ids:
-        if probe is None or not isinstance(state.keys, KeyTable):
-            return state.all_ids()
-        spread = dict(zip(state.keys.key, probe.columns))
-        columns = [spread.get(i, pa.nulls(1, f.type)) for i, f in enumerate(state.keys.schema)]
-        nullable = pa.schema([f.with_nullable(True) for f in state.keys.schema])
-        found = state.keys.find(pa.RecordBatch.from_arrays(columns, schema=nullable))
-        return found[found >= 0]
+    def _grouped(self, state: GroupTable, probe: pa.RecordBatch | None) -> Iterator[pa.RecordBatch]:
+        """The groups, or the one under a key. Cold ones are asked for as an epoch does it, which is then rolled back."""
+        if isinstance(state, LastRows) and probe is None:
+            yield from state.contents()
+            return
+        for keys in state.contents() if probe is None else [_spread(probe, state)]:
+            try:
+                yield self._of_groups(state, state.intern(keys))
+            finally:
+                for part in self.node.states().values():
+                    part.rollback()
 
-    def _grouped(self, state: GroupTable, ids: Ids) -> pa.RecordBatch:
+    def _of_groups(self, state: GroupTable, ids: Ids) -> pa.RecordBatch:
         if self._groups is not None and self.part == "groups":
             return self._groups.current(ids)
-        columns = state.keys.gather(ids).columns
-        return _batch(columns if isinstance(state, LastRows) else [*columns, pa.array(state.read(ids)[:, 0].copy())])
+        words = state.read(ids)[:, 0]
+        live = np.flatnonzero(words)
+        columns = state.keys.gather(ids[live]).columns
+        return _batch(columns if isinstance(state, LastRows) else [*columns, pa.array(words[live])])
 
     def _ordered(self, state: OrderedRows, ids: Ids) -> pa.RecordBatch:
         words = state.table.read(ids)
@@ -148,17 +153,23 @@ class NamedState:
 
     # -- what SHOW STATE tells ----------------------------------------------------------------------------------
 
-    def oldest(self) -> Any:
-        """The least value of the first TIMESTAMP column; None if there is none, or rows are in segments that do not tell."""
+    def oldest(self) -> datetime | None:
+        """The least time of a row, by the column that rows expire by, else by the first TIMESTAMP column.
+
+        None if there is none, or if rows are in segments that do not tell.
+        """
         state = self.state
-        if not isinstance(state, Arrangement) or state.cold_segments():
+        if not isinstance(state, Arrangement):
             return None
-        column = next((i for i, f in enumerate(state.schema) if pa.types.is_timestamp(f.type)), None)
-        if column is None:
+        timestamps = [i for i, f in enumerate(state.schema) if pa.types.is_timestamp(f.type)]
+        segments = [s.times for s in state.cold_segments()]
+        if not timestamps or None in segments:
             return None
-        least = [pc.min(state.rows_at(ids, [column]).column(0)) for ids in state.visible()]
-        known = [v.cast(pa.timestamp("us")).as_py() for v in least if v.is_valid]
-        return min(known, default=None)
+        column = timestamps[0] if state.time is None else state.time
+        hot = [pc.min(state.rows_at(ids, [column]).column(0)) for ids in state.hot_ids()]
+        known = [v.cast(pa.timestamp("us")).cast(pa.int64()).as_py() for v in hot if v.is_valid]
+        least = min([*known, *(times[0] for times in segments if times is not None)], default=NEVER)
+        return None if least == NEVER else datetime.fromtimestamp(least / 1e6, UTC)
 
 
 def named_states(flow: Dataflow) -> dict[str, NamedState]:
@@ -223,6 +234,13 @@ def _distinct(fields: list[pa.Field]) -> list[pa.Field]:
         seen.add(name)
         out.append(field.with_name(name))
     return out
+
+
+def _spread(probe: pa.RecordBatch, state: GroupTable) -> pa.RecordBatch:
+    """The key as a row of what the groups store; other columns are NULL."""
+    values = dict(zip(state.key, probe.columns))
+    columns = [values.get(i, pa.nulls(1, f.type)) for i, f in enumerate(state.keys.schema)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([f.with_nullable(True) for f in state.keys.schema]))
 
 
 def _pieces(ids: Ids) -> Iterator[Ids]:
