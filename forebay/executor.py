@@ -119,6 +119,7 @@ class Executor:
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
+        relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0

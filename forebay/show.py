@@ -16,13 +16,15 @@ from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.secrets import hidden
-from forebay.engine.state import Segmented, State
+from forebay.engine.serve.inspect import NamedState, find_state, named_states
+from forebay.engine.state import Segmented
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
 from forebay.planner.explain import duration
+from forebay.relations import STATES
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -36,9 +38,10 @@ _JOBS = pa.schema(
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])
 _STATE = pa.schema(
     [
-        ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
-        ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
-        ("oldest_row", _TIME), ("ttl", _TEXT),
+        ("name", _TEXT), ("node", _TEXT), ("jobs", _TEXT), ("key", _TEXT), ("columns", _TEXT), ("rows", _LONG),
+        ("bytes", _LONG), ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("oldest", _TIME),
+        ("filter_passed", pa.float64()), ("cache_hits", pa.float64()), ("write_amplification", pa.float64()),
+        ("retractions_unmatched", _LONG), ("ttl", _TEXT),
     ]
 )  # fmt: skip
 _CHANGES = pa.schema(
@@ -50,18 +53,26 @@ _CHANGES = pa.schema(
 _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 
-def _tiers(state: State) -> tuple[int | None, ...]:
-    """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
+def _tiers(named: NamedState) -> dict[str, Any]:
+    """What is on disk (rows that are dead count until they are merged away), and how well it is found."""
+    state: object = named.state
     if not isinstance(state, Segmented):
-        return (None, None, None, None)
+        return {}
     segments = state.cold_segments()
-    disk = sum(s.nbytes_on_disk for s in segments)
-    return (sum(s.rows for s in segments), len(segments), disk, state.unmatched)
+    asked = sum(s.places.asked for s in segments)
+    return {
+        "cold_rows": sum(s.rows for s in segments),
+        "segments": len(segments),
+        "disk_bytes": sum(s.nbytes_on_disk for s in segments),
+        "filter_passed": _share(sum(s.passed for s in segments), sum(s.asked for s in segments)),
+        "cache_hits": _share(asked - sum(s.places.read for s in segments), asked),
+        "write_amplification": state.write_amplification() if isinstance(state, Arrangement) else None,
+        "retractions_unmatched": state.unmatched,
+    }
 
 
-def _oldest(state: State) -> datetime | None:
-    oldest = state.oldest() if isinstance(state, Arrangement) else None
-    return None if oldest is None else datetime.fromtimestamp(oldest / 1e6, UTC)
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _ttls(flow: Dataflow) -> dict[int, str]:
@@ -117,6 +128,11 @@ class Shows:
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
+        if name.startswith(STATES) and name not in self._catalog.relations:
+            with self._driver.boundary() as flow:
+                named = find_state(flow, name.removeprefix(STATES))
+            fields = [(f.name, str(from_arrow(f.type)), True, _key(f.name, named.key), None) for f in named.schema]
+            return Result(_table(_COLUMNS, fields))
         relation = self._catalog.find(name)
         match relation:
             case Table():
@@ -150,21 +166,28 @@ class Shows:
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
             ttls = _ttls(flow)
-            rows = [
-                (
-                    node.label,
-                    ", ".join(sorted(node.jobs)),
-                    name,
-                    state.rows(),
-                    state.nbytes(),
-                    *_tiers(state),
-                    _oldest(state),
-                    ttls.get(id(state)),
-                )
-                for node in flow.order
-                for name, state in node.states().items()
-            ]
-        return _table(_STATE, rows)
+            rows = [self._state_row(flow, named, ttls) for named in named_states(flow).values()]
+        return pa.Table.from_pylist(rows, _STATE)
+
+    def _state_row(self, flow: Dataflow, named: NamedState, ttls: dict[int, str]) -> dict[str, Any]:
+        jobs = named.node.jobs or {job for n in flow.order if named.node in n.inputs for job in n.jobs}
+        return {
+            "name": named.name,
+            "node": named.node.label,
+            "jobs": ", ".join(sorted(jobs)),
+            "key": ", ".join(named.key),
+            "columns": ", ".join(named.schema.names),
+            "rows": named.state.rows(),
+            "bytes": named.state.nbytes(),
+            "oldest": named.oldest(),
+            "ttl": ttls.get(id(named.state)),
+            **_tiers(named),
+        }
+
+    def state_schemas(self) -> dict[str, pa.Schema]:
+        """The schema of every piece of state, by name."""
+        with self._driver.boundary() as flow:
+            return {name: named.schema for name, named in named_states(flow).items()}
 
     def _dead_letters(self) -> pa.Table:
         return pa.Table.from_batches([deadletters.rows(list(self._driver.notes.dead))])

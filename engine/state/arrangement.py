@@ -455,6 +455,10 @@ class Arrangement(Tiered):
             if valid is not None:
                 yield ids[~valid]
 
+    def hot_ids(self) -> Iterator[Ids]:
+        """The ids of live rows in memory, a chunk at a time."""
+        return self._live_ids()
+
     def _live_ids(self, view: View | None = None, since: int = 1, until: int = _FOREVER) -> Iterator[Ids]:
         """The hot row ids that the view has, a chunk at a time."""
         last = min(self._store.next_id, until)
@@ -682,6 +686,12 @@ class Arrangement(Tiered):
                 self._drop(chunk, weights=False)
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
+
+    def write_amplification(self) -> float | None:
+        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
+        if self._cold is None or not self._cold.sealed_bytes:
+            return None
+        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
 
     # -- expiry -------------------------------------------------------------------------------------------------
 

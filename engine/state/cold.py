@@ -98,6 +98,10 @@ class ColdRows:
         self.dead = Deaths()
         self._merge: _Merge | None = None
         self.merges = 0
+        self.sealed_bytes = 0
+        """Bytes of segments that came from memory."""
+        self.merged_bytes = 0
+        """Bytes written again by merges since the process began."""
 
     def __bool__(self) -> bool:
         return bool(self.segments)
@@ -118,6 +122,7 @@ class ColdRows:
 
     def add(self, segment: Segment) -> None:
         """A segment that was built is part of these rows from now on."""
+        self.sealed_bytes += segment.nbytes_on_disk
         self.segments[segment.number] = segment
 
     def maintain(self, held: Ids = NONE) -> bool:
@@ -137,8 +142,9 @@ class ColdRows:
             self.dropped += self._merge.expired
             for segment in self._merge.inputs:
                 self._forget(segment)
+            self.merged_bytes += merged.nbytes_on_disk
             if merged.rows:
-                self.add(merged)
+                self.segments[merged.number] = merged
             else:
                 self.store.forget(merged.places)
             self._merge = None
@@ -198,6 +204,7 @@ class ColdRows:
         for segment, count in zip(self.segments.values(), dead):
             segment.dead = count
         self.store.live.update(numbers)
+        self.sealed_bytes = sum(s.nbytes_on_disk for s in self.segments.values())
 
     def close(self) -> None:
         """Nobody will read these rows again."""

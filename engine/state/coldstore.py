@@ -49,6 +49,9 @@ class Addresses:
     def __init__(self, segment: int, blocks: int) -> None:
         self.segment = segment
         self.at = np.zeros(blocks, np.int64)
+        self.asked = 0
+        """Blocks that readers wanted; of these `read` had to come from the files."""
+        self.read = 0
 
 
 class ColdStore:
@@ -115,12 +118,14 @@ class ColdStore:
 
     def load(self, places: Addresses, blocks: Blocks) -> None:
         """Bring distinct blocks of a segment into memory; they stay until a few more `load`s later."""
+        places.asked += blocks.shape[0]
         while not (there := places.at[blocks] != 0).all():  # what is there may have to make room for the rest
             self._bring(places, blocks[~there])
 
     def _bring(self, places: Addresses, absent: Blocks) -> None:
         found = self._get(places.segment, _keys(places.segment, absent))
         self.read_blocks += len(found)
+        places.read += len(found)
         data = np.frombuffer(b"".join([*found, bytes(SLACK)]), np.uint8)
         ends = np.cumsum([len(b) for b in found])
         places.at[absent[0]] = data.ctypes.data

@@ -81,6 +81,9 @@ class Segment:
         """Blocks to read at a time."""
         self.chunks: Ids | None = None
         """The chunks of 64K ids that its rows have; not known of a segment that was opened again."""
+        self.asked = 0
+        """Hashes that were looked for; `passed` of them the filter let through."""
+        self.passed = 0
 
     def nbytes(self) -> int:
         """Bytes of memory."""
@@ -90,6 +93,8 @@ class Segment:
         """(index of the hash, row of the segment) of every row with one of the hashes, in pieces."""
         picked = np.empty(hashes.shape[0], np.int64)
         picked = picked[: kernels.filter_test(hashes, self.filter, picked)]
+        self.asked += hashes.shape[0]
+        self.passed += picked.shape[0]
         if not picked.shape[0]:
             return
         first, last = np.empty_like(picked), np.empty_like(picked)

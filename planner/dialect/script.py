@@ -274,13 +274,15 @@ class _Reader:
         return self._create_view(parsed, start_of_query)
 
     def _create_savepoint(self) -> st.CreateSavepoint:
-        self.need("CREATE", "SAVEPOINT")
+        self.need("CREATE")
+        self.need("SAVEPOINT")
         name = self.quoted_or_name()
         location = self.text() if self.take("TO") else None
         return st.CreateSavepoint(name=name, location=location, **self.place)
 
     def _restore(self) -> st.RestoreSavepoint:
-        self.need("RESTORE", "SAVEPOINT")
+        self.need("RESTORE")
+        self.need("SAVEPOINT")
         return st.RestoreSavepoint(name=self.quoted_or_name(), **self.place)
 
     def _query_start(self) -> Token | None:
