@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
+from forebay.altering import LOSE, checked, told
 from forebay.bound import as_bound, definitions
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
@@ -28,6 +29,7 @@ from forebay.engine.errors import (
     UnsupportedError,
 )
 from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime.alter import compare
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
@@ -118,6 +120,9 @@ class Executor:
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._lock = lock
         self._streams = 0
+        self._ids: dict[str, str] = {}
+        """Ids of saved jobs that are being started again."""
+        self.driver.definitions = lambda: {name: job.to_json() for name, job in list(catalog.jobs.items())}
 
     def _handle(self, name: str) -> Job:
         return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)
@@ -134,11 +139,13 @@ class Executor:
         if value is None:
             return
         restored = self.warehouse.read_checkpoint()
+        jobs = [_as_checkpointed(job, restored) for job in value["jobs"]]
+        self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
-        bound = {job["name"]: job.get("bound", {}) for job in value["jobs"]}
+        bound = {job["name"]: job.get("bound", {}) for job in jobs}
         for ddl in value["relations"]:
             late += self._reopen(parse(ddl)[0], restored, bound)
-        for job in value["jobs"]:
+        for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
@@ -182,9 +189,7 @@ class Executor:
     def _restart(
         self, name: str, statement: st.Statement, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
-        assert isinstance(statement, st.Insert | st.StatementSet)
-        inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
-        self._start_job(name, statement.sql, inserts, placement, scans)
+        self._start_job(name, statement.sql, _inserts(statement), placement, scans)
 
     def save(self) -> None:
         """Make the catalog durable."""
@@ -321,6 +326,7 @@ class Executor:
             _tables(node),
             (name,),
             definitions(self.catalog, statement.sql),
+            **self._known_id(name),
         )
         self.queries.snapshots.forget(name)
 
@@ -332,7 +338,9 @@ class Executor:
         return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations))
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
-        self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)
+        """Without a placement, a checkpoint's, the job is new: its scans begin where their tables say."""
+        positions = scans if placement is not None else {}
+        self.driver.attach(name, plan, placement=placement, positions=positions, initial=placement is None)
 
     @run.register
     def _drop(self, statement: st.Drop) -> Result:
@@ -482,11 +490,15 @@ class Executor:
         reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
         writes = tuple(i.target for i in inserts)
         self.catalog.jobs[name] = JobDefinition(
-            name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql)
+            name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql), **self._known_id(name)
         )
         if save:
             self.save()
         return Result(message=f"job {name} started")
+
+    def _known_id(self, name: str) -> dict[str, str]:
+        """The id of a job that is started again; a new job gets its own."""
+        return {"id": self._ids.pop(name)} if name in self._ids else {}
 
     def _job_plan(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
         lowering = self._lowering(*nodes)
@@ -527,6 +539,50 @@ class Executor:
         if name not in self.catalog.jobs:
             raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
         return self.catalog.jobs[name]
+
+    @run.register
+    def _alter_job(self, statement: st.AlterJob) -> Result:
+        """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
+        job, inserts = self._job(statement.name), _inserts(statement.body)
+        with self.driver.boundary():
+            plan, former, lose, reads = self._alteration(statement)
+            found, difference = self.driver.alter(job.name, plan, former, lose=lose)
+            sql = statement.body.sql
+            found.respelled = sql.split() != job.sql.split()
+            self.catalog.jobs[job.name] = replace(
+                job,
+                sql=sql,
+                reads=reads,
+                writes=tuple(i.target for i in inserts),
+                bound=definitions(self.catalog, sql),
+            )
+        self.driver.savepoint(lambda checkpoint: None)
+        self.save()
+        return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
+
+    def _alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
+        """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
+        job, inserts = self._job(statement.name), _inserts(statement.body)
+        if job.name in self.catalog.relations:
+            raise CatalogError(
+                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+            )
+        append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
+        lose, difference = checked(statement.options, any(append))
+        nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
+        plan = self._job_plan(job.name, inserts, nodes)
+        reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
+        former = None
+        if difference:
+            with as_bound(self.catalog, self.registry, self.relations, job.bound):
+                before = _inserts(parse(job.sql)[0])
+                former = self._job_plan(
+                    job.name, before, [self._assigned(i, self.catalog.table(i.target)) for i in before]
+                )
+        return plan, former, lose, reads
+
+    def _appends(self, table: Table, insert: st.Insert) -> bool:
+        return not table.embedded and self.relations.sink_changelog(table, insert.options) is Changelog.APPEND
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
@@ -741,9 +797,24 @@ class Executor:
                 text = explain(self._sink_node(inner), self.relations)
             case st.StatementSet():
                 text = "\n".join(explain(self._sink_node(i), self.relations) for i in inner.inserts)
+            case st.AlterJob():
+                text = self._explain_alter(inner)
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
+
+    def _explain_alter(self, statement: st.AlterJob) -> str:
+        with self.driver.boundary() as flow:
+            plan, former, lose, _ = self._alteration(statement)
+            found = compare(flow, statement.name, plan)
+            found.respelled = statement.body.sql.split() != self._job(statement.name).sql.split()
+            whole = compare(flow, statement.name, plan, whole=True)
+            known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
+        lines = told(found, known)
+        if found.lost and not lose:
+            lines[-1] = f"refused without '{LOSE}' = 'true'"
+        plans = "\n".join(explain(self._sink_node(i), self.relations) for i in _inserts(statement.body))
+        return "\n".join(lines) + "\n\n" + plans
 
     def _sink_node(self, insert: st.Insert) -> SinkNode:
         """An INSERT's plan down to its table."""
@@ -816,6 +887,26 @@ def _catalog_of(saved: bytes) -> dict[str, Any]:
             hint="put a copy of catalog.json in its place",
         ) from error
     return value
+
+
+def _as_checkpointed(job: dict[str, Any], restored: Restored) -> dict[str, Any]:
+    """A saved job as the checkpoint knows it, whose state it has.
+
+    A change that came after the checkpoint was never acknowledged; another job of the name has nothing to do with that state.
+    """
+    known = restored.definitions.get(job["name"])
+    if known is None or job["name"] not in restored.placements:
+        return job
+    if job.get("id", known["id"]) != known["id"]:
+        restored.placements = {name: placed for name, placed in restored.placements.items() if name != job["name"]}
+        return job
+    return dict(known)
+
+
+def _inserts(statement: st.Statement) -> tuple[st.Insert, ...]:
+    """The INSERTs of a job's statement."""
+    assert isinstance(statement, st.Insert | st.StatementSet)
+    return statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
 
 
 def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:

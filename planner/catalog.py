@@ -10,6 +10,8 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from sqlglot import exp
@@ -182,6 +184,14 @@ class JobDefinition:
     writes: tuple[str, ...] = ()
     bound: Mapping[str, str] = field(default_factory=dict)
     """DDL of tables and views that could change while it runs, as they were when it was made."""
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Tells it from another job of its name; ALTER JOB keeps it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a catalog and a checkpoint keep of it."""
+        return {
+            "name": self.name, "sql": self.sql, "options": dict(self.options), "bound": dict(self.bound), "id": self.id,
+        }  # fmt: skip
 
 
 Relation = Table | View | MaterializedView
@@ -280,10 +290,7 @@ class Catalog:
             "format": FORMAT,
             "options": dict(options),
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
-            "jobs": [
-                {"name": j.name, "sql": j.sql, "options": dict(j.options), "bound": dict(j.bound)}
-                for j in self.jobs.values()
-            ],
+            "jobs": [j.to_json() for j in self.jobs.values()],
         }
         return json.dumps(value, indent=1).encode()
 

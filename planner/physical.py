@@ -153,7 +153,9 @@ class Lowering:
         from forebay.engine.operators.normalize import UpsertKeyOperator
 
         schema = source.schema
-        return self._operator(schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key))
+        return self._operator(
+            schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key), "", True
+        )
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
@@ -202,11 +204,13 @@ class Lowering:
         sources: tuple[Step, ...],
         make: Make,
         tag: str = "",
+        remembers: bool = False,
     ) -> OperatorStep:
         self._numbers += 1
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
         key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
-        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make)
+        work = f"{fingerprint(node)}{tag}" if node is not None else f"{label} of {[s.print for s in sources]}"
+        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make, None, work, remembers)
 
     def _scan(self, node: plan.Scan) -> Step:
         source = self.tables.source(node.table, self.reads[node.table, node.options], dict(node.options))
@@ -234,7 +238,8 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return NormalizeOperator(step.schema, primary_key)
 
-        return OperatorStep(step.schema, f"normalize:{step.path}", "Normalize", key, (step,), make)
+        work = f"{step.print}/normalize"
+        return OperatorStep(step.schema, f"normalize:{step.path}", "Normalize", key, (step,), make, None, work, True)
 
     def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
         """The scan's columns, computed ones evaluated, from the table's."""
@@ -284,7 +289,7 @@ class Lowering:
                 return RememberOperator(step.schema, node.schema, mask, pick, program)
             return FilterProjectOperator(node.schema, mask, pick, program)
 
-        return self._operator(node.schema, label, node, (step,), make)
+        return self._operator(node.schema, label, node, (step,), make, "", remembers_output(node, self.traits))
 
     def _join(self, node: plan.Join) -> Step:
         left, left_keys, left_lens = self._stored(node.left, node.left_keys)
@@ -312,7 +317,7 @@ class Lowering:
                 raise InternalError("a join stands on two arrangements")
             return JoinOperator(spec, first.arrangement, second.arrangement)
 
-        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make)
+        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
 
     def _stored(
         self, node: plan.Node, keys: tuple[int, ...]
@@ -352,7 +357,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return ArrangeOperator(Arrangement(node.schema, key, identity))
 
-        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag)
+        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True)
         self._steps[fingerprint(node) + tag] = step
         return step
 
@@ -361,7 +366,7 @@ class Lowering:
 
         spec = self._aggregate_spec(node)
         return self._operator(
-            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec)
+            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec), "", True
         )
 
     def _aggregate_spec(self, node: plan.Aggregate | plan.WindowAggregate) -> AggregateSpec:
@@ -388,7 +393,8 @@ class Lowering:
             schema=node.schema,
             append_only=not self.traits[id(node.input)].updating,
         )
-        return self._operator(node.schema, "Rank", node, (self.lower(node.input),), lambda _: RankOperator(spec))
+        source = self.lower(node.input)
+        return self._operator(node.schema, "Rank", node, (source,), lambda _: RankOperator(spec), "", True)
 
     def _window_table(self, node: plan.WindowTable) -> Step:
         from forebay.engine.operators.window import WindowTableOperator, WindowTableSpec
@@ -410,6 +416,8 @@ class Lowering:
             node,
             (self.lower(node.input),),
             lambda _: WindowAggregateOperator(spec, node.window_end),
+            "",
+            True,
         )
 
     def _unnest(self, node: plan.Unnest) -> Step:

@@ -176,3 +176,12 @@ class CreateSavepoint(Statement):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSavepoint(Statement):
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterJob(Statement):
+    """Another statement for a job that goes on with its state."""
+
+    name: str
+    body: Insert | StatementSet
+    options: Mapping[str, str] = field(default_factory=dict)

@@ -81,8 +81,9 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _starts_set(chunk: list[Token]) -> bool:
-    words = [t.text.upper() for t in chunk[:4]]
-    return words[:3] in (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
+    words = [t.text.upper() for t in chunk]
+    sets = (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
+    return words[:3] in sets or (words[:2] == ["ALTER", "JOB"] and words[-4:] in [["AS", *s] for s in sets])
 
 
 def _plain(message: str, near: str) -> str:
@@ -325,8 +326,12 @@ class _Reader:
                 return st.Drop(kind=kind, name=self.quoted_or_name(), if_exists=exists, **self.place)
         raise self.fail("expected TABLE, VIEW, MATERIALIZED VIEW, JOB, FUNCTION or SAVEPOINT after DROP")
 
-    def _alter(self) -> st.AlterTable:
-        self.need("ALTER", "TABLE")
+    def _alter(self) -> st.Statement:
+        self.need("ALTER")
+        if self.take("JOB"):
+            return self._alter_job()
+        if not self.take("TABLE"):
+            raise self.fail("expected TABLE or JOB after ALTER")
         name = self.name()
         made = {"name": name, **self.place}
         if self.take("RENAME", "TO"):
@@ -467,6 +472,18 @@ class _Reader:
     def _reset(self) -> st.ResetOption:
         self.need("RESET")
         return st.ResetOption(key=self.text() if self.parser._curr else None, **self.place)
+
+    def _alter_job(self) -> st.AlterJob:
+        name, options = self.quoted_or_name(), {}
+        if self.take("WITH"):
+            options = hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+        self.need("AS")
+        rest = self.tokens[self.parser._index :]
+        body = _Reader(self.script, rest).statement() if rest else None
+        if not isinstance(body, st.Insert | st.StatementSet):
+            raise self.fail("expected INSERT or EXECUTE STATEMENT SET after AS")
+        self.parser._advance(len(rest))
+        return st.AlterJob(name=name, body=body, options=options, **self.place)
 
     def _control(self) -> st.ControlJob:
         action = self.word()
