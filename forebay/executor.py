@@ -38,6 +38,7 @@ from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.engine.types import from_arrow
+from forebay.estimate import explain_state
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.planner import statements as st
@@ -68,6 +69,7 @@ from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
+from forebay.trace import trace
 from forebay.udfs import register_udf
 
 
@@ -802,6 +804,33 @@ class Executor:
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
+
+    @run.register
+    def _explain_state(self, statement: st.ExplainState) -> Result:
+        inner = statement.statement
+        with self.driver.boundary() as flow:
+            match inner:
+                case st.CreateMaterializedView():
+                    node = self._bind(inner.query, inner.sql)
+                    plan = self._lowering(node).view(inner.name, node)
+                case st.Query():
+                    node = self._bind(inner.query, inner.sql)
+                    ignore = StreamOutlet(lambda batches: None, lambda: None)
+                    plan = JobPlan((self._lowering(node).output("query", node, lambda: ignore),))
+                case st.Insert() | st.StatementSet():
+                    inserts = _inserts(inner)
+                    nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
+                    plan = self._job_plan("job", inserts, nodes)
+                case _:
+                    raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
+            job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
+            return explain_state(flow, job, plan)
+
+    @run.register
+    def _trace_job(self, statement: st.TraceJob) -> Result:
+        self._job(statement.name)
+        with self.driver.boundary() as flow:
+            return trace(flow, statement.name, statement.values)
 
     def _explain_alter(self, statement: st.AlterJob) -> str:
         with self.driver.boundary() as flow:

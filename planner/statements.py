@@ -185,3 +185,17 @@ class AlterJob(Statement):
     name: str
     body: Insert | StatementSet
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainState(Statement):
+    """What a statement remembers, or will."""
+
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceJob(Statement):
+    name: str
+    values: Mapping[str, str | int | float | None]
+    """Column → value that it is equal to."""
