@@ -10,16 +10,21 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
+from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.operators.join import JoinOperator
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.secrets import hidden
 from forebay.engine.serve.inspect import NamedState, find_state, named_states
 from forebay.engine.state import Segmented
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View
-from forebay.relations import STATE
+from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
+from forebay.planner.explain import duration
+from forebay.relations import STATES
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -36,13 +41,7 @@ _STATE = pa.schema(
         ("name", _TEXT), ("node", _TEXT), ("jobs", _TEXT), ("key", _TEXT), ("columns", _TEXT), ("rows", _LONG),
         ("bytes", _LONG), ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("oldest", _TIME),
         ("filter_passed", pa.float64()), ("cache_hits", pa.float64()), ("write_amplification", pa.float64()),
-        ("retractions_unmatched", _LONG),
-    ]
-)  # fmt: skip
-_DEAD = pa.schema(
-    [
-        ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("reason", _TEXT),
-        ("key", pa.binary()), ("value", pa.binary()), ("timestamp", _TIME),
+        ("retractions_unmatched", _LONG), ("ttl", _TEXT),
     ]
 )  # fmt: skip
 _CHANGES = pa.schema(
@@ -76,10 +75,26 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+def _ttls(flow: Dataflow) -> dict[int, str]:
+    """Per arrangement how long its rows live for those who read it, the longest first; by `id`."""
+    found: dict[int, set[int]] = {}
+    for node in flow.order:
+        if isinstance(node.operator, JoinOperator):
+            for arrangement, ttl in node.operator.lifetimes():
+                found.setdefault(id(arrangement), set()).add(MAX_WATERMARK if ttl is None else ttl)
+    return {
+        key: ", ".join("for ever" if t == MAX_WATERMARK else duration(t) for t in sorted(ttls, reverse=True))
+        for key, ttls in found.items()
+    }
+
+
 class Shows:
     """Answers SHOW and DESCRIBE."""
 
-    def __init__(self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job], view_schema: Callable[[View], pa.Schema]
+    ) -> None:
+        self._view_schema = view_schema
         self._catalog = catalog
         self._driver = driver
         self._jobs = jobs
@@ -109,13 +124,13 @@ class Shows:
         if statement.what == "COLUMNS":
             return self.describe(statement.name)
         relation = self._catalog.find(statement.name)
-        return Result(pa.table({statement.what.lower(): [relation.ddl()]}))
+        return Result(pa.table({statement.what.lower(): [hidden(relation.ddl())]}))
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
-        if name.startswith(STATE) and name not in self._catalog.relations:
+        if name.startswith(STATES) and name not in self._catalog.relations:
             with self._driver.boundary() as flow:
-                named = find_state(flow, name.removeprefix(STATE))
+                named = find_state(flow, name.removeprefix(STATES))
             fields = [(f.name, str(from_arrow(f.type)), True, _key(f.name, named.key), None) for f in named.schema]
             return Result(_table(_COLUMNS, fields))
         relation = self._catalog.find(name)
@@ -131,13 +146,14 @@ class Shows:
                     )
                     for c in relation.columns
                 ]
-            case MaterializedView():
+            case MaterializedView() | SystemStream():
                 rows = [
                     (f.name, str(from_arrow(f.type)), f.nullable, _key(f.name, relation.primary_key), None)
                     for f in relation.schema
                 ]
             case View():
-                raise UnsupportedError(f"{name} is a view", hint=f"SHOW CREATE VIEW {name}")
+                schema = self._view_schema(relation)
+                rows = [(f.name, str(from_arrow(f.type)), f.nullable, None, None) for f in schema]
         return Result(_table(_COLUMNS, rows))
 
     def _show_jobs(self) -> pa.Table:
@@ -149,10 +165,11 @@ class Shows:
 
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
-            rows = [self._state_row(flow, named) for named in named_states(flow).values()]
+            ttls = _ttls(flow)
+            rows = [self._state_row(flow, named, ttls) for named in named_states(flow).values()]
         return pa.Table.from_pylist(rows, _STATE)
 
-    def _state_row(self, flow: Dataflow, named: NamedState) -> dict[str, Any]:
+    def _state_row(self, flow: Dataflow, named: NamedState, ttls: dict[int, str]) -> dict[str, Any]:
         jobs = named.node.jobs or {job for n in flow.order if named.node in n.inputs for job in n.jobs}
         return {
             "name": named.name,
@@ -163,6 +180,7 @@ class Shows:
             "rows": named.state.rows(),
             "bytes": named.state.nbytes(),
             "oldest": named.oldest(),
+            "ttl": ttls.get(id(named.state)),
             **_tiers(named),
         }
 
@@ -172,9 +190,7 @@ class Shows:
             return {name: named.schema for name, named in named_states(flow).items()}
 
     def _dead_letters(self) -> pa.Table:
-        dead = list(self._driver.notes.dead)
-        rows = [(t, d.source, d.partition, d.offset, d.reason, d.key, d.value, _time(d.timestamp)) for t, d in dead]
-        return _table(_DEAD, rows)
+        return pa.Table.from_batches([deadletters.rows(list(self._driver.notes.dead))])
 
     def _schema_changes(self) -> pa.Table:
         seen = list(self._driver.notes.schema_changes)

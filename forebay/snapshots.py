@@ -25,7 +25,7 @@ from forebay.planner.messages import explained
 from forebay.planner.nodes import Filter, Node, Scan
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import identifier
-from forebay.relations import STATE, Relations
+from forebay.relations import STATES, Relations
 
 _numbers = itertools.count()
 
@@ -65,7 +65,7 @@ class SnapshotQueries:
     def holds(self, scan: Scan) -> bool:
         """Whether the warehouse itself has the rows of a scan."""
         relation = self._relations.catalog.relations.get(scan.table)
-        if relation is None and scan.table.startswith(STATE):
+        if relation is None and scan.table.startswith(STATES):
             return True
         held = isinstance(relation, MaterializedView) or (isinstance(relation, Table) and relation.embedded)
         return held or scan.table in self._relations.registered
@@ -104,9 +104,9 @@ class SnapshotQueries:
 
     def _pinned(self, scan: Scan, key: Mapping[str, pa.Scalar] | None = None) -> pa.Table:
         registered = self._relations.registered.get(scan.table)
-        if scan.table.startswith(STATE) and registered is None and scan.table not in self._relations.catalog.relations:
+        if scan.table.startswith(STATES) and registered is None and scan.table not in self._relations.catalog.relations:
             with self._driver.boundary() as flow:
-                rows = find_state(flow, scan.table.removeprefix(STATE)).rows(key)
+                rows = find_state(flow, scan.table.removeprefix(STATES)).rows(key)
             return canonical_floats(rows).select(list(scan.columns))
         table = registered if registered is not None else self.contents(scan.table)
         return table.select(list(scan.columns))

@@ -48,7 +48,7 @@ class AggregateSpec:
 class Aggregation:
     """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit.
 
-    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies.
+    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies. The first is the watched one.
     """
 
     def __init__(self, spec: AggregateSpec, extra: int = 0) -> None:
@@ -56,7 +56,7 @@ class Aggregation:
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
         self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
         width = EXTRA + extra + self._calls.width
-        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), pinned=extra > 0)
+        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), EXTRA if extra else None)
 
     def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
         """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""

@@ -182,12 +182,13 @@ class WindowAggregateOperator(Operator):
         if self._closed.earliest is not None and self._closed.earliest > watermark:
             return []
         table = self.groups.table
+        table.recall_until(watermark)
         ids = table.all_ids()
         words = table.read(ids)
         live = self.groups.shown(words)
         ends = words[:, EXTRA]
         due = live & (ends <= watermark)
-        self._closed.earliest = int(ends[live & ~due].min(initial=2**63 - 1))
+        self._closed.earliest = int(ends[live & ~due].min(initial=table.least_cold()))
         if not due.any():
             return []
         groups = ids[due]

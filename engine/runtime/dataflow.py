@@ -144,8 +144,8 @@ class Dataflow:
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
         self._shared: dict[str, Node] = {}
-        self._merged: dict[str, str] = {}
-        """Private scan that has given way → the shared one that has taken its place, by node id."""
+        self._placed: dict[str, dict[str, Node]] = {}
+        """Per job: the node of each path of its plan."""
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -164,13 +164,13 @@ class Dataflow:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
-    ) -> dict[str, str]:
+    ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). Returns the placement. On an exception nothing is attached.
+        (their states are about to be loaded). On an exception nothing is attached.
         """
         placed = _Attachment(job, now, placement or {}, positions or {})
         try:
@@ -181,7 +181,7 @@ class Dataflow:
         except BaseException:
             self._discard(job)
             raise
-        return {path: node.id for path, node in placed.nodes.items()}
+        self._placed[job] = placed.nodes
 
     def _place(self, step: Step, into: _Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
@@ -211,6 +211,9 @@ class Dataflow:
             return self.nodes.get(wanted)
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
+            return None
+        suits = step.suits if isinstance(step, OperatorStep) and known not in into.fresh else None
+        if suits is not None and known.operator is not None and not suits(known.operator, known.watermark):
             return None
         unread = known.scan is not None and known.scan.untouched
         return known if known in into.fresh or unread or known.contents() is not None else None
@@ -252,12 +255,14 @@ class Dataflow:
         return node
 
     def _insert(self, node: Node) -> None:
+        self._use_cold(node)
+        self.nodes[node.id] = node
+        self.order.append(node)
+
+    def _use_cold(self, node: Node) -> None:
         for state in node.states().values():
             if self.cold is not None and isinstance(state, Tiered):
                 state.use(self.cold)
-        self.nodes[node.id] = node
-        self.order.append(node)
-        self._merged.pop(node.id, None)
 
     def _initial_step(self, placed: _Attachment) -> dict[str, list[Batch]]:
         """One step of the new nodes alone, over the full contents of inputs that have a past.
@@ -298,13 +303,13 @@ class Dataflow:
     # -- change -------------------------------------------------------------------------------------------------
 
     def alter(
-        self, job: str, placed: Mapping[str, str], plan: JobPlan, former: JobPlan | None, now: int, *, lose: bool
-    ) -> tuple[dict[str, str], Comparison, bool]:
+        self, job: str, plan: JobPlan, former: JobPlan | None, now: int, *, lose: bool
+    ) -> tuple[Comparison, bool]:
         """Put another plan in the place of a job's, at this boundary. Outlets of the same path go over to it.
 
-        `placed`: the job's placement. `former`: its plan as it is; then outlets get the difference of the two results, if both
-        can be told, else (or if None) only what changes from here on. Returns the new placement, what became of the steps, and
-        whether outlets got the difference. On an exception nothing has changed.
+        `former`: its plan as it is; then outlets get the difference of the two results, if both can be told, else (or if None)
+        only what changes from here on. Returns what became of the steps, and whether outlets got the difference. On an
+        exception nothing has changed.
 
         Raises:
             StateError: some state can only begin empty, and not `lose`.
@@ -315,15 +320,16 @@ class Dataflow:
         whole = compare(self, job, plan, whole=True)
         before = None if former is None or whole.lost else self._result(job, former, now)
         choices = (found if before is None else whole).choices
+        placed = self._placed[job]
         for output in plan.outputs:
-            known = self.nodes[placed[output.path]] if output.path in placed else None
+            known = placed.get(output.path)
             if known is not None and known.schema != output.schema:
                 raise StateError(
                     f"the columns of {output.label} have changed",
                     hint="drop the job and make it anew",
                 )
         old = f"{job} as it was"
-        outlets = {o.path: self.nodes[placed[o.path]].outlet for o in plan.outputs if o.path in placed}
+        outlets = {o.path: placed[o.path].outlet for o in plan.outputs if o.path in placed}
         self._rename(job, old)
         fresh = _Attachment(job, now, {}, {}, choices=choices, prefix=self._unused(job))
         fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
@@ -336,16 +342,18 @@ class Dataflow:
                 node.outlet = None if node.path in fresh.outlets else node.outlet
             self._discard(job)
             self._rename(old, job)
+            self._placed[job] = placed
             raise
         for path in fresh.outlets:
-            self.nodes[placed[path]].outlet = None
+            placed[path].outlet = None
         self._discard(old)
         for node in fresh.fresh:
             if node.outlet is not None and before is not None:
                 net = consolidate([*(b.negate() for b in before.get(node.path, ())), *after[node.path]])
                 node.outlet.take([] if net is None else [net], node.watermark, self.epoch)
                 node.outlet.commit()
-        return {path: node.id for path, node in fresh.nodes.items()}, found, before is not None
+        self._placed[job] = fresh.nodes
+        return found, before is not None
 
     def _result(self, job: str, plan: JobPlan, now: int) -> dict[str, list[Batch]] | None:
         """All rows that a running job's outlets have got, by path; None if that cannot be told."""
@@ -397,9 +405,33 @@ class Dataflow:
                     return (_as_scanned(b, spec.schema) for b in held)
         return None
 
+    def set_ttl(self, table: str, ttl: int | None) -> set[str]:
+        """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
+
+        Returns the jobs that cannot follow, because their state has no time of the rows.
+        """
+        held = {id(n): unit.held for unit in self.units() for n in unit.nodes}
+        stuck: set[str] = set()
+        for node in self.order:
+            if node.operator is not None:
+                epoch = held.get(id(node))
+                if not node.operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch):
+                    stuck |= node.jobs
+                self._use_cold(node)
+        return stuck
+
     def relation(self, name: str) -> Node:
         """The node of an embedded table or materialized view."""
         return self.nodes[f"relation/{name}"]
+
+    def placements(self) -> dict[str, dict[str, str]]:
+        """Per job: the id of the node at each path of its plan, for a checkpoint."""
+        return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self._placed.items()}
+
+    def is_read(self, name: str) -> bool:
+        """Whether a job reads the relation."""
+        node = self.nodes.get(f"relation/{name}")
+        return node is not None and any(node in n.inputs for n in self.order)
 
     # -- removal ------------------------------------------------------------------------------------------------
 
@@ -415,6 +447,7 @@ class Dataflow:
         self._remove(self.nodes[f"relation/{name}"])
 
     def _discard(self, job: str) -> None:
+        self._placed.pop(job, None)
         for node in [n for n in self.order if job in n.jobs]:
             node.jobs.discard(job)
             if not node.jobs:
@@ -675,14 +708,11 @@ class Dataflow:
         shared.scan.widen(private.scan.columns)
         for node in self.order:
             node.inputs = [shared if i is private else i for i in node.inputs]
+        for nodes in self._placed.values():
+            nodes.update({path: shared for path, node in nodes.items() if node is private})
         shared.jobs |= private.jobs
         private.jobs.clear()
-        self._merged[private.id] = shared.id
         self._remove(private)
-
-    def placement(self, placed: Mapping[str, str]) -> dict[str, str]:
-        """Where the steps of a job are now (path → node id), given what `attach` returned: scans merge."""
-        return {path: self._merged.get(node, node) for path, node in placed.items()}
 
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""

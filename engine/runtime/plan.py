@@ -65,6 +65,8 @@ class OperatorStep(Step):
     make: Callable[[Sequence[Operator | None]], Operator]
     relation: str | None = None
     """Set on the last step of a materialized view: its name."""
+    suits: Callable[[Operator, int | None], bool] | None = None
+    """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
     work: str = ""
     """`print`, where the planner tells it."""
     remembers: bool = False

@@ -27,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
 _KEY = np.dtype([("segment", ">u8"), ("block", ">u4")])
 _FILE_BYTES = 256 << 20
-_CACHE = 32 << 20
+CACHE = 32 << 20
 
 declare("cold.ingest.before", "cold.ingest.after", "cold.collect.before")
 
@@ -67,6 +67,8 @@ class ColdStore:
         """Segments that somebody has, or is writing."""
         self._cached: deque[tuple[Bytes, Addresses, Blocks]] = deque()
         self._cached_bytes = 0
+        self.cache = CACHE
+        """Bytes of blocks that are kept; not below what one step of a reader needs together (`segment.LOADED`)."""
         self.written = 0
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
@@ -130,7 +132,7 @@ class ColdStore:
         places.at[absent[1:]] = data.ctypes.data + ends[:-1]
         self._cached.append((data, places, absent))
         self._cached_bytes += data.nbytes
-        while self._cached_bytes - self._cached[0][0].nbytes > _CACHE:
+        while self._cached_bytes - self._cached[0][0].nbytes > self.cache:
             self._evict()
 
     def forget(self, places: Addresses) -> None:
@@ -216,7 +218,7 @@ class ColdStore:
             found = self._open().get(keys)
         except Exception as error:
             raise StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}") from error
-        if any(value is None for value in found):
+        if None in found:
             raise StateError("cold state is missing blocks", detail=f"segment {segment} in {self.directory}")
         values: Sequence[bytes] = found
         return values
