@@ -43,11 +43,13 @@ from forebay.engine.types import from_arrow
 from forebay.estimate import explain_state
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
+from forebay.keeping import Keeping
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
 from forebay.planner.binder import notices
 from forebay.planner.catalog import (
+    STATE_KEEP,
     STATE_TTL,
     Catalog,
     JobDefinition,
@@ -125,6 +127,7 @@ class Executor:
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
+        self._keeping = Keeping(self.driver, catalog, relations, registry, self._lowering)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
         self._ids: dict[str, str] = {}
@@ -163,6 +166,7 @@ class Executor:
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
+        late += self._keeping.reopen(value.get("kept", ()), restored.placements, restored.scans)
         self.warehouse.load_states()
         for start in late:
             start()
@@ -371,7 +375,9 @@ class Executor:
         if name not in self.catalog.relations and statement.if_exists:
             return Result(message=f"there is no {kind.lower()} {name}")
         found = self.catalog.drop(kind, name)
+        self._keeping.release(name)
         if isinstance(found, MaterializedView) and not found.scheduled:
+            self._keeping.leaving(name)
             self.driver.detach(name)
             del self.catalog.jobs[name]
         elif isinstance(found, MaterializedView) or (isinstance(found, Table) and found.embedded):
@@ -401,6 +407,8 @@ class Executor:
         if changed.name != table.name:
             del self.catalog.relations[table.name]
         self.catalog.relations[changed.name] = changed
+        if changed.name != table.name or changed.options.get(STATE_KEEP.name) != "true":
+            self._keeping.release(table.name)
         message = f"table {table.name} altered" + self._follow_ttl(table, changed)
         self.save()
         return Result(message=message)
@@ -567,6 +575,7 @@ class Executor:
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
+        self._keeping.leaving(name)
         self.driver.detach(name)
         self.catalog.jobs.pop(name, None)
         self.save()

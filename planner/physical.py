@@ -364,6 +364,10 @@ class Lowering:
         show = Showing(schema, mask, pick, Program(self.context, pick.schema, outputs))
         return Lens(tuple(columns), schema, show, filters=mask is not None)
 
+    def kept(self, table: plan.Scan, key: tuple[int, ...], stamped: bool) -> Step:
+        """A table's rows by key, for nobody in particular."""
+        return self._arrange(table, key, stamped, None)
+
     def _arrange(self, node: plan.Node, key: tuple[int, ...], stamped: bool, ttl: int | None) -> Step:
         """The node's rows by key; `stamped`: each with the time at which it came. `ttl`: how long the join sees them, in µs."""
         source = self.lower(node)

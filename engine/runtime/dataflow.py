@@ -300,6 +300,17 @@ class Dataflow:
             return []
         return list(self.past(choice.continues, node.scan.spec) or ())
 
+    def keep(self, job: str, step: Step, node: Node) -> None:
+        """Make a job that only holds a running node, which is what the step does."""
+
+        def pairs(step: Step, node: Node) -> Iterator[tuple[str, Node]]:
+            yield step.path, node
+            for below, source in zip(step.inputs, node.inputs):
+                yield from pairs(below, source)
+
+        self._adopt(node, job)
+        self._placed[job] = dict(pairs(step, node))
+
     # -- change -------------------------------------------------------------------------------------------------
 
     def alter(

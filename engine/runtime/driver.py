@@ -29,7 +29,7 @@ from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
-from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
@@ -158,6 +158,18 @@ class Driver:
             if self._threads:
                 self._start_runners(job)
             return job
+
+    def keep(self, name: str, step: Step, node: Node) -> None:
+        """Add a job without output that holds a running node."""
+        with self.boundary() as flow:
+            flow.keep(name, step, node)
+            self.jobs[name] = Job(name, started=self._tick())
+
+    def hold(
+        self, name: str, step: Step, placement: Mapping[str, str] | None, positions: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Make a job again that holds what a step does."""
+        self.attach(name, JobPlan((step,)), placement=placement, positions=positions, initial=placement is None)
 
     def alter(self, name: str, plan: JobPlan, former: JobPlan | None, *, lose: bool) -> tuple[Comparison, bool]:
         """Put another plan in the place of a job's, at an epoch boundary; see `Dataflow.alter`.
