@@ -33,12 +33,21 @@ class Step:
     def inputs(self) -> tuple[Step, ...]:
         return ()
 
+    @property
+    def print(self) -> str:
+        """What the step does, its inputs included: equal for equal work, also where it may not be shared. '': not told."""
+        return self.key or ""
+
 
 @dataclass(frozen=True, slots=True)
 class ScanStep(Step):
     """Read a connector's table."""
 
     scan: ScanSpec
+
+    @property
+    def print(self) -> str:
+        return self.key or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +67,18 @@ class OperatorStep(Step):
     """Set on the last step of a materialized view: its name."""
     suits: Callable[[Operator, int | None], bool] | None = None
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
+    work: str = ""
+    """`print`, where the planner tells it."""
+    remembers: bool = False
+    """It has a state that follows from all that its inputs ever gave."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:
         return self.sources
+
+    @property
+    def print(self) -> str:
+        return self.work or self.key or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class Restored:
     parked: list[Mapping[str, Any]] = field(default_factory=list)
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     outboxes: Mapping[str, list[int]] = field(default_factory=dict)
+    definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checkpoint: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -106,6 +107,7 @@ class Warehouse:
                 manifest.get("parked", []),
                 manifest["scans"],
                 manifest["outboxes"],
+                manifest.get("definitions", {}),
                 manifest["id"],
             )
         if self.driver.dml is not None:
