@@ -28,12 +28,14 @@ from forebay.engine.errors import (
     UnsupportedError,
 )
 from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
+from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.engine.types import from_arrow
 from forebay.interrupt import unless_interrupted
@@ -41,6 +43,7 @@ from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
+from forebay.planner.binder import notices
 from forebay.planner.catalog import (
     STATE_TTL,
     Catalog,
@@ -49,6 +52,7 @@ from forebay.planner.catalog import (
     Table,
     View,
     altered,
+    check_connector,
     define,
     state_ttl,
 )
@@ -114,14 +118,16 @@ class Executor:
         self.registry = registry
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
-        self._shows = Shows(catalog, self.driver, self.jobs)
+        self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
+        relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self.refresher = Refresher(self.driver.clock.monotonic)
-        self._lock = lock
         self._streams = 0
+        with self.driver.boundary() as flow:
+            flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
     def _handle(self, name: str) -> Job:
-        return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)
+        return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -248,7 +254,9 @@ class Executor:
         else:
             self._materialize(statement, None, {})
         self.save()
-        return Result(message=f"materialized view {statement.name} created")
+        result = Result(message=f"materialized view {statement.name} created")
+        result.warnings += notices(statement.query)
+        return result
 
     def _schedule(self, statement: st.CreateMaterializedView, *, fill: bool) -> None:
         """A view that is refreshed at intervals; with `fill` its rows are made now, else a checkpoint brings them."""
@@ -439,7 +447,9 @@ class Executor:
         name = self._job_name(f"insert_into_{table.name}")
         if not _tables(node):
             return self._insert_to_end(name, statement, node)
-        return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result = self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result.warnings += notices(statement.query)
+        return result
 
     def _insert_batch(self, statement: st.Insert, table: Table) -> Result:
         """The query's rows as they are now, into any table; a query may do all that a snapshot query may."""
@@ -476,6 +486,10 @@ class Executor:
         return self._start_job(name, statement.sql, statement.inserts, None, {}, save=True)
 
     def _assigned(self, statement: st.Insert, table: Table) -> Node:
+        if statement.options and table.embedded:
+            raise OptionError(f"{table.name} takes no OPTIONS hint", hint="only tables of a connector have options")
+        if statement.options:
+            check_connector(replace(table, options={**table.options, **statement.options}), self.registry)
         query = self.relations.binder().bind(statement.query, statement.sql)
         return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
 
@@ -786,6 +800,13 @@ class Executor:
     @run.register
     def _describe(self, statement: st.Describe) -> Result:
         return self._shows.describe(statement.name)
+
+    def _view_schema(self, view: View) -> pa.Schema:
+        """The columns that a view gives now."""
+        query = parse(view.sql)[0]
+        assert isinstance(query, st.Query)
+        schema = self.relations.binder().bind_batch(query.query, query.sql).schema
+        return pa.schema([f.with_name(n) for f, n in zip(schema, view.columns or schema.names)])
 
     @run.register
     def _set(self, statement: st.SetOption) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from forebay.planner.catalog import (
     STATE,
     Catalog,
     MaterializedView,
+    SystemStream,
     Table,
     View,
     check_connector,
@@ -46,6 +47,8 @@ _FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
 _EARLIEST = ("log", "upsert-log", "upsert-kafka")
 """Connectors that start at the earliest offset unless told otherwise."""
 
+STATES = "state."
+"""Before the name of a piece of state, in a query."""
 _memories = itertools.count(1)
 
 
@@ -60,6 +63,8 @@ class Relations:
         """What connectors know the warehouse by: no two in memory share their topics."""
         self.registered: dict[str, pa.Table] = {}
         self._hidden: dict[str, pa.Schema] = {}
+        self.states: Callable[[], Mapping[str, pa.Schema]] = dict
+        """Schemas of the state that can be queried, by name without STATES."""
 
     # -- for binding --------------------------------------------------------------------------------------------
 
@@ -69,6 +74,9 @@ class Relations:
             return Relation(name, self._hidden[name])
         if name in self.registered:
             return Relation(name, self.registered[name].schema, bounded=True)
+        if name.startswith(STATES) and name not in self.catalog.relations:
+            schema = self.states().get(name.removeprefix(STATES))
+            return None if schema is None else Relation(name, schema, updating=True)
         found = self.catalog.relations.get(name)
         if options and found is not None:
             if not isinstance(found, Table) or found.embedded:
@@ -77,6 +85,8 @@ class Relations:
         match found:
             case Table():
                 return self._table_relation(found, dict(options))
+            case SystemStream():
+                return Relation(name, found.schema)
             case MaterializedView():
                 return Relation(name, found.schema, found.primary_key, updating=True)
             case View():
@@ -86,7 +96,7 @@ class Relations:
         return None
 
     def relation_names(self) -> Iterable[str]:
-        return [*self.catalog.relations, *self.registered]
+        return [*self.catalog.relations, *self.registered, *(STATES + n for n in self.states())]
 
     def _table_relation(self, table: Table, options: Mapping[str, str]) -> Relation:
         time = (table.watermark[0],) if table.watermark is not None else ()
@@ -145,6 +155,8 @@ class Relations:
         """
         if table in self.registered:
             return self._memory_source(table)
+        if table.startswith(STATES) and table not in self.catalog.relations:
+            raise UnsupportedError(f"{table} can be queried, not followed", hint="read the tables that it is made of")
         found = self.catalog.find(table)
         if not isinstance(found, Table) or found.embedded:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from forebay.engine.secrets import masked
 from forebay.engine.types import from_arrow
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Binary, Call, Case, Cast, Column, Expr, InList, Like, Literal, Unary
@@ -149,7 +150,7 @@ def _group_names(keys: Sequence[int], source: Node) -> str:
 
 
 def _options(options: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in options)
+    return ", ".join(f"{k}={v!r}" for k, v in masked(dict(options)).items())
 
 
 def _named(expr: Expr, name: str, names: Sequence[str]) -> str:

@@ -114,6 +114,8 @@ class Dataflow:
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
         self._shared: dict[str, Node] = {}
+        self._placed: dict[str, dict[str, Node]] = {}
+        """Per job: the node of each path of its plan."""
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -132,13 +134,13 @@ class Dataflow:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
-    ) -> dict[str, str]:
+    ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). Returns the placement. On an exception nothing is attached.
+        (their states are about to be loaded). On an exception nothing is attached.
         """
         placed = _Attachment(job, now, placement or {}, positions or {})
         try:
@@ -149,7 +151,7 @@ class Dataflow:
         except BaseException:
             self._discard(job)
             raise
-        return {path: node.id for path, node in placed.nodes.items()}
+        self._placed[job] = placed.nodes
 
     def _place(self, step: Step, into: _Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
@@ -259,6 +261,15 @@ class Dataflow:
         """The node of an embedded table or materialized view."""
         return self.nodes[f"relation/{name}"]
 
+    def placements(self) -> dict[str, dict[str, str]]:
+        """Per job: the id of the node at each path of its plan, for a checkpoint."""
+        return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self._placed.items()}
+
+    def is_read(self, name: str) -> bool:
+        """Whether a job reads the relation."""
+        node = self.nodes.get(f"relation/{name}")
+        return node is not None and any(node in n.inputs for n in self.order)
+
     # -- removal ------------------------------------------------------------------------------------------------
 
     def detach(self, job: str) -> None:
@@ -273,6 +284,7 @@ class Dataflow:
         self._remove(self.nodes[f"relation/{name}"])
 
     def _discard(self, job: str) -> None:
+        self._placed.pop(job, None)
         for node in [n for n in self.order if job in n.jobs]:
             node.jobs.discard(job)
             if not node.jobs:
@@ -533,6 +545,8 @@ class Dataflow:
         shared.scan.widen(private.scan.columns)
         for node in self.order:
             node.inputs = [shared if i is private else i for i in node.inputs]
+        for nodes in self._placed.values():
+            nodes.update({path: shared for path, node in nodes.items() if node is private})
         shared.jobs |= private.jobs
         private.jobs.clear()
         self._remove(private)

@@ -39,7 +39,7 @@ from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
-from forebay.engine.state.cold import COLD, ColdRows
+from forebay.engine.state.cold import COLD, NONE, ColdRows
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
@@ -57,7 +57,6 @@ _EXPIRED_CHUNKS = 4
 """Hot chunks that are rid of expired rows in one step."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
-_NONE = np.zeros(0, np.int64)
 _PART = b"part"
 _NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
@@ -456,6 +455,10 @@ class Arrangement(Tiered):
             if valid is not None:
                 yield ids[~valid]
 
+    def hot_ids(self) -> Iterator[Ids]:
+        """The ids of live rows in memory, a chunk at a time."""
+        return self._live_ids()
+
     def _live_ids(self, view: View | None = None, since: int = 1, until: int = _FOREVER) -> Iterator[Ids]:
         """The hot row ids that the view has, a chunk at a time."""
         last = min(self._store.next_id, until)
@@ -649,7 +652,7 @@ class Arrangement(Tiered):
         expiring = self.time is not None and self._expire()
         if self._cold is None:
             return expiring
-        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
+        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else NONE)
         self._live -= self._cold.take_dropped()
         if self._sealing is None:
             return merging or expiring
@@ -683,6 +686,12 @@ class Arrangement(Tiered):
                 self._drop(chunk, weights=False)
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
+
+    def write_amplification(self) -> float | None:
+        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
+        if self._cold is None or not self._cold.sealed_bytes:
+            return None
+        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
 
     # -- expiry -------------------------------------------------------------------------------------------------
 

@@ -245,4 +245,4 @@ def test_null_times_never_expire() -> None:
         say(con, "r", [(100, 2, 8)])
         say(con, "r", [(101, 1, 8)])
         assert shown(con, "v") == Counter([(2, 20, 100), (1, 10, 101)])
-        assert con.execute("SHOW STATE").arrow().column("oldest_row").drop_null().type == pa.timestamp("ms", "UTC")
+        assert con.execute("SHOW STATE").arrow().column("oldest").drop_null().type == pa.timestamp("ms", "UTC")
