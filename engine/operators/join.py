@@ -39,7 +39,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, concat, take
-from forebay.engine.consolidate import consolidate, group_rows
+from forebay.engine.consolidate import group_rows, net_weights
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
@@ -334,13 +334,16 @@ class JoinOperator(Operator):
         """As `_existence`: what was said of a row before is told by its mark, not by the matches that are left."""
         since = self.horizon.bounds[0 if side.is_left else 1]
         decided: list[tuple[pa.RecordBatch, Mask]] = []
-        changed = None if side.delta is None else consolidate([side.delta])
-        if changed is not None:
-            rows = changed.rows
+        if side.delta is not None and side.shown is not None:
+            rows = side.delta.rows
             now = self._exists(rows, side, other, other.new)
-            yield changed.with_rows(side.show(rows)[0]), now
-            yield from self._unsaid(side, other, rows, marks.on(rows, side.epoch, since) & ~now)
-            decided.append((rows, now & self._remain(side, changed)))
+            yield side.shown, now
+            was = self._were_marked(side, rows, marks, since)
+            told = np.flatnonzero(now | was)
+            places, weights = net_weights(side.delta.take(told))
+            rows, now, was = _at(rows, told[places]), now[told[places]], was[told[places]]
+            yield from self._unsaid(side, other, rows, was & ~now)
+            decided.append((rows, now & self._remain(side, rows, weights)))
         for ids, now in self._turned(side, other):
             rows = side.rows.rows_at(ids)
             shown, keep = side.show(rows)
@@ -367,12 +370,21 @@ class JoinOperator(Operator):
             yield Batch(shown, -held), np.ones(places.size, bool)
             yield Batch(shown, held), np.zeros(places.size, bool)
 
-    def _remain(self, side: _Side, changed: Batch) -> Mask:
+    @staticmethod
+    def _were_marked(side: _Side, rows: pa.RecordBatch, marks: Matched, since: int) -> Mask:
+        """Which rows that may have been there before had a mark. Looking for their keys costs less than hashing whole rows."""
+        was = side.rows.exists(rows, side.rows.key, side.old, nulls_match=True)
+        maybe = np.flatnonzero(was)
+        was[maybe] = marks.on(_at(rows, maybe), side.epoch, since)
+        return was
+
+    @staticmethod
+    def _remain(side: _Side, rows: pa.RecordBatch, weights: Weights) -> Mask:
         """Which of the changed rows are there after the epoch."""
-        alive = changed.weight_array() > 0
+        alive = weights > 0
         fewer = np.flatnonzero(~alive)
         if fewer.size:
-            alive[fewer] = side.rows.count(_at(changed.rows, fewer), side.new) > 0
+            alive[fewer] = side.rows.count(_at(rows, fewer), side.new) > 0
         return alive
 
     def _keep_marks(self) -> list[bool]:
