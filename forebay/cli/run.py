@@ -88,7 +88,7 @@ def _outcome(con: Session, output: Output) -> int:
 
 def show_jobs(warehouse: str) -> int:
     """One look at the jobs; of a warehouse that runs elsewhere, through its socket."""
-    if not Path(warehouse).is_dir():
+    if not (Path(warehouse) / "warehouse.lock").exists():  # to look must not make one
         print(f"error: there is no warehouse at '{warehouse}'", file=sys.stderr)
         return 1
     with forebay.connect(warehouse, resume=False) as con:
