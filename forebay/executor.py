@@ -367,7 +367,7 @@ class Executor:
                 return Result(message=f"there is no job {name}")
             if name in self.catalog.relations:
                 raise CatalogError(f"{name} is a materialized view", hint=f"DROP MATERIALIZED VIEW {name}")
-            self._job(name)
+            self.catalog.job(name)
             self.remove_job(name)
             return Result(message=f"job {name} dropped")
         if kind == "FUNCTION":
@@ -580,11 +580,6 @@ class Executor:
         self.catalog.jobs.pop(name, None)
         self.save()
 
-    def _job(self, name: str) -> JobDefinition:
-        if name not in self.catalog.jobs:
-            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
-        return self.catalog.jobs[name]
-
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
         """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
@@ -631,7 +626,7 @@ class Executor:
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
-        self._job(statement.name)
+        self.catalog.job(statement.name)
         if statement.action == "RESUME":
             self.driver.resume(statement.name)
             return Result(message=f"job {statement.name} resumed")
