@@ -244,9 +244,14 @@ class DirectIntake(Intake):
             self._library.queue_forward(queue, self._queue)
 
     def close(self) -> None:
-        for queue in (*self._partitions.values(), self._queue):
-            self._library.queue_destroy(queue)
+        queues, self._queue = [*self._partitions.values(), self._queue], 0
         self._partitions.clear()
+        for queue in filter(None, queues):
+            self._library.queue_destroy(queue)
+
+    def __del__(self) -> None:
+        """A client that nobody closes waits for its queues when it goes; `close` is for the order, this for the end."""
+        self.close()
 
 
 class DirectChunk(Chunk):
