@@ -198,10 +198,11 @@ class DirectIntake(Intake):
 
     def __init__(self, consumer: Any, library: Library) -> None:
         self._consumer, self._library = consumer, library
-        self._client = library.handle(consumer)
-        self._queue: int = library.queue_new(self._client)
+        self._queue = 0
         self._partitions: dict[tuple[str, int], int] = {}
         """The queues of the partitions."""
+        self._client = library.handle(consumer)
+        self._queue = library.queue_new(self._client)
         self._renewed = time.monotonic()
         self._addresses = np.empty(0, np.int64)
 
