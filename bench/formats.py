@@ -1,12 +1,14 @@
 """Formats: `python -m bench.formats [--cases json,canal-json] [--records N] --json FILE`: records a second, both ways.
 
 Every case runs in a process of its own, pinned to one core, over batches of 8192 equal-shaped records; the best of several
-rounds counts. Messages are as large as in production: canal's carry the types of their columns, debezium's their source.
+rounds counts. Messages are as large as in production: canal's carry the types of their columns, debezium's their source. The
+peers write the same rows: orjson dumps each of the rows as dicts, Polars writes lines, DuckDB makes JSON of structs.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from bench import measure
@@ -95,19 +98,60 @@ MESSAGES: dict[str, Message] = {
     "ogg-json": ogg,
     "ods-json": ods,
 }
-CASES = (*MESSAGES, "json, 1 % bad", "canal-json envelope", *(f"{name} encode" for name in MESSAGES))
+
+
+def rows() -> pa.RecordBatch:
+    """The rows that are written."""
+    columns = [pa.array([row(i)[f.name] for i in range(BATCH)]).cast(f.type) for f in SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def orjson_dumps() -> Callable[[], Any]:
+    """Rows as dicts with times as text, without the cost of making them."""
+    listed = [row(i) for i in range(BATCH)]
+    return lambda: [orjson.dumps(r) for r in listed]
+
+
+def polars_ndjson() -> Callable[[], Any]:
+    """A frame to lines in memory."""
+    import polars
+
+    frame = polars.from_arrow(rows())
+    assert isinstance(frame, polars.DataFrame)
+    return lambda: frame.write_ndjson(io.BytesIO())
+
+
+def duckdb_to_json() -> Callable[[], Any]:
+    """A table of Arrow to a column of JSON in Arrow."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET threads = 1")
+    connection.register("batch", pa.Table.from_batches([rows()]))
+    return lambda: connection.execute("SELECT to_json(batch) FROM batch").to_arrow_table()
+
+
+PEERS = {"encode, orjson": orjson_dumps, "encode, Polars": polars_ndjson, "encode, DuckDB": duckdb_to_json}
+CASES = (
+    *MESSAGES,
+    "json, 1 % bad",
+    "canal-json envelope",
+    *(f"{name} encode" for name in MESSAGES),
+    *(f"json {peer}" for peer in PEERS),
+)
 
 
 def work_of(case: str) -> Callable[[], Any]:
     """One round of a case: a batch decoded or encoded."""
     name, _, variant = case.partition(" ")
+    if variant in PEERS:
+        return PEERS[variant]()
     name = name.rstrip(",")
     format_ = default_registry().format(name)
     options = {o.name: o.default for o in format_.options if o.default is not None}
     if variant == "encode":
         assert format_.encoder is not None
-        columns = [pa.array([row(i)[f.name] for i in range(BATCH)]).cast(f.type) for f in SCHEMA]
-        batch = Batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        batch = Batch(rows())
         encoder = format_.encoder(SCHEMA, options)
         return lambda: encoder.encode(batch)
     made = [MESSAGES[name](i) for i in range(BATCH)]

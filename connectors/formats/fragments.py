@@ -90,7 +90,7 @@ class Template:
         plain: Frame = (b"", b""),
         marked: Frame = (b"", b""),
         null: bytes = b"null",
-        drop: int = 1,
+        drop: int = 0,
         skip: bool = False,
     ) -> None:
         parts = (*plain, *marked, null, *labels)
@@ -125,3 +125,11 @@ def assemble(template: Template, columns: Sequence[Text], n: int, marked: Bytes 
 def binary(data: Bytes, offsets: Int32s) -> pa.BinaryArray:
     """Records as an Arrow column."""
     return pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+_LINE = Template([b""], (b"", b"\n"))
+
+
+def lines(records: pa.BinaryArray) -> Bytes:
+    """Records, none of them NULL, with a line break behind each."""
+    return assemble(_LINE, [passed(records)], len(records))[0]

@@ -84,7 +84,7 @@ def object_template(
     names: Sequence[str], style: Style, plain: Frame = (b"", b""), marked: Frame = (b"", b"")
 ) -> Template:
     """Members of an object, without its braces, between the frames of a `Template`."""
-    return Template([label(name) for name in names], plain, marked, skip=style.skip_nulls)
+    return Template([label(name) for name in names], plain, marked, drop=1, skip=style.skip_nulls)
 
 
 def _rendered(kernel: Callable[..., Any], n: int, width: int, null: Bytes, *arguments: Any) -> Text:
@@ -173,7 +173,7 @@ def _structs(type_: pa.DataType, style: Style) -> Render:
 
 def _maps(type_: pa.DataType, style: Style) -> Render:
     keys, items = renderer(type_.key_type, style), renderer(type_.item_type, style)
-    entry = Template([b"", b":"], drop=0)
+    entry = Template([b"", b":"])
 
     def entries(array: pa.StructArray) -> Text:
         columns = [keys(array.field(0)), items(array.field(1))]
@@ -184,7 +184,7 @@ def _maps(type_: pa.DataType, style: Style) -> Render:
 
 def lists(elements: Render, separator: bytes, null: bytes, brackets: bytes) -> Render:
     """Elements with a separator between them: each is a record of its own, so a list is a run of records."""
-    template = Template([separator], null=null, drop=0)
+    template = Template([separator], null=null)
 
     def render(array: pa.ListArray | pa.MapArray) -> Text:
         if not len(array):
