@@ -65,7 +65,7 @@ def renderer(type_: pa.DataType, style: Style) -> Render:
     if kind.is_binary(type_):
         return lambda array: _base64(array, style)
     if kind.is_temporal(type_):
-        return temporal(type_, style)
+        return _temporal(type_, style)
     if kind.is_struct(type_):
         return _structs(type_, style)
     if kind.is_map(type_):
@@ -121,7 +121,7 @@ def _decimals(array: pa.Array, style: Style) -> Text:
     return _rendered(digits.decimal_text, len(array), digits.WIDTH, marks(array), low, high, scale, plain)
 
 
-def temporal(type_: pa.DataType, style: Style) -> Render:
+def _temporal(type_: pa.DataType, style: Style) -> Render:
     """Dates, times and timestamps; TIMESTAMP_LTZ ends in 'Z'."""
     stamp = pa.types.is_timestamp(type_)
     dated, timed = stamp or pa.types.is_date(type_), not pa.types.is_date(type_)
