@@ -2,8 +2,8 @@
 
 Every case runs in a process of its own, pinned to one core, over batches of 8192 records; the best of several rounds
 counts, in CPU seconds of all threads. Messages are as large as in production: canal's carry the types of their columns,
-debezium's their source. A case 'X by NAME' reads the bytes of case X with another library, into the columns of that message and no
-further: no weights, no old images, no dead letters; orjson makes Python objects.
+debezium's their source. A case 'X by NAME' reads the bytes of case X with another library, into the columns of that message
+and no further: no weights, no old images, no dead letters; orjson makes Python objects.
 """
 
 from __future__ import annotations
