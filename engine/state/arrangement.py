@@ -162,8 +162,8 @@ class Arrangement(Tiered):
             if batch.weights is None or (positive := batch.weights > 0).all():
                 births.append(batch)
                 continue
-            births.append(batch.take(np.flatnonzero(positive)))
-            deaths.append(batch.take(np.flatnonzero(batch.weights < 0)))
+            births.append(batch.filter(pa.array(positive)))
+            deaths.append(batch.filter(pa.array(batch.weights < 0)))
         for batch in births:
             self._born(batch.rows, batch.weights)
         gone = consolidate([self._unstamped(b) for b in deaths]) if deaths else None
