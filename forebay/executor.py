@@ -583,7 +583,7 @@ class Executor:
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
         """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
-        job, inserts = self._job(statement.name), _inserts(statement.body)
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
         with self.driver.boundary():
             plan, former, lose, reads = self._alteration(statement)
             found, difference = self.driver.alter(job.name, plan, former, lose=lose)
@@ -602,7 +602,7 @@ class Executor:
 
     def _alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
         """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
-        job, inserts = self._job(statement.name), _inserts(statement.body)
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
         if job.name in self.catalog.relations:
             raise CatalogError(
                 f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
@@ -866,7 +866,7 @@ class Executor:
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:
-        self._job(statement.name)
+        self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
             return trace(flow, statement.name, statement.values)
 
@@ -874,7 +874,7 @@ class Executor:
         with self.driver.boundary() as flow:
             plan, former, lose, _ = self._alteration(statement)
             found = compare(flow, statement.name, plan)
-            found.respelled = statement.body.sql.split() != self._job(statement.name).sql.split()
+            found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
             whole = compare(flow, statement.name, plan, whole=True)
             known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
         lines = told(found, known)
