@@ -2,6 +2,7 @@
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
 buffers silently: only `engine.state.rows` and `engine.state.index` may call them, because they own every chunk they pass.
+Kernels that are passed arrays may walk them by address within the call (`kernels.words`).
 """
 
 from __future__ import annotations
