@@ -710,14 +710,6 @@ class Arrangement(Tiered):
         """The time that every reader has passed: older rows may be gone."""
         return min((r.since for r in self._readers), default=ALWAYS)
 
-    def oldest(self) -> int | None:
-        """About the time of the oldest row (of those in memory the first chunk is asked); None: there is none with a time."""
-        found = [s.times[0] for s in self.cold_segments() if s.times is not None]
-        hot = next(self._live_ids(since=self._sealed_to), None) if self.time is not None else None
-        if hot is not None:
-            found.append(int(self._times(hot).min()))
-        return min((t for t in found if t != NEVER), default=None)
-
     def _expire(self) -> bool:
         """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""
         since = self.since
