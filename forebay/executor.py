@@ -367,7 +367,7 @@ class Executor:
                 return Result(message=f"there is no job {name}")
             if name in self.catalog.relations:
                 raise CatalogError(f"{name} is a materialized view", hint=f"DROP MATERIALIZED VIEW {name}")
-            self._job(name)
+            self.catalog.job(name)
             self.remove_job(name)
             return Result(message=f"job {name} dropped")
         if kind == "FUNCTION":
@@ -580,15 +580,10 @@ class Executor:
         self.catalog.jobs.pop(name, None)
         self.save()
 
-    def _job(self, name: str) -> JobDefinition:
-        if name not in self.catalog.jobs:
-            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
-        return self.catalog.jobs[name]
-
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
         """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
-        job, inserts = self._job(statement.name), _inserts(statement.body)
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
         with self.driver.boundary():
             plan, former, lose, reads = self._alteration(statement)
             found, difference = self.driver.alter(job.name, plan, former, lose=lose)
@@ -607,7 +602,7 @@ class Executor:
 
     def _alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
         """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
-        job, inserts = self._job(statement.name), _inserts(statement.body)
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
         if job.name in self.catalog.relations:
             raise CatalogError(
                 f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
@@ -631,7 +626,7 @@ class Executor:
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
-        self._job(statement.name)
+        self.catalog.job(statement.name)
         if statement.action == "RESUME":
             self.driver.resume(statement.name)
             return Result(message=f"job {statement.name} resumed")
@@ -871,7 +866,7 @@ class Executor:
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:
-        self._job(statement.name)
+        self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
             return trace(flow, statement.name, statement.values)
 
@@ -879,7 +874,7 @@ class Executor:
         with self.driver.boundary() as flow:
             plan, former, lose, _ = self._alteration(statement)
             found = compare(flow, statement.name, plan)
-            found.respelled = statement.body.sql.split() != self._job(statement.name).sql.split()
+            found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
             whole = compare(flow, statement.name, plan, whole=True)
             known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
         lines = told(found, known)

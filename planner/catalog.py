@@ -279,6 +279,16 @@ class Catalog:
             raise CatalogError(f"{name} is {what}", hint="only tables can be written and altered")
         return found
 
+    def job(self, name: str) -> JobDefinition:
+        """The job of that name.
+
+        Raises:
+            CatalogError: there is none.
+        """
+        if name not in self.jobs:
+            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
+        return self.jobs[name]
+
     def names(self, kind: type[Relation]) -> list[str]:
         """Names of one kind, sorted."""
         return sorted(n for n, r in self.relations.items() if isinstance(r, kind))

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from forebay.engine.errors import ForebayError
+from forebay.engine.errors import ForebayError, StateError
 from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.runtime.checkpoint import CheckpointStore
 from forebay.engine.runtime.dmllog import DmlLog
@@ -74,9 +74,16 @@ class Warehouse:
         self._log_handler: logging.Handler | None = None
         store = dml = None
         if path is not None:
-            self.files.mkdir(path)
-            self._lock_file = lock(path)
-            self._log_handler = _log_to(path / "forebay.log")
+            try:
+                self.files.mkdir(path)
+                self._lock_file = lock(path)
+                self._log_handler = _log_to(path / "forebay.log")
+            except OSError as error:
+                raise StateError(
+                    f"no warehouse can be opened at '{path}'",
+                    detail=error.strerror or str(error),
+                    hint="name a directory that can be written, or one to be made",
+                ) from error
             store = CheckpointStore(path / "checkpoints", self.files)
             dml = DmlLog(path / "dml", self.files)
         cold = ColdStore(None if path is None else path / "cold")

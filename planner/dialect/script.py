@@ -52,9 +52,20 @@ def parse(script: str) -> list[st.Statement]:
     try:
         tokens = Flink().tokenize(script)
     except TokenError as error:
-        line = script.count("\n") + 1
-        raise SqlError("the text cannot be read", sql=script, line=line, column=1, detail=str(error)) from error
+        at = _unclosed(script)
+        line, column = script.count("\n", 0, at) + 1, at - (script.rfind("\n", 0, at) + 1) + 1
+        what = "a comment" if script[at : at + 1] == "/" else "a quote"
+        raise SqlError(f"{what} is not closed", sql=script, line=line, column=column) from error
     return [_Reader(script, chunk).statement() for chunk in _split(tokens)]
+
+
+_PIECE = re.compile(r"'(?:[^']|'')*'|`(?:[^`]|``)*`|--[^\n]*|/\*.*?\*/|.", re.DOTALL)
+
+
+def _unclosed(script: str) -> int:
+    """Where the quote or comment begins that makes the text unreadable."""
+    pieces = (piece for piece in _PIECE.finditer(script) if piece[0] in ("'", "`", "/"))
+    return next((p.start() for p in pieces if p[0] != "/" or script.startswith("/*", p.start())), 0)
 
 
 _LAST_HINT = re.compile(r"\s*/\*\+.*?\*/", re.DOTALL)
@@ -139,6 +150,8 @@ class _Reader:
         """Run a parser method; its errors become ours."""
         try:
             return work()
+        except RecursionError as error:
+            raise self.refuse("the statement is nested too deeply", hint="split it into views") from error
         except ParseError as error:
             found = error.errors[0] if error.errors else {}
             line, end, text = found.get("line"), found.get("col"), found.get("highlight") or ""
