@@ -130,14 +130,3 @@ def call_timestamp(typingctx, function, address, kind_out):
         return builder.call(target, [builder.inttoptr(args[1], pointer), builder.inttoptr(args[2], pointer)])
 
     return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def multiply_high(typingctx, a, b):
-    """The high 64 bits of a·b."""
-
-    def codegen(context, builder, signature, args):
-        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
-        return builder.trunc(builder.lshr(product, _I128(64)), _I64)
-
-    return types.uint64(types.uint64, types.uint64), codegen
