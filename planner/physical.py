@@ -8,13 +8,13 @@ join, are what jobs share. A filter and the projection above it become one step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import pyarrow as pa
 from datafusion import SessionContext
 
-from forebay.engine.connector import Changelog
+from forebay.engine.connector import Changelog, Source
 from forebay.engine.errors import InternalError, UnsupportedError
 from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
 from forebay.engine.operators.accumulators import CallSpec
@@ -24,13 +24,24 @@ from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOper
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
 from forebay.engine.operators.normalize import NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
+from forebay.engine.operators.table import KeyedTableOperator
 from forebay.engine.operators.rank import RankOperator, RankSpec
 from forebay.engine.operators.remember import RememberOperator
 from forebay.engine.operators.unnest import UnnestOperator
 from forebay.engine.operators.window import WindowAggregateOperator, WindowTableOperator, WindowTableSpec
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.outbox import Outlet
-from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
+from forebay.engine.runtime.plan import (
+    Build,
+    History,
+    JobPlan,
+    OperatorStep,
+    OutputStep,
+    RelationStep,
+    ScanStep,
+    Step,
+    reads_history,
+)
 from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.order import Order
@@ -44,6 +55,21 @@ from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import to_sql
 
 Make = Callable[[Sequence[Operator | None]], Operator]
+_REPLAY = "/replay"
+"""Ends the key of what a history flows through: it is no state until the end of the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A table's history."""
+
+    history: History
+    replay: bool
+    """It flows through jobs that write to sinks."""
+    chained: Callable[[frozenset[str] | None], Source]
+    """Opens history and stream as one source."""
+    version: int | None = None
+    """The raw column that tells which of two rows of a primary key is newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +87,8 @@ class TableSource:
     """Primary key columns of the raw schema; needed for UPSERT."""
     computed: tuple[Output, ...] = ()
     """The declared columns over the raw ones; empty when they are the same."""
+    past: Past | None = None
+    """Set if the table has a history that its stream does not hold."""
 
 
 class Tables(Protocol):
@@ -86,6 +114,8 @@ class Lowering:
     """By `id` of node."""
     reads: Reads
     """What all the job's outputs together read of each table: a scan is opened once."""
+    replay: bool | None = None
+    """Whether histories of tables flow through the job; None: as each table says."""
     _steps: dict[str, Step] = field(default_factory=dict)
     _numbers: int = 0
 
@@ -101,7 +131,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return ArrangeOperator(Arrangement(node.schema, key or everything, key or None))
 
-        step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name)
+        step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name, build=Build())
         return JobPlan((step,))
 
     def output(self, name: str, node: plan.Node, outlet: Callable[[], Outlet]) -> OutputStep:
@@ -135,14 +165,14 @@ class Lowering:
             source = self._operator(
                 node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema)
             )
-        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet)
+        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source))
 
     def _named(self, node: plan.Node) -> Step:
         """The node's rows under its own column names: an equal subtree elsewhere may use others."""
         step = self.lower(node)
         if step.schema.names == node.schema.names:
             return step
-        return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema))
+        return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema), rowwise=True)
 
     def _upsert(self, source: Step, key: tuple[int, ...]) -> Step:
         schema = source.schema
@@ -195,11 +225,15 @@ class Lowering:
         sources: tuple[Step, ...],
         make: Make,
         tag: str = "",
+        *,
+        rowwise: bool = False,
+        build: Build | None = None,
     ) -> OperatorStep:
         self._numbers += 1
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
+        tag += _REPLAY if any(s.key is not None and s.key.endswith(_REPLAY) for s in sources) else ""
         key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
-        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make)
+        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make, rowwise=rowwise, build=build)
 
     def _scan(self, node: plan.Scan) -> Step:
         source = self.tables.source(node.table, self.reads[node.table, node.options], dict(node.options))
@@ -211,21 +245,30 @@ class Lowering:
         path = f"scan:{source.identity}"
         known = self._steps.get(path)
         if known is None:
-            known = ScanStep(
-                source.scan.schema, path, f"Scan({node.table})", path if source.shareable else None, source.scan
-            )
-            if source.changelog is Changelog.UPSERT:
-                known = self._normalize(known, source.key)
-            self._steps[path] = known
+            known = self._steps[path] = self._raw(node.table, path, source)
         return self._pick(node, known, source.computed)
 
-    def _normalize(self, step: Step, primary_key: tuple[int, ...]) -> Step:
-        key = None if step.key is None else f"{step.key}/normalize"
+    def _raw(self, table: str, path: str, source: TableSource) -> Step:
+        """The table's own rows: read, and of an upsert table made a changelog."""
+        scan, past, end = source.scan, source.past, ""
+        if past is not None and (past.replay if self.replay is None else self.replay):
+            scan, end = replace(scan, open=past.chained), _REPLAY
+        history = None if past is None or end else past.history
+        key = path + end if source.shareable else None
+        step = ScanStep(scan.schema, path + end, f"Scan({table})", key, scan, history)
+        if source.changelog is not Changelog.UPSERT:
+            return step
+        named, key = f"normalize:{step.path}", None if key is None else f"{path}/normalize{end}"
+        if past is None:
+            return OperatorStep(
+                scan.schema, named, "Normalize", key, (step,), lambda _: NormalizeOperator(scan.schema, source.key)
+            )
+        build = Build(replaces=True, version=past.version)
 
         def make(_: Sequence[Operator | None]) -> Operator:
-            return NormalizeOperator(step.schema, primary_key)
+            return KeyedTableOperator(scan.schema, source.key, past.version)
 
-        return OperatorStep(step.schema, f"normalize:{step.path}", "Normalize", key, (step,), make)
+        return OperatorStep(scan.schema, named, f"Newest(by {list(source.key)})", key, (step,), make, build=build)
 
     def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
         """The scan's columns, computed ones evaluated, from the table's."""
@@ -240,7 +283,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return FilterProjectOperator(node.schema, None, None, Program(self.context, step.schema, outputs))
 
-        return self._operator(node.schema, f"Pick({', '.join(node.columns)})", node, (step,), make)
+        return self._operator(node.schema, f"Pick({', '.join(node.columns)})", node, (step,), make, rowwise=True)
 
     def _filter_project(
         self, node: plan.Node, below: plan.Node, condition: Expr | None, exprs: tuple[Expr, ...] | None
@@ -275,7 +318,8 @@ class Lowering:
                 return RememberOperator(step.schema, node.schema, mask, pick, program)
             return FilterProjectOperator(node.schema, mask, pick, program)
 
-        return self._operator(node.schema, label, node, (step,), make)
+        rowwise = not remembers_output(node, self.traits)
+        return self._operator(node.schema, label, node, (step,), make, rowwise=rowwise)
 
     def _join(self, node: plan.Join) -> Step:
         left = self._arrange(node.left, node.left_keys)
@@ -315,7 +359,9 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return ArrangeOperator(Arrangement(node.schema, key, identity))
 
-        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag)
+        step = self._operator(
+            node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build()
+        )
         self._steps[fingerprint(node) + tag] = step
         return step
 

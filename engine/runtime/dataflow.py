@@ -11,16 +11,18 @@ backlogs hold the difference.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Fetched
+from forebay.engine.connector import Fetched, Source
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.runtime.backlog import Backlog, Missed
+from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import Scan
@@ -55,6 +57,12 @@ class Node:
     rows_out: int = 0
     version: int = 0
     """Epoch of the last change of the output."""
+    history: Callable[[], Source] | None = None
+    """Of a scan: opens what its table was before the stream begins."""
+    complete: bool = False
+    """Made with its contents in place."""
+    state_only: bool = False
+    """Of an outlet: it does not take what its job makes of the past."""
 
     def states(self) -> Mapping[str, State]:
         return self.operator.states() if self.operator is not None else {}
@@ -98,6 +106,7 @@ class _Attachment:
     now: int
     placement: Mapping[str, str]
     positions: Mapping[str, Mapping[str, Any]]
+    built: Mapping[str, Operator] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     fresh: list[Node] = field(default_factory=list)
 
@@ -132,20 +141,22 @@ class Dataflow:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
+        built: Mapping[str, Operator] | None = None,
     ) -> dict[str, str]:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). Returns the placement. On an exception nothing is attached.
+        (their states are about to be loaded). `built`: by path, operators that have their history already. Returns the
+        placement. On an exception nothing is attached.
         """
-        placed = _Attachment(job, now, placement or {}, positions or {})
+        placed = _Attachment(job, now, placement or {}, positions or {}, built or {})
         try:
             for output in plan.outputs:
                 self._place(output, placed)
             if initial:
-                self._initial_step(placed.fresh, now)
+                Initial(self, placed.fresh, now).run()
         except BaseException:
             self._discard(job)
             raise
@@ -170,6 +181,13 @@ class Dataflow:
         into.nodes[step.path] = node
         return node
 
+    def running(self, step: Step) -> bool:
+        """Whether a node does what the step asks, and can show a newcomer its past."""
+        if isinstance(step, RelationStep):
+            return f"relation/{step.relation}" in self.nodes
+        known = self._shared.get(step.key) if step.key is not None else None
+        return known is not None and known.contents() is not None
+
     def _find(self, step: Step, into: _Attachment) -> Node | None:
         """A node that already does what the step asks and can show a newcomer its past."""
         wanted = into.placement.get(step.path)
@@ -178,7 +196,7 @@ class Dataflow:
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
             return None
-        unread = known.scan is not None and known.scan.untouched
+        unread = known.scan is not None and known.scan.untouched and known.history is None
         return known if known in into.fresh or unread or known.contents() is not None else None
 
     def _adopt(self, node: Node, job: str) -> None:
@@ -197,14 +215,17 @@ class Dataflow:
         if isinstance(step, ScanStep):
             saved = into.positions.get(identity)
             node.scan = Scan(step.scan, into.now, saved)
+            node.history = None if step.history is None else functools.partial(step.history.open, step.scan.columns)
             if taken and step.key is not None:
                 node.catching_up = self._shared[step.key]
         elif isinstance(step, OperatorStep):
-            node.operator = step.make([i.operator for i in inputs])
+            node.operator = into.built.get(step.path) or step.make([i.operator for i in inputs])
+            node.complete = step.path in into.built
             if step.relation is not None:
                 node.id, node.relation, node.key = f"relation/{step.relation}", step.relation, None
         elif isinstance(step, OutputStep):
             node.outlet = step.outlet()
+            node.state_only = step.state_only
         if node.key is not None:
             self._shared[node.key] = node
         self._insert(node)
@@ -217,22 +238,6 @@ class Dataflow:
                 state.use(self.cold)
         self.nodes[node.id] = node
         self.order.append(node)
-
-    def _initial_step(self, fresh: list[Node], now: int) -> None:
-        """One step of the new nodes alone, over the full contents of inputs that have a past."""
-        for node in fresh:
-            if node.scan is not None:
-                continue
-            inputs = [i.output if i in fresh else list(i.contents() or ()) for i in node.inputs]
-            watermarks = tuple(i.watermark for i in node.inputs)
-            if node.outlet is not None:
-                node.outlet.take(inputs[0], watermarks[0], self.epoch)
-            elif node.operator is not None:
-                node.output = node.operator.process(inputs, Turn(self.epoch, now, watermarks, initial=True))
-                node.watermark = node.operator.watermark(watermarks)
-        for node in fresh:
-            self._commit(node)
-            node.output = []
 
     def relation(self, name: str) -> Node:
         """The node of an embedded table or materialized view."""
@@ -312,7 +317,7 @@ class Dataflow:
         parked = self._parked_nodes()
         for node in self.order:
             if id(node) not in parked:
-                self._commit(node)
+                self.commit(node)
                 node.output = []
         return failed
 
@@ -345,7 +350,7 @@ class Dataflow:
         node.carried = []
         node.watermark = node.operator.watermark(watermarks)
 
-    def _commit(self, node: Node) -> None:
+    def commit(self, node: Node) -> None:
         for state in node.states().values():
             state.commit()
         if node.outlet is not None:
@@ -440,7 +445,7 @@ class Dataflow:
                 node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
                 node.watermark = node.operator.watermark(watermarks)
         for node in parked.nodes:
-            self._commit(node)
+            self.commit(node)
             node.version = self.epoch
             if node.relation is not None:
                 node.carried.extend(node.output)

@@ -18,7 +18,8 @@ from typing import Any
 from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
-from forebay.engine.files import Clock
+from forebay.engine.files import Clock, Files
+from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
@@ -134,21 +135,71 @@ class Driver:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
     ) -> Job:
-        """Add a job at an epoch boundary and start its sinks."""
+        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first."""
         with self.boundary() as flow:
-            now = self._tick()
-            job = Job(name, started=now)
-            job.placement = flow.attach(name, plan, now, placement=placement, positions=positions, initial=initial)
-            for node in flow.nodes_of(name):
-                if isinstance(node.outlet, Outbox):
-                    node.outlet.wake = self._awake.set
-                    job.outboxes.append(node.outlet)
-                    job.runners.append(SinkRunner(node.outlet))
-            self.jobs[name] = job
-            self._run_pending()
-            if self._threads:
-                self._start_runners(job)
+            job = Job(name, started=self._tick())
+            if placement is None and must_wait(plan, flow):
+                job.status = Status.BOOTSTRAPPING
+                job.bootstrap = Bootstrap(name, plan, self._workshop())
+                self.jobs[name] = job
+                return job
+            self._attach(job, plan, placement=placement, positions=positions, initial=initial)
             return job
+
+    def _attach(self, job: Job, plan: JobPlan, **how: Any) -> None:
+        job.placement = self.flow.attach(job.name, plan, self._tick(), **how)
+        for node in self.flow.nodes_of(job.name):
+            if isinstance(node.outlet, Outbox):
+                node.outlet.wake = self._awake.set
+                job.outboxes.append(node.outlet)
+                job.runners.append(SinkRunner(node.outlet))
+        self.jobs[job.name] = job
+        self._run_pending()
+        if self._threads:
+            self._start_runners(job)
+
+    # -- bootstraps ---------------------------------------------------------------------------------------------
+
+    def _workshop(self) -> Workshop:
+        root = self.store.directory.parent if self.store is not None else self.cold.directory
+        files = self.store.files if self.store is not None else Files()
+        return Workshop(root / "bootstrap", files, self.cold, self.clock, self._note_of)
+
+    def _bootstrap(self) -> bool:
+        """A slice of the first bootstrap that can go on; False if there is none."""
+        for job in self.jobs.values():
+            if job.status is Status.BOOTSTRAPPING and job.bootstrap is not None:
+                try:
+                    if self._advance(job, job.bootstrap):
+                        return True
+                except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+                    job.bootstrap.close()
+                    job.bootstrap = Bootstrap(job.name, job.bootstrap.plan, self._workshop())
+                    if isinstance(error, ConnectorError) and not error.retryable:
+                        self._give_up(job, error)
+                    else:
+                        self._note_failures({job.name: error})
+        return False
+
+    def _advance(self, job: Job, bootstrap: Bootstrap) -> bool:
+        if not relations_there(bootstrap.plan, self.flow):
+            return False
+        if not bootstrap.ready(self.flow.running):
+            deadline = self.clock.monotonic() + self.options.latency
+            while bootstrap.work() and self.clock.monotonic() < deadline and not self._callers:
+                pass
+            return True
+        bootstrap.check()
+        job.status = Status.RUNNING
+        self._attach(job, bootstrap.plan, built=bootstrap.built)
+        self._changed.notify_all()
+        return True
+
+    def forget_bootstraps(self) -> None:
+        """Remove what bootstraps of jobs that are gone have left."""
+        workshop = self._workshop()
+        waiting = [j.bootstrap for j in self.jobs.values() if j.bootstrap is not None]
+        workshop.sweep({name for b in waiting for name in b.directories()})
 
     def detach(self, name: str) -> None:
         """Remove a job. Call `checkpoint` before if its sinks shall show everything."""
@@ -156,6 +207,8 @@ class Driver:
             flow.detach(name)
             job = self.jobs.pop(name, None)
             if job is not None:
+                if job.bootstrap is not None:
+                    job.bootstrap.abandon(attached=bool(job.placement))
                 job.status = Status.STOPPED
 
     def feed(self, relation: str, batch: Batch, *, log_it: bool = True) -> dict[str, Exception]:
@@ -208,7 +261,7 @@ class Driver:
                 node.scan.begin()
         fetched = self._poll(scans)
         with self._lock:
-            worked = self._epoch(fetched, merged)
+            worked = self._epoch(fetched, merged) | self._bootstrap()
             self._retry_failed()
             self._finish_jobs()
             if self._checkpoint_due():
@@ -308,7 +361,9 @@ class Driver:
     def _note(self, node_id: str, fetched: Fetched) -> None:
         scan = self.flow.nodes[node_id].scan
         assert scan is not None
-        table = scan.spec.table
+        self._note_of(scan.spec.table, fetched)
+
+    def _note_of(self, table: str, fetched: Fetched) -> None:
         notes = self.notes
         notes.dead.extend((table, d) for d in fetched.dead)
         del notes.dead[: -self.options.dead_letters]
@@ -355,6 +410,9 @@ class Driver:
         with self.boundary() as flow:
             job = self.jobs[name]
             job.restarts += 1
+            if job.bootstrap is not None and not job.placement:
+                job.status = Status.BOOTSTRAPPING
+                return
             if self._threads:
                 self._start_runners(job)
             if name in flow.parked:
@@ -417,7 +475,7 @@ class Driver:
             outbox.seal(checkpoint)
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
-            "placements": {j.name: j.placement for j in self.jobs.values()},
+            "placements": {j.name: j.placement for j in self.jobs.values() if j.placement},
             "parked": self.flow.save_parked(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
@@ -462,6 +520,10 @@ class Driver:
                 if node.scan is not None and node.id in capture.meta["scans"]:
                     node.scan.reader.committed(capture.meta["scans"][node.id]["positions"])
             self.checkpointed_at = self.clock.now()
+            for job in self.jobs.values():
+                if job.bootstrap is not None and job.name in capture.meta["placements"]:
+                    job.bootstrap.clean()
+                    job.bootstrap = None
             self._in_flight = None
             self._changed.notify_all()
         if self.dml is not None:
@@ -575,6 +637,9 @@ class Driver:
             thread.join(timeout)
         self._threads = []
         with self.boundary() as flow:
+            for job in self.jobs.values():
+                if job.bootstrap is not None:
+                    job.bootstrap.close()
             for node in flow.order:
                 if node.scan is not None:
                     node.scan.close()

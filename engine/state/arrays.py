@@ -241,3 +241,9 @@ def _hash_column(array: pa.Array, out: UInt64s, start: bool) -> None:
         (kernels.hash_words if start else kernels.combine_words)(words, out)
     if array.null_count:
         kernels.null_hashes((~is_null(array)).view(np.uint8), before, out)
+
+
+def rank_of(values: pa.Array) -> npt.NDArray[np.int64]:
+    """int64[n]: equal values have equal ranks, greater ones greater; NULL has the least."""
+    ranks = pc.rank(values, sort_keys="ascending", null_placement="at_start", tiebreaker="dense")
+    return np.asarray(ranks, dtype=np.int64)
