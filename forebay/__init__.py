@@ -28,6 +28,7 @@ from forebay.engine.errors import (
 if TYPE_CHECKING:
     from forebay.connection import Connection
     from forebay.opening import connect
+    from forebay.saving import restore
     from forebay.session import JobHandle, Session
     from forebay.udfs import udf
 
@@ -47,6 +48,7 @@ __all__ = [
     "StateError",
     "UnsupportedError",
     "connect",
+    "restore",
     "udf",
 ]
 
@@ -55,6 +57,7 @@ _LAZY = {
     "JobHandle": "forebay.session",
     "Session": "forebay.session",
     "connect": "forebay.opening",
+    "restore": "forebay.saving",
     "udf": "forebay.udfs",
 }
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from forebay.engine.connector import MEMORY, Registry
-from forebay.engine.errors import ForebayError, SqlError
+from forebay.engine.errors import ForebayError, SqlError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime.driver import DriverOptions
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
 from forebay.jobs import Job
+from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.script import parse
 from forebay.planner.options import Options
@@ -65,15 +66,26 @@ class Connection(Session):
             from forebay.connectors import default_registry
 
             registry = default_registry(files, clock)
-        directory = None if str(path) == ":memory:" else Path(path)
-        self.options = Options(config)
-        self.warehouse = Warehouse(directory, DriverOptions(), files=files, clock=clock, now_cell=CLOCK.set)
-        self.catalog = Catalog()
-        self.relations = Relations(self.catalog, registry, self.options, directory)
+        self._directory = None if str(path) == ":memory:" else Path(path)
+        self._registry, self._files, self._clock, self._config = registry, files, clock, config
         self._lock = threading.RLock()
         self._closed = False
         self._server: Server | None = None
-        self._executor = Executor(self.warehouse, self.catalog, self.relations, self.options, registry, self._lock)
+        self._open(functions)
+        if resume:
+            self.resume()
+
+    def _open(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
+        """Open the warehouse as it is on disk."""
+        self.options = Options(self._config)
+        self.warehouse = Warehouse(
+            self._directory, DriverOptions(), files=self._files, clock=self._clock, now_cell=CLOCK.set
+        )
+        self.catalog = Catalog()
+        self.relations = Relations(self.catalog, self._registry, self.options, self._directory)
+        self._executor = Executor(
+            self.warehouse, self.catalog, self.relations, self.options, self._registry, self._lock
+        )
         try:
             for function in functions:
                 self.create_function(function)
@@ -81,8 +93,6 @@ class Connection(Session):
         except BaseException:
             self.warehouse.close(final_checkpoint=False)
             raise
-        if resume:
-            self.resume()
 
     # -- statements ---------------------------------------------------------------------------------------------
 
@@ -92,10 +102,35 @@ class Connection(Session):
         for statement in parse(sql):
             with self._lock:
                 try:
-                    result = self._executor.run(statement)
+                    if isinstance(statement, st.RestoreSavepoint):
+                        result = self._restore(statement.name)
+                    else:
+                        result = self._executor.run(statement)
                 except SqlError as error:
                     raise _in_script(error, statement.sql, sql, statement.line, statement.column) from None
         return result
+
+    def _restore(self, name: str) -> Result:
+        """Go back to a savepoint: the warehouse is opened anew. Handles and streams of before are at their end."""
+        savepoints = self._executor.saving.savepoints()
+        savepoint, was_running = savepoints.find(name), self.warehouse.driver.running
+        self._executor.refresher.stop()
+        self.warehouse.stop(StateError(f"the warehouse went back to savepoint '{name}'"))
+        try:
+            savepoints.stage(savepoint, self.warehouse.above())
+        except ForebayError:
+            self._open_again(was_running)
+            raise
+        self._open_again(was_running)
+        return Result(message=f"savepoint {name} restored")
+
+    def _open_again(self, running: bool) -> None:
+        registered = self.relations.registered
+        self.warehouse.close(final_checkpoint=False)
+        self._open()
+        self.relations.registered.update(registered)
+        if running:
+            self.resume()
 
     def stream(self, query: str) -> ChangeStream:
         self._check_open()

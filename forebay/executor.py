@@ -63,6 +63,7 @@ from forebay.refresh import OPTION as REFRESH_INTERVAL
 from forebay.refresh import Refresher
 from forebay.relations import Relations
 from forebay.result import ChangeStream, Result, as_table
+from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
@@ -113,6 +114,7 @@ class Executor:
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs)
+        self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._lock = lock
         self._streams = 0
@@ -339,7 +341,7 @@ class Executor:
     def _lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
         """`replay`: whether histories of tables flow through; None: as the tables say."""
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots), replay)
+        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         if self._opened:  # else the job fails by itself, and the others run
@@ -349,6 +351,8 @@ class Executor:
     @run.register
     def _drop(self, statement: st.Drop) -> Result:
         name, kind = statement.name, statement.kind
+        if kind == "SAVEPOINT":
+            return self.saving.drop(name, statement.if_exists)
         if kind == "JOB":
             if name not in self.catalog.jobs and statement.if_exists:
                 return Result(message=f"there is no job {name}")
@@ -765,7 +769,13 @@ class Executor:
         return SinkNode(node.schema, node, table.name, tuple(sorted(insert.options.items())), key)
 
     @run.register
+    def _create_savepoint(self, statement: st.CreateSavepoint) -> Result:
+        return self.saving.create(statement)
+
+    @run.register
     def _show(self, statement: st.Show) -> Result:
+        if statement.what == "SAVEPOINTS":
+            return self.saving.show()
         return self._shows.show(statement)
 
     @run.register
@@ -806,6 +816,8 @@ class Executor:
             checkpoint_interval=self.options.micros("execution.checkpointing.interval") / 1e6,
         )
         self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
+        if self.driver.store is not None:
+            self.driver.store.retained = self.options.count("state.checkpoints.num-retained")
         self.driver.budget.limit = self.options.budget() or machine_share()
 
 

@@ -31,9 +31,11 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector
+from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector, state_columns
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
+from forebay.planner.expr import Expr
+from forebay.planner.exprs import columns_of, moved
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Project
 from forebay.planner.options import Options
@@ -200,6 +202,23 @@ class Relations:
 
         version = None if found.version is None else table.stored().get_field_index(found.version)
         return Past(History(history, check), found.replay, chained, version)
+
+    def stored(self, table: str, options: tuple[tuple[str, str], ...]) -> pa.Schema | None:
+        """The columns that joins of a connector's table store; None where each stores what it uses."""
+        found = self.catalog.relations.get(table)
+        if table in self.registered or not isinstance(found, Table) or found.embedded:
+            return None
+        names = state_columns({**found.options, **dict(options)}, found)
+        return None if names is None else pa.schema([found.schema().field(n) for n in names])
+
+    def computed(self, table: str, name: str, schema: pa.Schema) -> Expr | None:
+        """A computed column over columns of the table; None if it needs others than those of `schema`."""
+        found = self.catalog.table(table)
+        node = self._bound([found.column(name).expression or ""], found.stored())
+        assert isinstance(node, Project)
+        places = [schema.get_field_index(n) for n in node.input.schema.names]
+        (expr,) = node.exprs
+        return None if -1 in (places[c] for c in columns_of(expr)) else moved(expr, places.__getitem__)
 
     def _memory_source(self, name: str) -> TableSource:
         data = self.registered[name]

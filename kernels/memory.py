@@ -1,7 +1,8 @@
 """Loads, stores, prefetch and copies at raw addresses: the only place where kernels touch memory without an array.
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
-buffers silently: only `engine.state.rows` and `engine.state.index` may call them, because they own every chunk they pass.
+buffers silently: only `engine.state.rows`, `engine.state.index` and `connectors.formats.fragments` may call them, because they
+own every chunk they pass.
 """
 
 from __future__ import annotations
@@ -100,5 +101,16 @@ def fold_multiply(typingctx, a, b):
         low = builder.trunc(product, _I64)
         high = builder.trunc(builder.lshr(product, _I128(64)), _I64)
         return builder.xor(low, high)
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def multiply_high(typingctx, a, b):
+    """The high 64 bits of a·b."""
+
+    def codegen(context, builder, signature, args):
+        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
+        return builder.trunc(builder.lshr(product, _I128(64)), _I64)
 
     return types.uint64(types.uint64, types.uint64), codegen

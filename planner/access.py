@@ -13,7 +13,9 @@ import pyarrow as pa
 from forebay.engine.expression import Leaf
 from forebay.planner.expr import Call, Case, Column, Expr, Literal, Unary
 from forebay.planner.exprs import children, rewritten
-from forebay.planner.nodes import Filter, Node, Project, Scan
+from forebay.planner.nodes import Filter, Join, Node, Project, Scan
+from forebay.planner.relation import CatalogView
+from forebay.planner.stored import stored_side
 
 Reads = dict[tuple[str, tuple[tuple[str, str], ...]], frozenset[str]]
 """Per table and hint options: names of columns, and dotted paths of fields."""
@@ -62,8 +64,8 @@ def leaf_type(schema: pa.Schema, wanted: Leaf) -> pa.DataType:
     return kind
 
 
-def scan_reads(roots: Iterable[Node]) -> Reads:
-    """What the plans read of each table."""
+def scan_reads(roots: Iterable[Node], catalog: CatalogView) -> Reads:
+    """What the plans read of each table: what they use, and what their joins store."""
     reads: dict[tuple[str, tuple[tuple[str, str], ...]], set[str]] = {}
 
     def visit(node: Node, needed: set[Leaf]) -> None:
@@ -75,6 +77,11 @@ def scan_reads(roots: Iterable[Node]) -> Reads:
                 visit(node.input, {found for e in node.exprs for found in leaves(e, node.input.schema)})
             case Filter():
                 visit(node.input, needed.union(leaves(node.predicate, node.input.schema)))
+            case Join():
+                for source, keys in ((node.left, node.left_keys), (node.right, node.right_keys)):
+                    side = stored_side(source, keys, catalog)
+                    source = source if side is None else side.table
+                    visit(source, _all(source))
             case _:
                 for source in node.inputs:
                     visit(source, _all(source))

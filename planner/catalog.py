@@ -28,6 +28,9 @@ from forebay.planner import statements as st
 from forebay.planner.dialect.script import parse
 
 FORMAT = 1
+STATE_COLUMNS = Option(
+    "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
+)
 Typer = Callable[[Sequence[str], pa.Schema], list[SqlType]]
 """Types of expression texts over a schema."""
 
@@ -375,7 +378,7 @@ def check_connector(table: Table, registry: Registry) -> None:
         OptionError: naming the option, and the nearest known one.
     """
     connector = registry.connector(table.options["connector"])
-    known: list[Option] = [Option("connector", "the connector"), *connector.options]
+    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, *connector.options]
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)
@@ -383,8 +386,30 @@ def check_connector(table: Table, registry: Registry) -> None:
         names = {o.name for o in known}
         known += [Option(n, n) for n in ("format", "key.format", "value.format") if n not in names]
     check_options(table.options, known, connector.option_prefixes, f"connector '{connector.name}'")
+    state_columns(table.options, table)
     if connector.source is None and connector.sink is None:
         raise OptionError(f"connector '{connector.name}' can be neither read nor written")
+
+
+def state_columns(options: Mapping[str, str], table: Table) -> list[str] | None:
+    """The columns that joins of a table store, in its order; None for 'used'. Computed ones are not among them.
+
+    Raises:
+        OptionError: a column that the table does not have.
+    """
+    wanted = options.get(STATE_COLUMNS.name, "all").strip()
+    if wanted == "used":
+        return None
+    names: list[str] = table.stored().names
+    if wanted == "all":
+        return names
+    listed = [part.strip() for part in wanted.split(";")]
+    for name in listed:
+        if name not in names:
+            close = nearest(name, names)
+            hint = f"did you mean '{close}'?" if close else "'all', 'used', or columns with ';' between"
+            raise OptionError(f"option '{STATE_COLUMNS.name}': {table.name} has no column '{name}'", hint=hint)
+    return [n for n in names if n in listed]
 
 
 def formats_of(options: Mapping[str, str]) -> Iterable[tuple[str, str]]:

@@ -19,7 +19,6 @@ from forebay.planner.nodes import (
     AggregateCall,
     Filter,
     Join,
-    JoinKind,
     Node,
     Project,
     Rank,
@@ -34,24 +33,25 @@ from forebay.planner.nodes import (
     WindowTable,
 )
 from forebay.planner.relation import CatalogView
+from forebay.planner.stored import stored_side
 
 
 def explain(plan: Node, catalog: CatalogView) -> str:
     """The plan's text, one block of lines per node, inputs indented under it."""
     traits = infer(plan, catalog)
-    return "\n".join(_block(plan, traits, "", "")) + "\n"
+    return "\n".join(_block(plan, traits, catalog, "", "")) + "\n"
 
 
-def _block(node: Node, traits: dict[int, Traits], first: str, rest: str) -> Iterable[str]:
+def _block(node: Node, traits: dict[int, Traits], catalog: CatalogView, first: str, rest: str) -> Iterable[str]:
     below = rest + ("│  " if node.inputs else "   ")
     yield first + headline(node)
     yield below + columns_line(node, traits[id(node)])
-    state = state_line(node, traits)
+    state = state_line(node, traits, catalog)
     if state:
         yield below + "state: " + state
     for i, part in enumerate(node.inputs):
         last = i == len(node.inputs) - 1
-        yield from _block(part, traits, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        yield from _block(part, traits, catalog, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
 
 
 def columns_line(node: Node, traits: Traits) -> str:
@@ -99,20 +99,25 @@ def headline(node: Node) -> str:
     return type(node).__name__
 
 
-def state_line(node: Node, traits: dict[int, Traits]) -> str:
+def _side(name: str, node: Node, keys: Sequence[int], catalog: CatalogView) -> str:
+    """What a join keeps of one side."""
+    by = f" by {_group_names(keys, node)}" if keys else ""
+    stored = stored_side(node, keys, catalog)
+    if stored is None:
+        return f"{name} rows{by}"
+    return f"table {stored.table.table}{by}, shared by jobs"
+
+
+def state_line(node: Node, traits: dict[int, Traits], catalog: CatalogView) -> str:
     """What the operator remembers; empty if nothing."""
     match node:
         case Sink(_, source, _, _, key) if (
             key and traits[id(source)].updating and not covers(traits[id(source)].keys, key)
         ):
             return f"rows by {_group_names(key, node)}, by which the input is not unique"
-        case Join(_, left, right, kind, left_keys, right_keys):
-            sides = [
-                f"{side} rows" + (f" by {_group_names(keys, part)}" if keys else "")
-                for side, part, keys in (("left", left, left_keys), ("right", right, right_keys))
-            ]
-            counts = [] if kind is JoinKind.INNER else ["match counts"]
-            return ", ".join(sides + counts)
+        case Join(_, left, right, _, left_keys, right_keys):
+            sides = (("left", left, left_keys), ("right", right, right_keys))
+            return ", ".join(_side(side, part, keys, catalog) for side, part, keys in sides)
         case Aggregate(_, source, keys, calls):
             multisets = [c for c in calls if c.distinct or (c.name in ("min", "max") and traits[id(source)].updating)]
             extra = [f"values of {call_text(c, source.schema.names)}" for c in multisets]

@@ -11,7 +11,7 @@ from forebay.engine.errors import OptionError, nearest
 
 @dataclass(frozen=True, slots=True)
 class SessionOption:
-    """`kind`: duration, size, mode or string."""
+    """`kind`: duration, size, count, mode or string."""
 
     name: str
     kind: str
@@ -38,6 +38,9 @@ SESSION_OPTIONS = {
         ),
         SessionOption("pipeline.name", "string", "", "name of the next job; empty: derived from its sink"),
         SessionOption("sink.outbox.max", "size", "1GB", "rows that a sink may owe before its job's sources wait"),
+        SessionOption(
+            "state.checkpoints.num-retained", "count", "2", "checkpoints kept, to fall back to if the newest is damaged"
+        ),
         SessionOption("state.retain.max", "size", "256MB", "changes kept for a failed job, so that it can be resumed"),
         SessionOption(
             "table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"
@@ -102,6 +105,8 @@ class Options:
             duration(value)
         elif option.kind == "size" and value != option.default:
             size(value)
+        elif option.kind == "count" and not (value.isdigit() and int(value) > 0):
+            raise OptionError(f"'{value}' is not a number above 0")
         elif option.kind == "mode" and value not in ("streaming", "batch"):
             raise OptionError(f"option '{name}' cannot be '{value}'", hint="one of: streaming, batch")
         self.given[name] = value
@@ -130,6 +135,10 @@ class Options:
     def bytes(self, name: str) -> int:
         """A size in bytes."""
         return size(self.get(name))
+
+    def count(self, name: str) -> int:
+        """A number above 0."""
+        return int(self.get(name))
 
     @staticmethod
     def _option(name: str) -> SessionOption:

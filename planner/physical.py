@@ -22,6 +22,7 @@ from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
+from forebay.engine.operators.lens import Lens, Showing
 from forebay.engine.operators.normalize import NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
 from forebay.engine.operators.table import KeyedTableOperator
@@ -48,11 +49,13 @@ from forebay.engine.state.order import Order
 from forebay.planner import nodes as plan
 from forebay.planner.access import Reads, gathered
 from forebay.planner.canonical import fingerprint
-from forebay.planner.changelog import covers, remembers_output
+from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Column, Expr
 from forebay.planner.exprs import is_volatile
 from forebay.planner.plansql import plan_to_sql
+from forebay.planner.relation import CatalogView
 from forebay.planner.render import to_sql
+from forebay.planner.stored import StoredSide, stored_side
 
 Make = Callable[[Sequence[Operator | None]], Operator]
 _REPLAY = "/replay"
@@ -91,7 +94,7 @@ class TableSource:
     """Set if the table has a history that its stream does not hold."""
 
 
-class Tables(Protocol):
+class Tables(CatalogView, Protocol):
     """What lowering asks of the catalog."""
 
     def source(self, table: str, columns: frozenset[str], options: Mapping[str, str]) -> TableSource | None:
@@ -117,6 +120,7 @@ class Lowering:
     replay: bool | None = None
     """Whether histories of tables flow through the job; None: as each table says."""
     _steps: dict[str, Step] = field(default_factory=dict)
+    _sides: list[StoredSide] = field(default_factory=list)
     _numbers: int = 0
 
     # -- outputs ------------------------------------------------------------------------------------------------
@@ -268,7 +272,8 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return KeyedTableOperator(scan.schema, source.key, past.version)
 
-        return OperatorStep(scan.schema, named, f"Newest(by {list(source.key)})", key, (step,), make, build=build)
+        label = f"Newest(by {list(source.key)})"
+        return OperatorStep(scan.schema, named, label, key, (step,), make, build=build, keyed=source.key)
 
     def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
         """The scan's columns, computed ones evaluated, from the table's."""
@@ -322,8 +327,8 @@ class Lowering:
         return self._operator(node.schema, label, node, (step,), make, rowwise=rowwise)
 
     def _join(self, node: plan.Join) -> Step:
-        left = self._arrange(node.left, node.left_keys)
-        right = self._arrange(node.right, node.right_keys)
+        left, left_keys, left_lens = self._stored(node.left, node.left_keys)
+        right, right_keys, right_lens = self._stored(node.right, node.right_keys)
         both = pa.schema([*node.left.schema, *node.right.schema])
         residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,), both)
         residual_sql = [to_sql(e, _names(len(residual_leaves))) for e in residual_exprs]
@@ -333,12 +338,14 @@ class Lowering:
             residual = predicate(self.context, pick, residual_sql[0]) if residual_sql else None
             spec = JoinSpec(
                 kind=node.kind.value,
-                left_keys=node.left_keys,
-                right_keys=node.right_keys,
+                left_keys=left_keys,
+                right_keys=right_keys,
                 schema=node.schema,
                 null_equals_null=node.null_equals_null,
                 null_aware=node.null_aware,
                 residual=residual,
+                left_lens=left_lens(),
+                right_lens=right_lens(),
             )
             first, second = inputs
             if not isinstance(first, ArrangeOperator) or not isinstance(second, ArrangeOperator):
@@ -347,8 +354,36 @@ class Lowering:
 
         return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make)
 
+    def _stored(
+        self, node: plan.Node, keys: tuple[int, ...]
+    ) -> tuple[Step, tuple[int, ...], Callable[[], Lens | None]]:
+        """The arrangement of a side of a join, the keys in it, and what makes the lens through which the join sees it."""
+        side = stored_side(node, keys, self.tables)
+        if side is None:
+            return self._arrange(node, keys), keys, lambda: None
+        self.traits.update(infer(side.table, self.tables))
+        self._sides.append(side)  # traits are by id
+        return self._arrange(side.table, side.keys), side.keys, lambda: self._lens(side, node.schema)
+
+    def _lens(self, side: StoredSide, schema: pa.Schema) -> Lens | None:
+        stored = side.table.schema
+        if side.predicate is None and side.exprs == tuple(map(Column, range(len(stored)))):
+            return None
+        leaves, exprs = gathered([*side.exprs, *([] if side.predicate is None else [side.predicate])], stored)
+        leaves = leaves or [Leaf(0)]  # a batch without columns cannot say how many rows it has
+        columns = sorted({leaf.column for leaf in leaves})
+        read = pa.schema([stored.field(c) for c in columns])
+        pick = Pick(read, [Leaf(columns.index(leaf.column), leaf.path) for leaf in leaves])
+        names = _names(len(leaves))
+        mask = None if side.predicate is None else predicate(self.context, pick, to_sql(exprs[-1], names))
+        outputs = [_output(e, f, len(leaves)) for e, f in zip(exprs, schema)]
+        show = Showing(schema, mask, pick, Program(self.context, pick.schema, outputs))
+        return Lens(tuple(columns), schema, show, filters=mask is not None)
+
     def _arrange(self, node: plan.Node, key: tuple[int, ...]) -> Step:
         source = self.lower(node)
+        if isinstance(source, OperatorStep) and source.keyed == key:
+            return source
         tag = f"/by{key}"
         known = self._steps.get(fingerprint(node) + tag)
         if known is not None:

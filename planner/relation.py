@@ -9,6 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 from sqlglot import exp
 
+from forebay.planner.expr import Expr
+
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -35,4 +37,12 @@ class CatalogView(Protocol):
 
     def relation_names(self) -> Iterable[str]:
         """Every name, for suggestions."""
+        ...
+
+    def stored(self, table: str, options: tuple[tuple[str, str], ...]) -> pa.Schema | None:
+        """The columns that joins of a connector's table store; None where each join stores what it uses."""
+        ...
+
+    def computed(self, table: str, name: str, schema: pa.Schema) -> Expr | None:
+        """A computed column over columns of the table; None if it needs others than those of `schema`."""
         ...

@@ -73,7 +73,7 @@ class CreateMaterializedView(Statement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop(Statement):
-    """`kind`: TABLE, VIEW, MATERIALIZED VIEW, JOB or FUNCTION."""
+    """`kind`: TABLE, VIEW, MATERIALIZED VIEW, JOB, FUNCTION or SAVEPOINT."""
 
     kind: str
     name: str
@@ -131,8 +131,8 @@ class Explain(Statement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show(Statement):
-    """`what`: TABLES, VIEWS, MATERIALIZED VIEWS, JOBS, FUNCTIONS, STATE, DEAD LETTERS, SCHEMA CHANGES, UNKNOWN FIELDS,
-    CREATE TABLE, CREATE VIEW, CREATE MATERIALIZED VIEW, COLUMNS; `name` for the last four."""
+    """`what`: TABLES, VIEWS, MATERIALIZED VIEWS, JOBS, FUNCTIONS, STATE, SAVEPOINTS, DEAD LETTERS, SCHEMA CHANGES,
+    UNKNOWN FIELDS, CREATE TABLE, CREATE VIEW, CREATE MATERIALIZED VIEW, COLUMNS; `name` for the last four."""
 
     what: str
     name: str | None = None
@@ -163,4 +163,16 @@ class ControlJob(Statement):
     """STOP or RESUME a job."""
 
     action: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSavepoint(Statement):
+    name: str
+    location: str | None = None
+    """URI of a directory that gets a copy; None: it stays in the warehouse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreSavepoint(Statement):
     name: str

@@ -7,24 +7,26 @@ a primary key it also passes 'changelog.upsert' = 'true' and 'changelog.key' = '
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
+import pyarrow as pa
+
 from forebay.connectors.formats import canal, csv, debezium, json, maxwell, ods, ogg, raw
-from forebay.connectors.formats.json_text import ENVELOPES, JsonEncoder
-from forebay.engine.connector import Changelog, Format, Registry
+from forebay.engine.connector import Changelog, Encoder, Format, Registry
 
 
 def register(registry: Registry) -> None:
     """Add every format."""
-    registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, JsonEncoder)
-    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.CsvEncoder)
+    registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, partial(_json_encoder, "json"))
+    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.encoder)
     registry.formats["raw"] = Format("raw", raw.OPTIONS, raw.RawDecoder, raw.RawEncoder)
     registry.formats |= {
         name: Format(
             name,
             module.OPTIONS,
             module.decoder,
-            partial(JsonEncoder, envelope=ENVELOPES[name]),
+            partial(_json_encoder, name),
             Changelog.RETRACT,
             module.METADATA,
         )
@@ -38,3 +40,10 @@ def register(registry: Registry) -> None:
     registry.formats["ods-json"] = Format(
         "ods-json", ods.OPTIONS, ods.decoder, ods.encoder, Changelog.RETRACT, ods.METADATA
     )
+
+
+def _json_encoder(name: str, schema: pa.Schema, options: Mapping[str, str]) -> Encoder:
+    """An encoder of a JSON format; its kernels load with the first one."""
+    from forebay.connectors.formats.json_text import ENVELOPES, JsonEncoder
+
+    return JsonEncoder(schema, options, ENVELOPES[name])

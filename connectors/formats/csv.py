@@ -31,9 +31,7 @@ from forebay.connectors.formats.batches import (
 from forebay.connectors.formats.columns import Inexact, chunk, finish
 from forebay.connectors.formats.documents import Malformed
 from forebay.connectors.formats.json import IGNORE_ERRORS
-from forebay.connectors.formats.json_text import Style, value_text
 from forebay.connectors.formats.values import Rules, field_converter
-from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Encoder, Option
 from forebay.engine.errors import OptionError
 from forebay.engine.types import from_arrow
@@ -87,7 +85,12 @@ def _character(options: Mapping[str, str], option: Option) -> str | None:
     return text
 
 
-def _check_types(schema: pa.Schema) -> None:
+def check_types(schema: pa.Schema) -> None:
+    """Refuse types without a CSV form.
+
+    Raises:
+        OptionError: a column that is nested more than once, or a MAP.
+    """
     for column in schema:
         inner = column.type.value_type if pa.types.is_list(column.type) else column.type
         fields = [f.type for f in inner] if pa.types.is_struct(inner) and inner is column.type else [inner]
@@ -105,7 +108,7 @@ class CsvDecoder(BatchDecoder):
     def __init__(self, schema: pa.Schema, options: Mapping[str, str]) -> None:
         self.schema = schema
         split_schema(schema, {})
-        _check_types(schema)
+        check_types(schema)
         rules = Rules(null_on_error=read.boolean(options, IGNORE_ERRORS))
         self.skip_bad = rules.null_on_error
         self._syntax = syntax_of(options)
@@ -218,50 +221,8 @@ class CsvDecoder(BatchDecoder):
         return ()
 
 
-class CsvEncoder(Encoder):
-    """Rows to lines; only fields that need it are quoted."""
+def encoder(schema: pa.Schema, options: Mapping[str, str]) -> Encoder:
+    """An encoder of 'csv'; its kernels load with the first one."""
+    from forebay.connectors.formats.csv_text import CsvEncoder
 
-    def __init__(self, schema: pa.Schema, options: Mapping[str, str]) -> None:
-        _check_types(schema)
-        self._syntax = syntax_of(options)
-        special = [self._syntax.delimiter, "\n", "\r", *[c for c in (self._syntax.quote, self._syntax.escape) if c]]
-        self._special = "[" + "".join(f"\\x{ord(c):02x}" for c in special) + "]|^#"
-
-    def encode(self, batch: Batch) -> pa.BinaryArray:
-        """See `Encoder.encode`."""
-        fields = [self._field(column) for column in batch.rows.columns]
-        if not fields:
-            return pa.array([b""] * batch.num_rows, pa.binary())
-        return pc.binary_join_element_wise(*fields, pa.scalar(self._syntax.delimiter)).cast(pa.binary())
-
-    def _field(self, column: pa.Array) -> pa.StringArray:
-        nested = pa.types.is_nested(column.type)
-        text = self._joined(column) if nested else self._scalars(column)
-        special = pc.match_substring_regex(text, self._special)
-        if pc.any(special, min_count=0).as_py():
-            changed = [self._protect(t) for t in text.filter(special).to_pylist()]
-            text = pc.replace_with_mask(text, special, pa.array(changed, pa.string()))
-        return text.fill_null(self._syntax.null or "")
-
-    def _scalars(self, column: pa.Array) -> pa.StringArray:
-        if pa.types.is_string(column.type):
-            return column
-        return pc.utf8_trim(value_text(column, Style()), '"')
-
-    def _joined(self, column: pa.Array) -> pa.StringArray:
-        children = [column.values] if pa.types.is_list(column.type) else column.flatten()
-        texts = [self._scalars(child).fill_null(self._syntax.null or "") for child in children]
-        if pa.types.is_struct(column.type):
-            joined = pc.binary_join_element_wise(*texts, pa.scalar(self._syntax.elements))
-        else:
-            joined = pc.binary_join(pa.ListArray.from_arrays(column.offsets, texts[0]), self._syntax.elements)
-        return pc.if_else(column.is_valid(), joined, pa.scalar(None, pa.string()))
-
-    def _protect(self, text: str) -> str:
-        quote, escape = self._syntax.quote, self._syntax.escape
-        if escape is not None:
-            text = text.replace(escape, escape + escape)
-            if quote is not None:
-                return quote + text.replace(quote, escape + quote) + quote
-            return text.replace(self._syntax.delimiter, escape + self._syntax.delimiter)
-        return text if quote is None else quote + text.replace(quote, quote + quote) + quote
+    return CsvEncoder(schema, options)

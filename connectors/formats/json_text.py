@@ -1,42 +1,24 @@
-"""Columns to JSON text, a column at a time: what the encoders of every JSON format share.
+"""Rows to JSON objects, and to the messages of the change formats: a head and a tail around the object of the row.
 
-Each column becomes a string array of JSON values, NULL where the value is NULL, and one element-wise join makes the rows. Only
-strings that hold a quote, a backslash or a control character pass through Python. Numbers and times look as Flink writes
-them: 1.0 keeps its fraction, NaN is the string "NaN", 1E-7 is plain with 'decimal-as-plain-number', fractions of seconds lose
-trailing zeros.
+Imported when an encoder is made: what only reads does not load the kernels.
 """
 
 from __future__ import annotations
 
-import binascii
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors import options as read
+from forebay.connectors.formats.fragments import NOTHING, Bytes, Frame, assemble, binary
 from forebay.connectors.formats.json import PLAIN_DECIMALS, SKIP_NULLS, TIMESTAMPS
+from forebay.connectors.formats.rendering import Render, Style, object_template, renderer
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Encoder
 from forebay.engine.errors import OptionError
 from forebay.engine.types import from_arrow
-
-_EMPTY, _NULL, _COMMA, _QUOTE = (pa.scalar(t) for t in ("", "null", ",", '"'))
-_SPECIAL_CHARACTER = r'["\\\x00-\x1f]'
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How values are written."""
-
-    iso: bool = False
-    """Timestamps with 'T'."""
-    plain_decimals: bool = False
-    skip_nulls: bool = False
-    """Leave out NULL fields."""
 
 
 def style_of(options: Mapping[str, str]) -> Style:
@@ -48,185 +30,73 @@ def style_of(options: Mapping[str, str]) -> Style:
     )
 
 
-def check_writable(type_: pa.DataType) -> None:
-    """Refuse types without a JSON form.
+def renderers(schema: pa.Schema, style: Style) -> list[Render]:
+    """What renders each column.
 
     Raises:
-        OptionError: INTERVAL, or a MAP whose keys are no strings, at any depth.
+        OptionError: a column of a type that has no JSON form.
     """
+    for column in schema:
+        _check_writable(column.type)
+    return [renderer(column.type, style) for column in schema]
+
+
+def _check_writable(type_: pa.DataType) -> None:
     if pa.types.is_interval(type_) or pa.types.is_duration(type_):
         raise OptionError(f"a column of type {from_arrow(type_)} has no JSON form", hint="cast it to STRING")
     if pa.types.is_map(type_) and not pa.types.is_string(type_.key_type):
         raise OptionError("a MAP in JSON needs STRING keys", hint="declare it MAP<STRING, ...>")
     for i in range(type_.num_fields):
-        check_writable(type_.field(i).type)
+        _check_writable(type_.field(i).type)
 
 
-def rows_text(rows: pa.RecordBatch, style: Style) -> pa.StringArray:
-    """One JSON object per row."""
-    return object_text(rows.schema.names, rows.columns, rows.num_rows, style)
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The text before and behind the row of an insertion and of a deletion."""
+
+    insert: Frame
+    delete: Frame
 
 
-def object_text(
-    names: Sequence[str], columns: Sequence[pa.Array], n: int, style: Style, raw: frozenset[str] = frozenset()
-) -> pa.StringArray:
-    """Objects of parallel columns of `n` rows; `raw` columns hold JSON already."""
-    if not names:
-        return pa.array(["{}"] * n, pa.string())
-    labels = [json.dumps(name, ensure_ascii=False) + ":" for name in names]
-    values = [c if name in raw else value_text(c, style) for name, c in zip(names, columns)]
-    if style.skip_nulls:
-        members = [_join([pa.scalar(label), value, _COMMA]) for label, value in zip(labels, values)]
-        body = pc.utf8_rtrim(_join([m if m.null_count == 0 else m.fill_null("") for m in members]), ",")
-        return _join([pa.scalar("{"), body, pa.scalar("}")])
-    parts: list[pa.Array | pa.Scalar] = []
-    for i, (label, value) in enumerate(zip(labels, values)):
-        parts += [pa.scalar(("{" if i == 0 else ",") + label), value]
-    return pc.binary_join_element_wise(*parts, pa.scalar("}"), _EMPTY, null_handling="replace", null_replacement="null")
-
-
-def _join(parts: Sequence[pa.Array | pa.Scalar]) -> pa.StringArray:
-    """Concatenation; NULL if any part is."""
-    return pc.binary_join_element_wise(*parts, _EMPTY)
-
-
-def value_text(array: pa.Array, style: Style) -> pa.StringArray:
-    """JSON values of a column; NULL stays NULL."""
-    type_ = array.type
-    if pa.types.is_string(type_):
-        return _quoted(_escaped(array))
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
-        return array.cast(pa.string())
-    if pa.types.is_floating(type_):
-        return _floats(array)
-    if pa.types.is_decimal(type_):
-        return _decimals(array, style)
-    if pa.types.is_binary(type_):
-        return pa.array(
-            [None if v is None else f'"{binascii.b2a_base64(v, newline=False).decode()}"' for v in array.to_pylist()],
-            pa.string(),
-        )
-    if pa.types.is_temporal(type_):
-        return _quoted(temporal_text(array, style.iso))
-    if pa.types.is_struct(type_):
-        text = object_text(
-            [f.name for f in type_], [array.field(i) for i in range(type_.num_fields)], len(array), style
-        )
-        return _masked(text, array)
-    if pa.types.is_map(type_):
-        return _entries(array, style)
-    if pa.types.is_null(type_):
-        return pa.nulls(len(array), pa.string())
-    return _elements(array, style)
-
-
-def _masked(text: pa.StringArray, array: pa.Array) -> pa.StringArray:
-    return text if not array.null_count else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
-
-
-def _quoted(text: pa.StringArray) -> pa.StringArray:
-    return _join([_QUOTE, text, _QUOTE])
-
-
-def _escaped(array: pa.StringArray) -> pa.StringArray:
-    special = pc.match_substring_regex(array, _SPECIAL_CHARACTER)
-    if not pc.any(special, min_count=0).as_py():
-        return array
-    escaped = [json.dumps(v, ensure_ascii=False)[1:-1] for v in array.filter(special).to_pylist()]
-    return pc.replace_with_mask(array, special, pa.array(escaped, pa.string()))
-
-
-_WORDS = {"nan": '"NaN"', "-nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
-
-
-def _floats(array: pa.Array) -> pa.StringArray:
-    text = array.cast(pa.string())
-    if not pc.all(pc.is_finite(array), min_count=0).as_py():
-        text = pa.array([None if t is None else _WORDS.get(t, t) for t in text.to_pylist()], pa.string())
-    whole = pc.invert(pc.match_substring_regex(text, r"[.eE\"]"))
-    if not pc.any(whole, min_count=0).as_py():
-        return text
-    return pc.if_else(whole, _join([text, pa.scalar(".0")]), text)
-
-
-def _decimals(array: pa.Array, style: Style) -> pa.StringArray:
-    text = array.cast(pa.string())
-    if not style.plain_decimals:
-        return text
-    scientific = pc.match_substring(text, "E")
-    if not pc.any(scientific, min_count=0).as_py():
-        return text
-    plain = [format(Decimal(t), "f") for t in text.filter(scientific).to_pylist()]
-    return pc.replace_with_mask(text, scientific, pa.array(plain, pa.string()))
-
-
-def temporal_text(array: pa.Array, iso: bool) -> pa.StringArray:
-    """Dates, times and timestamps as Flink writes them, unquoted; TIMESTAMP_LTZ ends in 'Z'."""
-    type_ = array.type
-    if pa.types.is_date(type_):
-        return array.cast(pa.string())
-    zoned = pa.types.is_timestamp(type_) and type_.tz is not None
-    local = array.cast(pa.timestamp(type_.unit)) if zoned else array
-    text = pc.replace_substring_regex(local.cast(pa.string()), r"\.?0*$", "", max_replacements=1)
-    if iso and pa.types.is_timestamp(type_):
-        text = pc.replace_substring(text, " ", "T", max_replacements=1)
-    return _join([text, pa.scalar("Z")]) if zoned else text
-
-
-def _elements(array: pa.ListArray, style: Style) -> pa.StringArray:
-    inner = value_text(array.values, style).fill_null("null")
-    return _lists(array, inner, "[", "]")
-
-
-def _entries(array: pa.MapArray, style: Style) -> pa.StringArray:
-    keys, items = value_text(array.keys, style), value_text(array.items, style).fill_null("null")
-    return _lists(array, _join([keys, pa.scalar(":"), items]), "{", "}")
-
-
-def _lists(array: pa.Array, inner: pa.StringArray, opening: str, closing: str) -> pa.StringArray:
-    lists = pa.ListArray.from_arrays(array.offsets, inner)
-    return _masked(_join([pa.scalar(opening), pc.binary_join(lists, ","), pa.scalar(closing)]), array)
-
-
-Envelope = Callable[[pa.StringArray, pa.BooleanArray], pa.StringArray]
-"""Row texts and a mask of deletions to messages."""
+ROW = Envelope((b"", b""), (b"", b""))
+"""The row itself."""
+ENVELOPES: Mapping[str, Envelope] = {
+    "json": ROW,
+    "debezium-json": Envelope((b'{"before":null,"after":', b',"op":"c"}'), (b'{"before":', b',"after":null,"op":"d"}')),
+    "canal-json": Envelope((b'{"data":[', b'],"type":"INSERT"}'), (b'{"data":[', b'],"type":"DELETE"}')),
+    "maxwell-json": Envelope((b'{"data":', b',"type":"insert"}'), (b'{"data":', b',"type":"delete"}')),
+    "ogg-json": Envelope(
+        (b'{"before":null,"after":', b',"op_type":"I"}'), (b'{"before":', b',"after":null,"op_type":"D"}')
+    ),
+}
+"""What Flink writes for an insertion and for a deletion; an update is a deletion and an insertion."""
 
 
 class JsonEncoder(Encoder):
     """Rows to objects, or to the messages that an envelope makes of them."""
 
-    def __init__(self, schema: pa.Schema, options: Mapping[str, str], envelope: Envelope | None = None) -> None:
-        for column in schema:
-            check_writable(column.type)
+    def __init__(self, schema: pa.Schema, options: Mapping[str, str], envelope: Envelope = ROW) -> None:
         if options.get("envelope") == "true":
             raise OptionError("an envelope of this format can only be read", hint="write it with format 'ods-json'")
-        self._style = style_of(options)
-        self._envelope = envelope
+        style = style_of(options)
+        self._renderers = renderers(schema, style)
+        self._template = object_template(
+            schema.names, style, plain=_around(envelope.insert), marked=_around(envelope.delete)
+        )
 
     def encode(self, batch: Batch) -> pa.BinaryArray:
         """See `Encoder.encode`."""
-        text = rows_text(batch.rows, self._style)
-        if self._envelope is not None:
-            text = self._envelope(text, pa.array(batch.weight_array() < 0))
-        return text.cast(pa.binary())
+        columns = [render(column) for render, column in zip(self._renderers, batch.rows.columns)]
+        return binary(*assemble(self._template, columns, batch.num_rows, deletions(batch)))
 
 
-def wrapped(insert: tuple[str, str], delete: tuple[str, str]) -> Envelope:
-    """An envelope of constant text before and after the row."""
-
-    def envelope(text: pa.StringArray, deletions: pa.BooleanArray) -> pa.StringArray:
-        inserted = _join([pa.scalar(insert[0]), text, pa.scalar(insert[1])])
-        if not pc.any(deletions, min_count=0).as_py():
-            return inserted
-        return pc.if_else(deletions, _join([pa.scalar(delete[0]), text, pa.scalar(delete[1])]), inserted)
-
-    return envelope
+def _around(frame: Frame) -> Frame:
+    return frame[0] + b"{", b"}" + frame[1]
 
 
-ENVELOPES: Mapping[str, Envelope] = {
-    "debezium-json": wrapped(('{"before":null,"after":', ',"op":"c"}'), ('{"before":', ',"after":null,"op":"d"}')),
-    "canal-json": wrapped(('{"data":[', '],"type":"INSERT"}'), ('{"data":[', '],"type":"DELETE"}')),
-    "maxwell-json": wrapped(('{"data":', ',"type":"insert"}'), ('{"data":', ',"type":"delete"}')),
-    "ogg-json": wrapped(('{"before":null,"after":', ',"op_type":"I"}'), ('{"before":', ',"after":null,"op_type":"D"}')),
-}
-"""What Flink writes for an insertion and for a deletion; an update is a deletion and an insertion."""
+def deletions(batch: Batch) -> Bytes:
+    """1 where the row is deleted; empty if all are inserted."""
+    if batch.weights is None:
+        return NOTHING
+    deleted: Bytes = np.less(batch.weights, 0).view(np.uint8)
+    return deleted

@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import Statement
@@ -38,12 +36,9 @@ from forebay.connectors.formats.changes import (
 )
 from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
-from forebay.connectors.formats.envelope import ENVELOPE, change_decoder, check_columns
+from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
-from forebay.connectors.formats.json_text import check_writable, object_text, rows_text, style_of, value_text
-from forebay.engine.batch import Batch
 from forebay.engine.connector import Decoder, Encoder, Option
-from forebay.engine.errors import DataError, OptionError, nearest
 
 DATABASE_NAME = Option("database-name", "what 'database_name' is in messages written from rows")
 TABLE_NAME = Option("table-name", "what 'table_name' is in messages written from rows")
@@ -126,93 +121,8 @@ def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:
     return change_decoder(OdsDialect(options), schema, options, rules_of(options))
 
 
-class OdsEncoder(Encoder):
-    """Rows to messages: an insertion holds the row after, a deletion the row before."""
-
-    def __init__(self, schema: pa.Schema, options: Mapping[str, str]) -> None:
-        for column in schema:
-            check_writable(column.type)
-        self._style = style_of(options)
-        self._time = read.text(options, EVENT_TIME)
-        if self._time is not None and self._time not in schema.names:
-            close = nearest(self._time, schema.names)
-            raise OptionError(
-                f"option '{EVENT_TIME.name}': there is no column '{self._time}'",
-                hint=f"did you mean '{close}'?" if close else f"columns: {', '.join(schema.names)}",
-            )
-        names = (("database_name", DATABASE_NAME), ("table_name", TABLE_NAME))
-        given = [(member, read.text(options, option)) for member, option in names]
-        self._names = "".join(f',"{m}":{orjson.dumps(v).decode()}' for m, v in given if v is not None)
-
-    def encode(self, batch: Batch) -> pa.BinaryArray:
-        """See `Encoder.encode`."""
-        row = rows_text(batch.rows, self._style)
-        deletions = pa.array(batch.weight_array() < 0)
-        no_image = pa.scalar("null")
-        parts = [
-            pc.if_else(deletions, pa.scalar('{"op":"DELETE"'), pa.scalar('{"op":"INSERT"')),
-            *self._event_time(batch),
-            pa.scalar(self._names + ',"before":'),
-            pc.if_else(deletions, row, no_image),
-            pa.scalar(',"after":'),
-            pc.if_else(deletions, no_image, row),
-            pa.scalar("}"),
-        ]
-        return pc.binary_join_element_wise(*parts, pa.scalar("")).cast(pa.binary())
-
-    def _event_time(self, batch: Batch) -> list[pa.Array | pa.Scalar]:
-        if self._time is None:
-            return []
-        return [
-            pa.scalar(',"event_time":'),
-            value_text(_zoned(batch.rows.column(self._time)), self._style).fill_null("null"),
-        ]
-
-
-def _zoned(column: pa.Array) -> pa.Array:
-    """A TIMESTAMP is taken as UTC."""
-    if pa.types.is_timestamp(column.type) and column.type.tz is None:
-        return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
-    return column
-
-
-class EnvelopeEncoder(Encoder):
-    """Rows of an envelope table to messages; before and after are JSON already."""
-
-    def __init__(self, schema: pa.Schema, options: Mapping[str, str]) -> None:
-        check_columns(schema, others=True)
-        missing = {"op"} - set(schema.names)
-        if missing or not {"before", "after"} & set(schema.names):
-            raise OptionError("an envelope that is written needs column 'op', and 'before' or 'after'")
-        for column in schema:
-            check_writable(column.type)
-        self._style = style_of(options)
-
-    def encode(self, batch: Batch) -> pa.BinaryArray:
-        """See `Encoder.encode`.
-
-        Raises:
-            DataError: a deletion, since an envelope is append-only; an image that is no JSON object.
-        """
-        if batch.weights is not None and (batch.weights < 0).any():
-            raise DataError(
-                "an envelope is append-only: a deletion cannot be written",
-                hint="insert rows with op = 'DELETE', or write the rows themselves without 'ods-json.envelope'",
-            )
-        rows = batch.rows
-        raw = frozenset(n for n in ("before", "after") if n in rows.schema.names)
-        for name in raw:
-            _check_objects(name, rows.column(name))
-        return object_text(rows.schema.names, rows.columns, rows.num_rows, self._style, raw).cast(pa.binary())
-
-
-def _check_objects(name: str, images: pa.StringArray) -> None:
-    objects = pc.match_substring_regex(images, r"(?s)^\s*\{.*\}\s*$")
-    if not pc.all(objects, min_count=0).as_py():
-        shown = images.filter(pc.invert(objects))[0].as_py()[:60]
-        raise DataError(f"column '{name}' of an envelope must hold a JSON object, found {shown!r}")
-
-
 def encoder(schema: pa.Schema, options: Mapping[str, str]) -> Encoder:
-    """An encoder of 'ods-json'."""
+    """An encoder of 'ods-json'; its kernels load with the first one."""
+    from forebay.connectors.formats.ods_text import EnvelopeEncoder, OdsEncoder
+
     return EnvelopeEncoder(schema, options) if read.boolean(options, ENVELOPE) else OdsEncoder(schema, options)

@@ -39,6 +39,10 @@ class MemoryFiles(Files):
         with self._lock:
             self._content[target] = self._content.pop(source)
 
+    def link(self, source: Path, target: Path) -> None:
+        with self._lock:
+            self._content[target] = self._found(source)
+
     def read(self, path: Path) -> bytes:
         return self.read_at(path, 0, self.size(path))
 

@@ -8,11 +8,11 @@ The arrangements have taken in the epoch's ΔL and ΔR when the join runs; it re
                                        + w(l)·(p(e_new(l)) - p(e_old(l)))  for l in L_old whose key is in ΔR
 
 Existence is one probe per key, however many rows match, so a hot key costs nothing until its first match comes or its last one
-goes. With a residual condition or a lens existence is a matter of rows, and pairs are tested: for ΔL, and for those old rows of
-L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter, a TTL or a restart could
-make wrong.
+goes. With a residual condition or a lens that filters, existence is a matter of rows, and pairs are tested: for ΔL, and for
+those old rows of L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter, a TTL
+or a restart could make wrong.
 
-A *lens* is how one job sees an arrangement that it shares: its filter and projection, applied after the probe.
+A *lens* (`engine.operators.lens`) is how one job sees an arrangement that it shares.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from forebay.engine.batch import Batch, Weights, concat, take
 from forebay.engine.consolidate import group_rows
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.lens import Lens
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
 from forebay.engine.state.rows import Ids
@@ -36,8 +37,6 @@ Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]
 Residual = Callable[[pa.RecordBatch], pa.BooleanArray]
 _PAIRING = ("inner", "left", "right", "full")
-Lens = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Mask | None]]
-"""Stored rows to (the columns that the job sees of each, bool[n] of those that it sees or None for all). Pure."""
 
 
 class ArrangeOperator(Operator):
@@ -96,6 +95,12 @@ class _Side:
     def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
         """Rows through the lens, and which of them it sees (None: all)."""
         return (rows, None) if self.lens is None else self.lens(rows)
+
+    def shown_at(self, ids: Ids) -> tuple[pa.RecordBatch, Mask | None]:
+        """`show` of the rows with these ids; nothing that the lens does not read is fetched."""
+        if self.lens is None:
+            return self.rows.rows_at(ids), None
+        return self.lens.show(self.rows.rows_at(ids, list(self.lens.columns)))
 
     def seen(self, batch: Batch) -> tuple[Batch, Batch]:
         """(stored, shown): the rows of a batch that the lens sees, in both forms."""
@@ -185,7 +190,7 @@ class JoinOperator(Operator):
     ) -> Iterator[tuple[Places, Ids, pa.RecordBatch]]:
         """(row number, id of the match, joined row) where keys are equal, the lens sees the match, and the residual holds."""
         for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=self._spec.null_equals_null):
-            theirs, keep = other.show(other.rows.rows_at(ids))
+            theirs, keep = other.shown_at(ids)
             if keep is not None and not keep.all():
                 kept = np.flatnonzero(keep)
                 places, ids, theirs = places[kept], ids[kept], take(theirs, kept)
@@ -232,7 +237,9 @@ class JoinOperator(Operator):
         change = present(after[turned]).astype(np.int64) - present(before[turned])
         for places, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
             weights = _times(change[places], side.rows.weights_at(ids))
-            yield side.seen(Batch(side.rows.rows_at(ids), weights))[1]
+            shown, keep = side.shown_at(ids)
+            batch = Batch(shown, weights)
+            yield batch if keep is None else batch.take(np.flatnonzero(keep))
 
     def _turned_by_pairs(
         self,
@@ -257,7 +264,7 @@ class JoinOperator(Operator):
 
     def _tests_pairs(self, other: _Side) -> bool:
         """Does a match take more than equal keys?"""
-        return self._spec.residual is not None or other.lens is not None
+        return self._spec.residual is not None or (other.lens is not None and other.lens.filters)
 
     def _exists(self, rows: pa.RecordBatch, side: _Side, other: _Side, view: View) -> Mask:
         """Whether each stored row of `side` has a visible match in the other arrangement."""
@@ -374,17 +381,14 @@ def _not_in_mode(right: _Side, view: View) -> str:
 def _sees_one(side: _Side, pieces: Iterator[Ids]) -> bool:
     """Does the lens see any of the rows?"""
     for ids in pieces:
-        keep = None if side.lens is None else side.lens(side.rows.rows_at(ids))[1]
+        keep = None if side.lens is None else side.shown_at(ids)[1]
         if keep is None or keep.any():
             return True
     return False
 
 
 def _shown_schema(stored: pa.Schema, lens: Lens | None) -> pa.Schema:
-    if lens is None:
-        return stored
-    empty = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in stored], schema=stored)
-    return lens(empty)[0].schema
+    return stored if lens is None else lens.schema
 
 
 def _at(rows: pa.RecordBatch, places: Places | Ids) -> pa.RecordBatch:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ from forebay.engine.errors import StateError
 from forebay.engine.files import Files, declare, kill_point
 from forebay.engine.state import State
 
+log = logging.getLogger("forebay")
 FORMAT = 1
-KEPT = 2
-"""Manifests kept: the newest, and one to fall back to when it is damaged."""
 
 declare(
     "checkpoint.state.before",
@@ -60,6 +60,8 @@ class Capture:
     """Everything but state: scans, placements, outboxes, log positions."""
     states: dict[str, tuple[bool, list[pa.RecordBatch]]] = field(default_factory=dict)
     """Per state key: (full, batches)."""
+    keep: Callable[[int], None] = lambda checkpoint: None
+    """Called with the id once the checkpoint is durable, before a later one can make anything of it go."""
 
 
 class CheckpointStore:
@@ -70,6 +72,8 @@ class CheckpointStore:
         self.files = files
         self._chains: dict[str, list[Piece]] = {}
         self.last_bytes = 0
+        self.retained = 2
+        """Checkpoints kept: the newest, and those to fall back to when it is damaged."""
         files.mkdir(directory)
 
     def capture(self, checkpoint: int, states: Mapping[str, State], meta: dict[str, Any]) -> Capture:
@@ -103,37 +107,70 @@ class CheckpointStore:
             "states": {key: [p.to_json() for p in chain] for key, chain in chains.items()},
             **capture.meta,
         }
-        body = json.dumps(manifest, sort_keys=True).encode()
+        size = self.publish(manifest)
+        self._chains = chains
+        self.last_bytes = data.tell() + size
+        self._prune(capture.id)
+
+    def publish(self, manifest: Mapping[str, Any]) -> int:
+        """Make a manifest, whose files are all there, a checkpoint; its size in bytes."""
+        data = sealed(manifest)
         temporary = self.directory / "manifest.tmp"
         kill_point("checkpoint.manifest.before")
-        self.files.write(temporary, b"%08x\n" % zlib.crc32(body) + body)
+        self.files.write(temporary, data)
         kill_point("checkpoint.rename.before")
-        self.files.replace(temporary, self._manifest(capture.id))
+        self.files.replace(temporary, self._manifest(manifest["id"]))
         kill_point("checkpoint.rename.after")
-        self._chains = chains
-        self.last_bytes = data.tell() + len(body)
-        self._prune(capture.id)
+        return len(data)
 
     def _manifest(self, checkpoint: int) -> Path:
         return self.directory / f"manifest-{checkpoint:012d}.json"
 
     def _prune(self, newest: int) -> None:
         kill_point("checkpoint.prune.before")
-        names = self.files.list(self.directory)
-        manifests = [n for n in names if n.startswith("manifest-") and n.endswith(".json")]
-        for name in manifests[:-KEPT]:
+        manifests = self._manifests()
+        for name in manifests[: -self.retained]:
             self.files.remove(self.directory / name)
         needed = {f"state-{newest:012d}.bin"}
-        for name in manifests[-KEPT:]:
-            needed |= {p[0] for chain in self._read(name)["states"].values() for p in chain}
-        for name in names:
+        for manifest in self._readable():
+            needed |= files_of(manifest)
+        for name in self.files.list(self.directory):
             if name.startswith("state-") and name not in needed:
                 self.files.remove(self.directory / name)
 
+    def forget_before(self, checkpoint: int) -> None:
+        """Drop the manifests of earlier checkpoints: there is no way back to them."""
+        for name in self._manifests():
+            if _number(name) < checkpoint:
+                self.files.remove(self.directory / name)
+
+    def _manifests(self) -> list[str]:
+        """Names of the manifests, oldest first."""
+        return [n for n in self.files.list(self.directory) if n.startswith("manifest-") and n.endswith(".json")]
+
+    def oldest(self) -> int:
+        """The oldest checkpoint that is kept; 0 if there is none."""
+        return min(map(_number, self._manifests()), default=0)
+
+    def newest(self) -> int:
+        """The newest checkpoint, readable or not; 0 if there is none."""
+        return max(map(_number, self._manifests()), default=0)
+
     def segments(self) -> set[int]:
         """Numbers of the cold segments that the kept checkpoints need."""
-        names = [n for n in self.files.list(self.directory) if n.startswith("manifest-") and n.endswith(".json")]
-        return {segment for name in names for segment in self._read(name).get("segments", ())}
+        return {segment for manifest in self._readable() for segment in manifest.get("segments", ())}
+
+    def _readable(self) -> Iterator[dict[str, Any]]:
+        """The manifests that are kept, but damaged ones: no one can go back to those."""
+        for name in self._manifests():
+            try:
+                yield self._read(name)
+            except StateError as error:
+                log.warning("%s: %s", name, error.message)
+
+    def manifest(self, checkpoint: int) -> dict[str, Any]:
+        """The manifest of a checkpoint that is kept."""
+        return self._read(self._manifest(checkpoint).name)
 
     def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest readable manifest (None if there was never a checkpoint), and what was wrong with newer ones.
@@ -141,13 +178,12 @@ class CheckpointStore:
         Raises:
             StateError: there are manifests, and none can be read.
         """
-        names = [n for n in self.files.list(self.directory) if n.startswith("manifest-") and n.endswith(".json")]
         problems = []
-        for name in reversed(names):
+        for name in reversed(self._manifests()):
             kill_point("restore.manifest")
             try:
                 manifest = self._read(name)
-                self._check(manifest)
+                self.check(manifest)
             except (StateError, OSError) as error:
                 problems.append(f"{name}: {error}")
                 continue
@@ -162,19 +198,12 @@ class CheckpointStore:
         return None, []
 
     def _read(self, name: str) -> dict[str, Any]:
-        raw = self.files.read(self.directory / name)
-        head, _, body = raw.partition(b"\n")
-        if head != b"%08x" % zlib.crc32(body):
-            raise StateError("the manifest is damaged (checksum)")
-        manifest: dict[str, Any] = json.loads(body)
-        if manifest["format"] != FORMAT:
-            raise StateError(
-                f"the manifest has format {manifest['format']}, this version reads {FORMAT}",
-                hint="open the warehouse with the version that wrote it",
-            )
-        return manifest
+        return unsealed(self.files.read(self.directory / name), FORMAT)
 
-    def _check(self, manifest: dict[str, Any]) -> None:
+    def check(self, manifest: Mapping[str, Any]) -> None:
+        """Raises:
+        StateError: a piece is damaged.
+        """
         contents: dict[str, bytes] = {}
         for key, chain in manifest["states"].items():
             for file, offset, size, crc in chain:
@@ -209,3 +238,36 @@ def _pack(data: io.BytesIO, name: str, batches: Iterable[pa.RecordBatch]) -> Pie
             writer.write_batch(batch)
     size = data.tell() - start
     return Piece(name, start, size, zlib.crc32(data.getbuffer()[start : start + size]))
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """A JSON value under its checksum."""
+    body = json.dumps(value, sort_keys=True).encode()
+    return b"%08x\n" % zlib.crc32(body) + body
+
+
+def unsealed(data: bytes, version: int) -> dict[str, Any]:
+    """The value that `sealed` made.
+
+    Raises:
+        StateError: it is damaged, or of another format than `version`.
+    """
+    head, _, body = data.partition(b"\n")
+    if head != b"%08x" % zlib.crc32(body):
+        raise StateError("the manifest is damaged (checksum)")
+    value: dict[str, Any] = json.loads(body)
+    if value["format"] != version:
+        raise StateError(
+            f"the manifest has format {value['format']}, this version reads {version}",
+            hint="open the warehouse with the version that wrote it",
+        )
+    return value
+
+
+def files_of(manifest: Mapping[str, Any]) -> set[str]:
+    """Names of the state files that a manifest needs."""
+    return {piece[0] for chain in manifest["states"].values() for piece in chain}
+
+
+def _number(manifest: str) -> int:
+    return int(manifest[len("manifest-") : -len(".json")])

@@ -89,6 +89,8 @@ class Driver:
         self.checkpoint_pause = 0.0
         """Longest time in seconds that a checkpoint held the driver."""
         self.fatal: Exception | None = None
+        self.pinned: Callable[[], set[int]] = set
+        """Cold segments that savepoints need."""
         self._set_now = now_cell
         self._lock = threading.RLock()
         self._callers = 0
@@ -455,8 +457,11 @@ class Driver:
             return True
         return self.store is None and self._in_flight is None and any(o.nbytes() > QUEUE for o in self._outboxes())
 
-    def checkpoint(self) -> None:
-        """Cut at this boundary and make it durable in the background; skipped while one is under way."""
+    def checkpoint(self, keep: Callable[[int], None] | None = None) -> None:
+        """Cut at this boundary and make it durable in the background; skipped while one is under way.
+
+        `keep` gets the id once it is durable, on the thread that writes.
+        """
         self._next_checkpoint = self.clock.monotonic() + self.options.checkpoint_interval
         if self._in_flight is not None:
             return
@@ -465,6 +470,8 @@ class Driver:
             self._run_pending()
             self.checkpoint_id += 1
             capture = self._capture(self.checkpoint_id)
+            if keep is not None:
+                capture.keep = keep
             self.checkpoint_pause = max(self.checkpoint_pause, time.perf_counter() - started)
         self._in_flight = capture
         self._writer(lambda: self._write(capture))
@@ -480,6 +487,7 @@ class Driver:
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
             "segments": self.flow.segments(),
+            "last_segment": self.cold.last,
         }
         if self.dml is not None:
             self.dml.roll(checkpoint)
@@ -512,7 +520,8 @@ class Driver:
             for outbox in outboxes:
                 outbox.sync(capture.id)
             self.store.write(capture)
-        self.cold.collect(self.store.segments() if self.store is not None else ())
+        capture.keep(capture.id)
+        self.cold.collect(self.store.segments() | self.pinned() if self.store is not None else ())
         with self._lock:
             for outbox in outboxes:
                 outbox.durable(capture.id)
@@ -526,8 +535,30 @@ class Driver:
                     job.bootstrap = None
             self._in_flight = None
             self._changed.notify_all()
-        if self.dml is not None:
-            self.dml.prune(capture.id - 1)
+        if self.dml is not None and self.store is not None:
+            self.dml.prune(self.store.oldest())
+
+    def savepoint(self, keep: Callable[[int], None]) -> None:
+        """Take a checkpoint and have `keep` keep it before a later one can make anything of it go.
+
+        Raises:
+            Exception: what `keep` raised.
+        """
+        failed: list[Exception] = []
+
+        def kept(checkpoint: int) -> None:
+            try:
+                keep(checkpoint)
+            except Exception as error:  # noqa: BLE001 - the caller's, not the driver's
+                failed.append(error)
+
+        with self.boundary():
+            self.wait(lambda: self._in_flight is None, None)
+            self.checkpoint(kept)
+            target = self.checkpoint_id
+        self.wait(lambda: self._in_flight is None or self._in_flight.id > target, None)
+        if failed:
+            raise failed[0]
 
     def checkpoint_now(self, timeout: float | None = None) -> bool:
         """Take a checkpoint and wait until it is durable and every sink has committed it, but those of failed jobs."""

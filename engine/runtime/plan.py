@@ -82,6 +82,8 @@ class OperatorStep(Step):
     """Each row of its one input is dropped, or becomes one row, whatever the others are."""
     build: Build | None = None
     """Set if it arranges the rows of its one input."""
+    keyed: tuple[int, ...] | None = None
+    """Set if it keeps its own output arranged by these columns: a join by them needs no other arrangement."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:

@@ -130,5 +130,6 @@ class Scan:
 
     def close(self) -> None:
         with self._reading:
-            self._closed = True
-            self.reader.close()
+            if not self._closed:
+                self._closed = True
+                self.reader.close()

@@ -4,6 +4,7 @@
     checkpoints/     manifests and state files
     dml/             acknowledged DML since the last checkpoint
     outbox/<sink>/   rows that sinks have not confirmed
+    savepoints/      named checkpoints that are kept
     topics/          the embedded topic log
     warehouse.lock   held by the one owner
     forebay.log      a rotating log
@@ -30,6 +31,7 @@ from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.runtime.checkpoint import CheckpointStore
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.driver import Driver, DriverOptions
+from forebay.engine.runtime.savepoint import Savepoints, safe_name
 from forebay.engine.state.coldstore import ColdStore
 
 declare("catalog.write.before", "catalog.rename.before", "catalog.rename.after")
@@ -72,13 +74,22 @@ class Warehouse:
         store = dml = None
         if path is not None:
             self.files.mkdir(path)
-            self._lock_file = _lock(path)
+            self._lock_file = lock(path)
             self._log_handler = _log_to(path / "forebay.log")
             store = CheckpointStore(path / "checkpoints", self.files)
             dml = DmlLog(path / "dml", self.files)
         cold = ColdStore(None if path is None else path / "cold")
         self.driver = Driver(clock or Clock(), options, store, dml, now_cell or (lambda now: None), cold)
         self.driver.checkpoint_id = self.driver.clock.now() // 1000
+        self.savepoints: Savepoints | None = None
+        if path is not None and store is not None:
+            self.savepoints = Savepoints(path, self.files, store, cold)
+            self.driver.pinned = self.savepoints.segments
+            try:
+                self.savepoints.finish()
+            except BaseException:
+                self.close(final_checkpoint=False)
+                raise
         self.restored = Restored()
 
     def read_checkpoint(self) -> Restored:
@@ -89,6 +100,7 @@ class Warehouse:
         manifest, problems = store.latest()
         if manifest is not None:
             self.driver.checkpoint_id = manifest["id"]
+            self.driver.cold.not_below(manifest.get("last_segment", 0))
             self.restored = Restored(
                 manifest["placements"],
                 manifest.get("parked", []),
@@ -122,7 +134,7 @@ class Warehouse:
 
     def outbox_directory(self, name: str) -> Path | None:
         """Where the outbox of a sink lies."""
-        return None if self.path is None else self.path / "outbox" / _safe(name)
+        return None if self.path is None else self.path / "outbox" / safe_name(name)
 
     def load_catalog(self) -> bytes | None:
         """The saved catalog, or None in a new warehouse."""
@@ -140,6 +152,17 @@ class Warehouse:
         self.files.replace(self.path / "catalog.tmp", self.path / "catalog.json")
         kill_point("catalog.rename.after")
 
+    def above(self) -> int:
+        """A number that no checkpoint of this warehouse exceeds: the next timeline begins after it."""
+        logged = self.driver.dml.newest() if self.driver.dml is not None else 0
+        return max(self.driver.checkpoint_id, self.driver.clock.now() // 1000, logged)
+
+    def stop(self, reason: Exception) -> None:
+        """Stop the driver where it is; whoever waits for it gets the reason."""
+        self.driver.stop(final_checkpoint=False)
+        with self.driver.boundary():
+            self.driver.fatal = reason
+
     def close(self, *, final_checkpoint: bool = True) -> None:
         """Stop the driver and give up the lock."""
         try:
@@ -154,7 +177,12 @@ class Warehouse:
                 self._log_handler.close()
 
 
-def _lock(path: Path) -> IO[str]:
+def lock(path: Path) -> IO[str]:
+    """The file whose being open is the ownership of the warehouse.
+
+    Raises:
+        WarehouseLockedError: another process has it.
+    """
     file = open(path / "warehouse.lock", "a+")  # noqa: SIM115 - held until close
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,7 +208,3 @@ def _log_to(path: Path) -> logging.Handler:
         log.setLevel(logging.INFO)
         log.propagate = False
     return handler
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02x}" for c in name)

@@ -46,6 +46,7 @@ PAIRS = 1 << 16
 _FOREVER = 2**62
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
+_NONE = np.zeros(0, np.int64)
 _PART = b"part"
 _NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
@@ -561,7 +562,7 @@ class Arrangement:
         """One step of sealing and one of merging, between epochs; False when there is nothing to do."""
         if self._cold is None:
             return False
-        merging = self._cold.maintain()
+        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
         if self._sealing is None:
             return merging
         self._seal_slice(self._sealing, self._cold)

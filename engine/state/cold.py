@@ -35,6 +35,7 @@ _SLICE = 1 << 17
 _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
+_NONE = np.zeros(0, np.int64)
 
 
 class Deaths:
@@ -104,14 +105,14 @@ class ColdRows:
         """A segment that was built is part of these rows from now on."""
         self.segments[segment.number] = segment
 
-    def maintain(self) -> bool:
-        """One step of merging; False when there is nothing to merge."""
+    def maintain(self, held: Ids = _NONE) -> bool:
+        """One step of merging; False when there is nothing to merge. Of the dead rows only `held` ids are kept."""
         if self._merge is None:
             inputs = self._to_merge()
             if not inputs:
                 return False
             self._merge = _Merge(self, inputs)
-        merged = self._merge.step()
+        merged = self._merge.step(held)
         if merged is not None:
             for segment in self._merge.inputs:
                 del self.segments[segment.number]
@@ -233,11 +234,11 @@ class _Merge:
         self._done = 0
         self._builder = Builder(owner.schema, owner.store, total)
 
-    def step(self) -> Segment | None:
-        """Merge one slice; the new segment after the last."""
+    def step(self, held: Ids) -> Segment | None:
+        """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
         low = (self._done << 64) // self._slices
         high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
-        parts = [part for s in self.inputs for part in self._slice(s, low, high)]
+        parts = [part for s in self.inputs for part in self._slice(s, low, high, held)]
         self._done += 1
         if parts:
             hashes = np.concatenate([p[1] for p in parts])
@@ -246,8 +247,10 @@ class _Merge:
             self._builder.add(rows, hashes[order], np.concatenate([p[2] for p in parts])[order])
         return self._builder.finish() if high is None else None
 
-    def _slice(self, segment: Segment, low: int, high: int | None) -> Iterator[tuple[pa.RecordBatch, Hashes, Ids]]:
-        """The live rows of a segment with hashes from `low` to below `high`."""
+    def _slice(
+        self, segment: Segment, low: int, high: int | None, held: Ids
+    ) -> Iterator[tuple[pa.RecordBatch, Hashes, Ids]]:
+        """The rows of a segment with hashes from `low` to below `high` that are alive or held."""
         owner, blocks = self._owner, segment.blocks_between(low, high)
         for at in range(0, blocks.shape[0], segment.step):
             rows = segment.rows_of(blocks[at : at + segment.step])
@@ -258,7 +261,8 @@ class _Merge:
                 if high is not None:
                     keep &= hashes < np.uint64(high)
                 ids = gather_column(addresses, places, 0, pa.int64()).to_numpy()
-                keep &= ~owner.dead.test(ids)
+                dead = owner.dead.test(ids)
+                keep &= ~dead | np.isin(ids, held) if held.shape[0] else ~dead
                 kept = np.flatnonzero(keep)
                 if kept.shape[0]:
                     columns = list(range(len(owner.schema)))

@@ -159,6 +159,29 @@ class ColdStore:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
+    # -- files --------------------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """The highest number that a segment has had."""
+        return self._next
+
+    def not_below(self, number: int) -> None:
+        """New segments get higher numbers than this: an old copy of the state may have segments up to it."""
+        self._next = max(self._next, number)
+
+    def tables(self, segments: Collection[int]) -> list[tuple[int, Path]]:
+        """(segment, table file) of all files that hold these segments. A file has blocks of one segment and is never changed."""
+        if not segments:
+            return []
+        live = [(int.from_bytes(f["start_key"][:8], "big"), f["name"].lstrip("/")) for f in self._open().live_files()]
+        return sorted((segment, self.directory / name) for segment, name in live if segment in segments)
+
+    def ingest(self, paths: Sequence[Path]) -> None:
+        """Take in table files that `tables` gave elsewhere; they are moved."""
+        if paths:
+            _ingest(self._open(), paths)
+
     # -- RocksDB ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Any:
@@ -169,7 +192,7 @@ class ColdStore:
             for left in self.directory.glob("*.segment"):  # written, but not ingested when the process died
                 left.unlink()
             self._db = Rdict(str(self.directory), options())
-            self._next = max(self.segments(), default=0)
+            self._next = max(self._next, *self.segments(), 0)
         return self._db
 
     def _footers(self) -> Iterator[bytes]:
@@ -230,11 +253,7 @@ class SegmentWriter:
         self._store.written += len(footer)
         self._open_file.finish()
         kill_point("cold.ingest.before")
-        from rocksdict import IngestExternalFileOptions
-
-        how = IngestExternalFileOptions()
-        how.set_move_files(True)
-        self._db.ingest_external_file([str(f) for f in self._files], how)
+        _ingest(self._db, self._files)
         kill_point("cold.ingest.after")
 
     def abandon(self) -> None:
@@ -256,6 +275,14 @@ class SegmentWriter:
             self._files.append(path)
             self._in_file = 0
         return self._open_file
+
+
+def _ingest(db: Any, paths: Sequence[Path]) -> None:
+    from rocksdict import IngestExternalFileOptions
+
+    how = IngestExternalFileOptions()
+    how.set_move_files(True)
+    db.ingest_external_file([str(p) for p in paths], how)
 
 
 def options() -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `forebay sql`, `run`, `jobs`, `demo`. The engine is loaded by the commands that need it, not by --help."""
+"""The command line: `forebay sql`, `run`, `jobs`, `restore`, `demo`. The engine is loaded by the commands that need it, not by --help."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 _EXAMPLES = """examples:
@@ -13,6 +14,7 @@ _EXAMPLES = """examples:
   forebay sql shop -c "SELECT * FROM t"    one statement in the warehouse 'shop'
   forebay run jobs.sql shop                run the jobs of a script until they end, or until Ctrl-C
   forebay jobs shop                        what runs there, how fast, how far behind
+  forebay restore shop monday              back to the savepoint 'monday'
   forebay demo                             from a binlog to served metrics in a minute
 """
 
@@ -44,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs.add_argument("warehouse", help="directory")
 
+    restore = commands.add_parser("restore", help="take a warehouse that is not open back to a savepoint")
+    restore.add_argument("warehouse", help="directory; with --from, one that does not exist yet")
+    restore.add_argument("savepoint", help="its name")
+    restore.add_argument("--from", dest="location", metavar="URI", help="make the warehouse from the copy there")
+
     demo = commands.add_parser("demo", help="a food-delivery warehouse, from its binlog to served metrics")
     demo.add_argument("--orders", type=int, default=60_000, help="how many orders to place (default: 60000)")
     demo.add_argument("--keep", metavar="DIR", help="keep the warehouse here")
@@ -70,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from forebay.cli.run import show_jobs
 
                 return show_jobs(args.warehouse)
+            case "restore":
+                from forebay.saving import restore
+
+                restore(Path(args.warehouse), args.savepoint, args.location)
+                print(f"savepoint {args.savepoint} restored")
+                return 0
         from forebay.cli.demo import demo
 
         return demo(args.orders, args.keep)

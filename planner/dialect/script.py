@@ -24,6 +24,7 @@ SHOWN = (
     "SCHEMA CHANGES",
     "UNKNOWN FIELDS",
     "DEAD LETTERS",
+    "SAVEPOINTS",
     "FUNCTIONS",
     "TABLES",
     "STATE",
@@ -34,11 +35,11 @@ SHOWN = (
     "CREATE VIEW",
     "COLUMNS",
 )
-_CREATED = ("TABLE", "VIEW", "MATERIALIZED", "TEMPORARY", "OR", "FUNCTION")
+_CREATED = ("TABLE", "VIEW", "MATERIALIZED", "TEMPORARY", "OR", "FUNCTION", "SAVEPOINT")
 _AFTER_NO_COMMA = frozenset((TokenType.COMMA, TokenType.R_PAREN, TokenType.FROM, TokenType.SEMICOLON))
 _WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
 _STARTS = ("SELECT", "WITH", "VALUES", "CREATE", "DROP", "ALTER", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "SHOW")
-_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME")
+_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME", "RESTORE")
 
 
 def parse(script: str) -> list[st.Statement]:
@@ -180,6 +181,11 @@ class _Reader:
             parts.append(self._part())
         return ".".join(parts)
 
+    def quoted_or_name(self) -> str:
+        """A name, as an identifier or as a string."""
+        token = self.parser._curr
+        return self.text() if token and token.token_type == TokenType.STRING else self.name()
+
     def _part(self) -> str:
         if not self.parser._curr or self.parser._curr.token_type in (TokenType.STRING, TokenType.L_PAREN):
             raise self.fail("expected a name")
@@ -248,6 +254,8 @@ class _Reader:
             close = nearest(kind, _CREATED)
             hint = f"did you mean CREATE {close}?" if close else f"CREATE {', '.join(_CREATED)}"
             raise self.refuse("this CREATE statement is not supported", hint=hint)
+        if kind == "SAVEPOINT":
+            return self._create_savepoint()
         start_of_query = self._query_start()
         parsed = self.guarded(self.parser._parse_statement)
         if not isinstance(parsed, exp.Create):
@@ -258,6 +266,16 @@ class _Reader:
             except SqlError as error:
                 raise self.named(error, error.message.split("'")[1::2] or error.message.split()[1:2]) from None
         return self._create_view(parsed, start_of_query)
+
+    def _create_savepoint(self) -> st.CreateSavepoint:
+        self.need("CREATE", "SAVEPOINT")
+        name = self.quoted_or_name()
+        location = self.text() if self.take("TO") else None
+        return st.CreateSavepoint(name=name, location=location, **self.place)
+
+    def _restore(self) -> st.RestoreSavepoint:
+        self.need("RESTORE", "SAVEPOINT")
+        return st.RestoreSavepoint(name=self.quoted_or_name(), **self.place)
 
     def _query_start(self) -> Token | None:
         """The first token after the AS that a view's query follows."""
@@ -299,11 +317,11 @@ class _Reader:
     def _drop(self) -> st.Drop:
         self.need("DROP")
         self.take("TEMPORARY")
-        for kind in ("MATERIALIZED VIEW", "TABLE", "VIEW", "JOB", "FUNCTION"):
+        for kind in ("MATERIALIZED VIEW", "TABLE", "VIEW", "JOB", "FUNCTION", "SAVEPOINT"):
             if self.take(*kind.split()):
                 exists = self.take("IF", "EXISTS")
-                return st.Drop(kind=kind, name=self.name(), if_exists=exists, **self.place)
-        raise self.fail("expected TABLE, VIEW, MATERIALIZED VIEW, JOB or FUNCTION after DROP")
+                return st.Drop(kind=kind, name=self.quoted_or_name(), if_exists=exists, **self.place)
+        raise self.fail("expected TABLE, VIEW, MATERIALIZED VIEW, JOB, FUNCTION or SAVEPOINT after DROP")
 
     def _alter(self) -> st.AlterTable:
         self.need("ALTER", "TABLE")
@@ -452,9 +470,7 @@ class _Reader:
         action = self.word()
         self.parser._advance()
         self.need("JOB")
-        token = self.parser._curr
-        quoted = token and token.token_type == TokenType.STRING
-        return st.ControlJob(action=action, name=self.text() if quoted else self.name(), **self.place)
+        return st.ControlJob(action=action, name=self.quoted_or_name(), **self.place)
 
     _READERS: dict[str, Callable[[_Reader], st.Statement]] = {  # noqa: RUF012 - a constant table
         "CREATE": _create,
@@ -473,4 +489,5 @@ class _Reader:
         "RESET": _reset,
         "STOP": _control,
         "RESUME": _control,
+        "RESTORE": _restore,
     }

@@ -48,6 +48,10 @@ class LossyFiles(MemoryFiles):
         self._synced[target] = self._synced.pop(source, 0)
         self.sync_dir(target.parent)
 
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        self._synced[target] = self._synced.get(source, 0)
+
     def mkdir(self, path: Path) -> None:
         super().mkdir(path)
         self._named.update((path, *path.parents))

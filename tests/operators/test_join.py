@@ -18,6 +18,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Turn
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
+from forebay.engine.operators.lens import Lens
 from forebay.engine.state.arrangement import Arrangement
 
 KINDS = ["inner", "left", "right", "full", "left semi", "left anti", "right semi", "right anti", "left mark"]
@@ -137,9 +138,13 @@ def same_key(keys: tuple[int, ...], nulls: bool) -> Callable[[Row, Row], bool]:
     return lambda l, r: all((nulls or l[k] is not None) and l[k] == r[k] for k in keys)
 
 
-def lens(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None]:
+def lens(schema: pa.Schema) -> Lens:
     """A job's filter and projection: v <> 1, and the columns the other way round."""
-    return rows.select([1, 0]), pc.not_equal(rows.column(1), 1).to_numpy(zero_copy_only=False)
+
+    def show(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray[Any, Any] | None]:
+        return rows.select([1, 0]), pc.not_equal(rows.column(1), 1).to_numpy(zero_copy_only=False)
+
+    return Lens((0, 1), pa.schema([schema[1], schema[0]]), show, filters=True)
 
 
 def through_lens(rows: Counter[Row]) -> Counter[Row]:
@@ -166,8 +171,8 @@ def run_with_lens(kind: str, maker: str, seed: int, lenses: tuple[bool, bool], r
         keys,
         output_schema(kind, *shown),
         residual=condition if residual else None,
-        left_lens=lens if lenses[0] else None,
-        right_lens=lens if lenses[1] else None,
+        left_lens=lens(schema) if lenses[0] else None,
+        right_lens=lens(schema) if lenses[1] else None,
     )
     sides = [ArrangeOperator(Arrangement(schema, keys)) for _ in worlds]
     join = JoinOperator(spec, sides[0].arrangement, sides[1].arrangement)
@@ -340,7 +345,7 @@ def test_not_in(filtered: bool) -> None:
             World(rng, lambda r: (r.choice([None, 1, 2, 2, 3]), r.randrange(2) if filtered else 0), schema),
         ]
         sides = [ArrangeOperator(Arrangement(schema, keys)) for _ in worlds]
-        spec = JoinSpec("left anti", keys, keys, schema, null_aware=True, right_lens=lens if filtered else None)
+        spec = JoinSpec("left anti", keys, keys, schema, null_aware=True, right_lens=lens(schema) if filtered else None)
         join = JoinOperator(spec, *(s.arrangement for s in sides))
         got: Counter[Row] = Counter()
         for epoch in range(1, 60):

@@ -51,6 +51,12 @@ class TinyCatalog:
     def relation_names(self) -> Iterable[str]:
         return self._relations
 
+    def stored(self, table: str, options: tuple[tuple[str, str], ...]) -> None:
+        return None
+
+    def computed(self, table: str, name: str, schema: pa.Schema) -> None:
+        return None
+
 
 def table_rows(rows: int, seed: int) -> pa.Table:
     """Random rows of SCHEMA with NULLs and duplicates in every nullable column."""

@@ -63,8 +63,13 @@ ELSEWHERE = (
     "topiclog.compact.",
     "filesink.success.",
     "filesink.rename.",
+    "savepoint.",
+    "restore.stage.",
+    "restore.fetch.",
+    "restore.journal.",
+    "restore.finish.",
 )
-"""Places that no run, or hardly one, comes by; the tests of their connectors go through each of them."""
+"""Places that no run, or hardly one, comes by; the tests of their connectors and of savepoints go through each of them."""
 PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
 KEYS, SHOPS = 12, 4
 Row = tuple[Any, ...]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forebay.engine.errors import StateError
@@ -111,6 +111,11 @@ def follow(
     steps=st.lists(st.tuples(deltas, st.sampled_from(CARE)), min_size=1, max_size=9),
     nulls_match=st.booleans(),
     held=st.integers(0, 6),
+)
+@example(  # a row that died is merged away, which the reader of an older epoch still sees
+    steps=[([((None, None), 1)], "seal"), ([((3, "r"), 1)], "step"), ([], "seal"), ([((3, "r"), -1)], "settle")],
+    nulls_match=False,
+    held=0,
 )
 def test_probes_see_their_epoch(steps: list[tuple[list[tuple[Row, int]], str]], nulls_match: bool, held: int) -> None:
     store = ColdStore(None)
