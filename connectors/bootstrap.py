@@ -30,10 +30,16 @@ from forebay.engine.runtime.watermark import to_micros
 PREFIX = "bootstrap."
 HISTORY_PATH = Option("bootstrap.path", "file or directory of the history: a local path or a URI")
 HISTORY_FORMAT = Option("bootstrap.format", "format of these files", "parquet")
-PARTITION_KEYS = Option("bootstrap.partition-keys", "names in its directories, as in 'dt=2026-10-01/'; ';' between several")
-UNTIL = Option("bootstrap.until", "the history ends and the stream begins here: 'yyyy-MM-dd HH:mm:ss', UTC unless it says else")
+PARTITION_KEYS = Option(
+    "bootstrap.partition-keys", "names in its directories, as in 'dt=2026-10-01/'; ';' between several"
+)
+UNTIL = Option(
+    "bootstrap.until", "the history ends and the stream begins here: 'yyyy-MM-dd HH:mm:ss', UTC unless it says else"
+)
 VERSION = Option("bootstrap.version", "column that says which of two rows of a primary key is newer")
-TIME_COLUMN = Option("bootstrap.time-column", "without a primary key: rows before 'bootstrap.until' are history by this column")
+TIME_COLUMN = Option(
+    "bootstrap.time-column", "without a primary key: rows before 'bootstrap.until' are history by this column"
+)
 MODE = Option(
     "bootstrap.mode",
     "whether sinks get results of the history ('replay') or only what comes after it ('state-only')",
@@ -41,7 +47,9 @@ MODE = Option(
     choices=("state-only", "replay"),
 )
 FAIL_ON_GAP = Option(
-    "bootstrap.fail-on-gap", "whether to stop if the stream no longer holds all records from 'bootstrap.until' on", "true"
+    "bootstrap.fail-on-gap",
+    "whether to stop if the stream no longer holds all records from 'bootstrap.until' on",
+    "true",
 )
 OPTIONS = (HISTORY_PATH, HISTORY_FORMAT, PARTITION_KEYS, UNTIL, VERSION, TIME_COLUMN, MODE, FAIL_ON_GAP)
 _HISTORY = "history:"
@@ -93,11 +101,14 @@ def bootstrap_of(spec: TableSpec, time_column: str | None) -> Bootstrap | None:
     until = _micros(spec.options[UNTIL.name])
     version = _column(spec, VERSION)
     if version is not None and not spec.primary_key:
-        raise OptionError(f"option '{VERSION.name}' is for tables with a PRIMARY KEY", hint=f"or set '{TIME_COLUMN.name}'")
+        raise OptionError(
+            f"option '{VERSION.name}' is for tables with a PRIMARY KEY", hint=f"or set '{TIME_COLUMN.name}'"
+        )
     explicit = _column(spec, TIME_COLUMN)
     if explicit is not None and spec.primary_key:
         raise OptionError(
-            f"option '{TIME_COLUMN.name}' is for tables without a PRIMARY KEY", hint=f"rows of a key have '{VERSION.name}'"
+            f"option '{TIME_COLUMN.name}' is for tables without a PRIMARY KEY",
+            hint=f"rows of a key have '{VERSION.name}'",
         )
     column = explicit or (None if spec.primary_key else time_column)
     kinds = {c.name: c.type for c in spec.columns}
@@ -342,7 +353,9 @@ def refuse_gap(table: str, bootstrap: Bootstrap, beginnings: Mapping[str, int | 
     late = {n: t for n, t in beginnings.items() if t is None or t * 1000 > bootstrap.until}
     if not late or not bootstrap.fail_on_gap:
         return
-    detail = "; ".join(f"{n}: {'no record is left' if t is None else f'begins at {_text(t * 1000)}'}" for n, t in late.items())
+    detail = "; ".join(
+        f"{n}: {'no record is left' if t is None else f'begins at {_text(t * 1000)}'}" for n, t in late.items()
+    )
     raise ConnectorError(
         f"between the history of {table} and its stream there is a gap",
         retryable=False,

@@ -219,7 +219,7 @@ class Source(ABC):
         """Open at `positions` (a checkpoint's), or where the startup options say when None."""
 
     def beginnings(self) -> Mapping[str, int | None]:
-        """Splits whose first records are no longer kept: the timestamp (ms since 1970) of the first that is, or None if none is."""
+        """Splits that have lost their first records: the timestamp (ms since 1970) of the first that is left, None if none is."""
         return {}
 
 

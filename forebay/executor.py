@@ -721,7 +721,9 @@ class Executor:
             return not job.alive, job.error
 
         stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]), over)
-        names.append(self._run_aside(node, self._lowering(node, replay=True), lambda: StreamOutlet(stream.deliver, stream.end)))
+        names.append(
+            self._run_aside(node, self._lowering(node, replay=True), lambda: StreamOutlet(stream.deliver, stream.end))
+        )
         return stream
 
     def lookup(self, relation: str, key: Any) -> dict[str, Any] | None:

@@ -25,9 +25,9 @@ from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpe
 from forebay.engine.operators.lens import Lens, Showing
 from forebay.engine.operators.normalize import NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
-from forebay.engine.operators.table import KeyedTableOperator
 from forebay.engine.operators.rank import RankOperator, RankSpec
 from forebay.engine.operators.remember import RememberOperator
+from forebay.engine.operators.table import KeyedTableOperator
 from forebay.engine.operators.unnest import UnnestOperator
 from forebay.engine.operators.window import WindowAggregateOperator, WindowTableOperator, WindowTableSpec
 from forebay.engine.runtime.memory import MemorySource
@@ -394,9 +394,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return ArrangeOperator(Arrangement(node.schema, key, identity))
 
-        step = self._operator(
-            node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build()
-        )
+        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build())
         self._steps[fingerprint(node) + tag] = step
         return step
 

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from forebay.connectors import options as read
 from forebay.connectors.kafka import options as o
 from forebay.connectors.kafka.errors import LOG, ask, failure, refused
-from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, watermarks
+from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, first_time, watermarks
 from forebay.connectors.kafka.transactions import committed
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.options import specific_offsets, topics_of

@@ -16,7 +16,7 @@ from forebay.engine.consolidate import group_rows, same_rows
 from forebay.engine.operators.base import Turn
 from forebay.engine.operators.join import ArrangeOperator, Places
 from forebay.engine.state.arrangement import Arrangement
-from forebay.engine.state.arrays import is_null, rank_of
+from forebay.engine.state.arrays import rank_of
 from forebay.kernels.newest import newest_write
 
 
@@ -83,7 +83,7 @@ class KeyedTableOperator(TableOperator):
         keys = writes.rows.take(pa.array(first))
         places, old = self._stored(keys, epoch)
         versions = pa.concat_arrays([writes.rows.column(self._version), old.column(self._version)])
-        ranks = np.where(is_null(versions), -1, rank_of(versions))
+        ranks = rank_of(versions) - 1
         held = np.full(first.shape[0], -2, np.int64)
         held[places] = ranks[writes.num_rows :]
         last = np.full(first.shape[0], -1, np.int64)

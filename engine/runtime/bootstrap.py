@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,6 @@ declare("bootstrap.manifest.before", "bootstrap.manifest.after", "bootstrap.read
 class Progress:
     """How far a bootstrap is."""
 
-    what: str
-    """The step under way."""
     rows: int
     """Rows read from histories so far."""
     total: int | None
@@ -62,7 +60,7 @@ class Progress:
     seconds: float
     """Since this process began with it."""
     rate: float
-    """Rows read a second, over this process's time."""
+    """Rows read a second, in this process."""
 
     @property
     def eta(self) -> float | None:
@@ -70,112 +68,108 @@ class Progress:
         return self.seconds / self.fraction * (1 - self.fraction) if 0.01 < self.fraction and self.seconds else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Workshop:
-    """Where and with what a bootstrap works."""
+    """Where builds are made, each once, whichever jobs need it."""
 
-    directory: Path
+    root: Path | None
+    """The warehouse's directory; None: the cold store's temporary one."""
     files: Files
     cold: ColdStore
     clock: Clock
     note: Callable[[str, Fetched], None]
     """Told what histories give besides rows, by table."""
+    builds: dict[str, Build] = field(default_factory=dict)
+    """By name: those under way and those that no job has taken yet."""
+
+    @property
+    def directory(self) -> Path:
+        """Where each build has a directory."""
+        return (self.root or self.cold.directory) / "bootstrap"
 
     def sweep(self, needed: Collection[str]) -> None:
-        """Remove the directories of builds but these."""
+        """Remove the directories of builds but these, which an earlier process has left."""
         for name in self.files.list(self.directory):
             if name not in needed:
-                shutil.rmtree(self.directory / name, ignore_errors=True)
+                self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove the directory of a build."""
+        kill_point("bootstrap.drop.before")
+        shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop; another process may go on from what was saved."""
+        for build in self.builds.values():
+            build.close()
+        self.builds.clear()
 
 
 class Bootstrap:
-    """The builds of one job, done step by step."""
+    """What one job needs."""
 
     def __init__(self, job: str, plan: JobPlan, shop: Workshop) -> None:
         self.job = job
         self.plan = plan
-        self.built: dict[str, Operator] = {}
-        """By path: arrangements that are finished."""
         self._shop = shop
-        self._builds: list[_Build] = []
-        self._current: _Build | None = None
+        self._taken: list[str] = []
         self._started = shop.clock.monotonic()
 
-    def ready(self, running: Callable[[Step], bool]) -> bool:
-        """Whether nothing is left to be built, where `running` says what other jobs have; else begins the next build."""
-        if self._current is None:
-            step = next(self._missing(running), None)
-            if step is None:
-                kill_point("bootstrap.ready")
-                return True
-            self._current = _Build(self, step, self._shop)
-            self._builds.append(self._current)
-        return False
+    def names(self) -> dict[str, OperatorStep]:
+        """The steps that may be built in bulk, by the names of their builds, inputs first."""
+        steps = [s for s in self.plan.steps() if isinstance(s, OperatorStep) and s.build is not None]
+        return {_name(self.job, s): s for s in steps}
 
-    def work(self) -> bool:
-        """A slice of the build under way; False when it is done."""
-        if self._current is not None and self._current.step():
-            return True
-        if self._current is not None:
-            self.built[self._current.goal.path] = self._current.operator
-        self._current = None
-        return False
-
-    def check(self) -> None:
-        """Raise if a stream has lost what came after its history.
-
-        Raises:
-            ConnectorError: saying what is missing.
-        """
-        check(self.plan)
-
-    def _missing(self, running: Callable[[Step], bool]) -> Iterator[OperatorStep]:
-        """What can be built in bulk and is not there, inputs first."""
+    def next(self, running: Callable[[Step], bool]) -> Build | None:
+        """A build that is not done, begun if need be; None if none is left. `running` says what other jobs have."""
         there: set[str] = set()
         for step in self.plan.steps():
             if running(step):
                 there |= set(within(step))
-        for step in self.plan.steps():
-            if isinstance(step, OperatorStep) and step.build and step.path not in there | self.built.keys():
-                root = root_of(step.sources[0])
-                if isinstance(root, ScanStep) and root.history is not None and root.path not in there:
-                    yield step
-                elif root.path in self.built:
-                    yield step
+        builds = self._shop.builds
+        for name, step in self.names().items():
+            root = root_of(step.sources[0])
+            below = builds.get(_name(self.job, root))
+            history = isinstance(root, ScanStep) and root.history is not None
+            if step.path in there or root.path in there or not (history or below is not None):
+                continue
+            if name not in builds:
+                builds[name] = Build(name, step, None if history or below is None else below.operator, self._shop)
+            if not builds[name].done:
+                return builds[name]
+        return None
+
+    def take(self) -> dict[str, Operator]:
+        """The operators that were built, by path: the job has them from now on."""
+        mine = {name: step for name, step in self.names().items() if name in self._shop.builds}
+        self._taken = list(mine)
+        kill_point("bootstrap.ready")
+        return {step.path: self._shop.builds.pop(name).operator for name, step in mine.items()}
 
     def progress(self) -> Progress:
         """How far it is; builds that have not begun count nothing."""
         seconds = self._shop.clock.monotonic() - self._started
-        rows = sum(b.rows for b in self._builds)
-        fresh = sum(b.rows - b.resumed for b in self._builds)
-        totals = [b.total for b in self._builds]
+        builds = [self._shop.builds[name] for name in self.names() if name in self._shop.builds]
+        totals = [b.total for b in builds]
         total = None if None in totals else sum(t for t in totals if t is not None)
-        fraction = sum(b.fraction() for b in self._builds) / max(len(self._builds), 1)
-        what = self._current.goal.label if self._current is not None else "waiting"
-        return Progress(what, rows, total, fraction, seconds, fresh / seconds if seconds > 0 else 0.0)
+        fraction = sum(b.fraction() for b in builds) / max(len(builds), 1)
+        fresh = sum(b.rows - b.resumed for b in builds)
+        return Progress(sum(b.rows for b in builds), total, fraction, seconds, fresh / seconds if seconds > 0 else 0.0)
 
-    def abandon(self, *, attached: bool) -> None:
-        """The job is dropped; unless it was `attached` what was built goes with it."""
-        for build in self._builds:
-            build.abandon()
-            if not attached:
+    def durable(self) -> None:
+        """A checkpoint has the job: what it would go on from may go."""
+        for name in self._taken:
+            self._shop.remove(name)
+
+    def abandon(self, needed: Collection[str]) -> None:
+        """The job is dropped: its builds go, but those that others need (by name)."""
+        self.durable()
+        for name in self.names().keys() - set(needed):
+            build = self._shop.builds.pop(name, None)
+            if build is not None:
+                build.abandon()
                 build.operator.arrangement.close()
-        self.clean()
-
-    def close(self) -> None:
-        """Stop; another bootstrap of the job may go on from what was saved."""
-        for build in self._builds:
-            build.close()
-
-    def clean(self) -> None:
-        """Remove the directories: a checkpoint has what was built."""
-        kill_point("bootstrap.drop.before")
-        for build in self._builds:
-            shutil.rmtree(build.directory, ignore_errors=True)
-
-    def directories(self) -> list[str]:
-        """Names of the directories that this bootstrap has, or may go on from."""
-        return [_name(self.job, step) for step in self.plan.steps() if isinstance(step, OperatorStep) and step.build]
+            self._shop.remove(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,23 +209,24 @@ def _from_rows(operator: ArrangeOperator) -> _Input:
     return _Input(read, dict, lambda: None, operator.arrangement.rows())
 
 
-class _Build:
+class Build:
     """One arrangement under construction."""
 
-    def __init__(self, owner: Bootstrap, goal: OperatorStep, shop: Workshop) -> None:
+    def __init__(self, name: str, goal: OperatorStep, below: ArrangeOperator | None, shop: Workshop) -> None:
+        """`below`: where the rows come from if not from a history."""
         made = goal.make([None])
         if not isinstance(made, ArrangeOperator) or goal.build is None:
             raise InternalError(f"{goal.label} is no arrangement")
         made.arrangement.use(shop.cold)
         self.goal = goal
         self.operator = made
-        self.directory = shop.directory / _name(owner.job, goal)
+        self.done = False
+        self.directory = shop.directory / name
         self._shop = shop
         self._chain = [step.make([None]) for step in chain_of(goal.sources[0])]
-        root = root_of(goal.sources[0])
-        saved = self._saved(isinstance(root, ScanStep))
+        saved = self._saved(below is None)
         self._reading = not saved.get("read", False)
-        self._input = self._begin(owner, root, saved)
+        self._input = self._begin(below, saved)
         self.total: int | None = saved["total"] if saved else self._input.expected
         self._bulk = BulkBuild(
             made.arrangement,
@@ -246,14 +241,14 @@ class _Build:
         """Rows read."""
         self._parts = self._bulk.parts
 
-    def _begin(self, owner: Bootstrap, root: Step, saved: Mapping[str, Any]) -> _Input:
+    def _begin(self, below: ArrangeOperator | None, saved: Mapping[str, Any]) -> _Input:
         if not self._reading:
             return _Input(lambda: None, dict, lambda: None, 0)
-        if isinstance(root, ScanStep):
-            return _from_files(root, saved.get("positions"), self._shop)
-        below = owner.built[root.path]
-        assert isinstance(below, ArrangeOperator)
-        return _from_rows(below)
+        if below is not None:
+            return _from_rows(below)
+        root = root_of(self.goal.sources[0])
+        assert isinstance(root, ScanStep)
+        return _from_files(root, saved.get("positions"), self._shop)
 
     def step(self) -> bool:
         """Read and spill some rows, or write a range; False when the arrangement is whole."""
@@ -266,6 +261,7 @@ class _Build:
             self._save()
         if not more:
             self._bulk.forget_runs()
+            self.done = True
         return more
 
     def _read(self) -> None:

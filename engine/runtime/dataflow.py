@@ -234,7 +234,7 @@ class Dataflow:
 
     def _insert(self, node: Node) -> None:
         for state in node.states().values():
-            if self.cold is not None and isinstance(state, Arrangement):
+            if self.cold is not None and isinstance(state, Arrangement) and not node.complete:
                 state.use(self.cold)
         self.nodes[node.id] = node
         self.order.append(node)

@@ -20,6 +20,7 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
+from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
@@ -78,6 +79,8 @@ class Driver:
         self.cold = cold or ColdStore(None)
         self.flow = Dataflow(self.cold)
         self.budget = Budget(self.cold)
+        root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
+        self.shop = Workshop(root, files, self.cold, clock, self._note_of)
         self.clock = clock
         self.options = options
         self.store = store
@@ -142,7 +145,7 @@ class Driver:
             job = Job(name, started=self._tick())
             if placement is None and must_wait(plan, flow):
                 job.status = Status.BOOTSTRAPPING
-                job.bootstrap = Bootstrap(name, plan, self._workshop())
+                job.bootstrap = Bootstrap(name, plan, self.shop)
                 self.jobs[name] = job
                 return job
             self._attach(job, plan, placement=placement, positions=positions, initial=initial)
@@ -162,46 +165,56 @@ class Driver:
 
     # -- bootstraps ---------------------------------------------------------------------------------------------
 
-    def _workshop(self) -> Workshop:
-        root = self.store.directory.parent if self.store is not None else self.cold.directory
-        files = self.store.files if self.store is not None else Files()
-        return Workshop(root / "bootstrap", files, self.cold, self.clock, self._note_of)
-
     def _bootstrap(self) -> bool:
-        """A slice of the first bootstrap that can go on; False if there is none."""
-        for job in self.jobs.values():
-            if job.status is Status.BOOTSTRAPPING and job.bootstrap is not None:
-                try:
-                    if self._advance(job, job.bootstrap):
-                        return True
-                except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
-                    job.bootstrap.close()
-                    job.bootstrap = Bootstrap(job.name, job.bootstrap.plan, self._workshop())
-                    if isinstance(error, ConnectorError) and not error.retryable:
-                        self._give_up(job, error)
-                    else:
-                        self._note_failures({job.name: error})
-        return False
+        """A slice of the builds that jobs wait for; when all are there the jobs are attached, at one boundary.
 
-    def _advance(self, job: Job, bootstrap: Bootstrap) -> bool:
-        if not relations_there(bootstrap.plan, self.flow):
+        So jobs that were made together all see the stream from where their histories end.
+        """
+        waiting = [(j, j.bootstrap) for j in self.jobs.values() if j.status is Status.BOOTSTRAPPING and j.bootstrap]
+        deadline = self.clock.monotonic() + self.options.latency
+        for job, bootstrap in waiting:
+            try:
+                build = bootstrap.next(self.flow.running)
+                while build is not None and build.step() and self.clock.monotonic() < deadline and not self._callers:
+                    pass
+            except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+                self._bootstrap_failed(job, error)
+                build = None
+            if build is not None:
+                return True
+        return any([self._attach_built(job, bootstrap) for job, bootstrap in waiting])
+
+    def _attach_built(self, job: Job, bootstrap: Bootstrap) -> bool:
+        if job.status is not Status.BOOTSTRAPPING or not relations_there(bootstrap.plan, self.flow):
             return False
-        if not bootstrap.ready(self.flow.running):
-            deadline = self.clock.monotonic() + self.options.latency
-            while bootstrap.work() and self.clock.monotonic() < deadline and not self._callers:
-                pass
-            return True
-        bootstrap.check()
-        job.status = Status.RUNNING
-        self._attach(job, bootstrap.plan, built=bootstrap.built)
+        try:
+            check_gaps(bootstrap.plan)
+            job.status = Status.RUNNING
+            self._attach(job, bootstrap.plan, built=bootstrap.take())
+        except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+            self._bootstrap_failed(job, error)
         self._changed.notify_all()
         return True
 
+    def _bootstrap_failed(self, job: Job, error: Exception) -> None:
+        """Builds go on from what they have saved, unless trying again cannot help."""
+        self.shop.close()
+        if isinstance(error, ConnectorError) and not error.retryable:
+            self._give_up(job, error)
+        else:
+            self._note_failures({job.name: error})
+
     def forget_bootstraps(self) -> None:
         """Remove what bootstraps of jobs that are gone have left."""
-        workshop = self._workshop()
-        waiting = [j.bootstrap for j in self.jobs.values() if j.bootstrap is not None]
-        workshop.sweep({name for b in waiting for name in b.directories()})
+        self.shop.sweep(self._needed_builds())
+
+    def _needed_builds(self) -> set[str]:
+        return {
+            name
+            for j in self.jobs.values()
+            if j.bootstrap is not None and not j.placement
+            for name in j.bootstrap.names()
+        }
 
     def detach(self, name: str) -> None:
         """Remove a job. Call `checkpoint` before if its sinks shall show everything."""
@@ -210,7 +223,7 @@ class Driver:
             job = self.jobs.pop(name, None)
             if job is not None:
                 if job.bootstrap is not None:
-                    job.bootstrap.abandon(attached=bool(job.placement))
+                    job.bootstrap.abandon(self._needed_builds())
                 job.status = Status.STOPPED
 
     def feed(self, relation: str, batch: Batch, *, log_it: bool = True) -> dict[str, Exception]:
@@ -531,7 +544,7 @@ class Driver:
             self.checkpointed_at = self.clock.now()
             for job in self.jobs.values():
                 if job.bootstrap is not None and job.name in capture.meta["placements"]:
-                    job.bootstrap.clean()
+                    job.bootstrap.durable()
                     job.bootstrap = None
             self._in_flight = None
             self._changed.notify_all()
@@ -668,9 +681,7 @@ class Driver:
             thread.join(timeout)
         self._threads = []
         with self.boundary() as flow:
-            for job in self.jobs.values():
-                if job.bootstrap is not None:
-                    job.bootstrap.close()
+            self.shop.close()
             for node in flow.order:
                 if node.scan is not None:
                     node.scan.close()

@@ -88,9 +88,7 @@ class Initial:
             node.output = []
         self._seal()
 
-    def _process(
-        self, node: Node, inputs: list[list[Batch]], watermarks: tuple[int | None, ...], fed: bool
-    ) -> None:
+    def _process(self, node: Node, inputs: list[list[Batch]], watermarks: tuple[int | None, ...], fed: bool) -> None:
         if node.outlet is not None:
             if not node.state_only:
                 node.outlet.take(inputs[0], watermarks[0], self._flow.epoch)

@@ -110,7 +110,6 @@ class JobPlan:
 
     outputs: tuple[Step, ...] = field(default=())
 
-
     def steps(self) -> Iterator[Step]:
         """Every step once, inputs first."""
         seen: set[str] = set()

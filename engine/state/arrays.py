@@ -244,6 +244,8 @@ def _hash_column(array: pa.Array, out: UInt64s, start: bool) -> None:
 
 
 def rank_of(values: pa.Array) -> npt.NDArray[np.int64]:
-    """int64[n]: equal values have equal ranks, greater ones greater; NULL has the least."""
-    ranks = pc.rank(values, sort_keys="ascending", null_placement="at_start", tiebreaker="dense")
-    return np.asarray(ranks, dtype=np.int64)
+    """int64[n]: equal values have equal ranks from 1 on, greater ones greater; NULL has 0."""
+    ranks = np.array(pc.rank(values, sort_keys="ascending", tiebreaker="dense"), dtype=np.int64)
+    if values.null_count:
+        ranks[is_null(values)] = 0
+    return ranks
