@@ -352,6 +352,8 @@ class Format:
     changelog: Changelog = Changelog.APPEND
     metadata: Mapping[str, pa.DataType] = field(default_factory=dict)
     """Metadata that the format itself can give ('ingestion-timestamp', 'database', ...), as Flink's 'value.' keys."""
+    positional: bool = False
+    """A field is found by its position, so that a decoder needs all of them, not only those that are read."""
 
 
 class Registry:

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.runtime.driver import Driver
-from forebay.engine.state import State
-from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state import Segmented, State
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
@@ -51,7 +50,7 @@ _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 def _tiers(state: State) -> tuple[int | None, ...]:
     """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
-    if not isinstance(state, Arrangement):
+    if not isinstance(state, Segmented):
         return (None, None, None, None)
     segments = state.cold_segments()
     disk = sum(s.nbytes_on_disk for s in segments)

@@ -8,6 +8,7 @@ edited helper in another module, so the cache directory is named by a hash of ev
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import tempfile
@@ -46,11 +47,31 @@ def _cache_dir() -> Path:
 CACHE_DIR = _cache_dir()
 numba.config.CACHE_DIR = str(CACHE_DIR)
 
+_LOG = logging.getLogger("forebay.kernels")
+_cached = {path.name.partition("-")[0] for path in CACHE_DIR.glob("*/*.nbi")}
+"""Kernels that were compiled earlier, as 'module.function'."""
+_told = False
+
+
+def _tell(function: Callable[..., Any]) -> None:
+    """Say why it takes long, once: a first start is silent for seconds otherwise."""
+    global _told
+    module = function.__module__.rpartition(".")[2]
+    if not _told and f"{module}.{function.__qualname__}" not in _cached:
+        _told = True
+        _LOG.info("compiling kernels: some seconds, once on this machine")
+
 
 def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile with the given signature(s): GIL released, cached, unchecked, numpy division."""
     declared = list(signatures) if len(signatures) > 1 else signatures[0]
-    return njit(declared, nogil=True, cache=True, boundscheck=False, error_model="numpy")
+    compiled = njit(declared, nogil=True, cache=True, boundscheck=False, error_model="numpy")
+
+    def compile(function: Callable[..., Any]) -> Any:
+        _tell(function)
+        return compiled(function)
+
+    return compile
 
 
 def inline(function: Callable[..., Any]) -> Any:

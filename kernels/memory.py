@@ -1,8 +1,8 @@
 """Loads, stores, prefetch and copies at raw addresses: the only place where kernels touch memory without an array.
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
-buffers silently: only `engine.state.rows`, `engine.state.index` and `connectors.formats.fragments` may call them, because they
-own every chunk they pass.
+buffers silently: only those may call them that own all they pass: `engine.state.rows`, `engine.state.index` and
+`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages.
 """
 
 from __future__ import annotations
@@ -103,6 +103,32 @@ def fold_multiply(typingctx, a, b):
         return builder.xor(low, high)
 
     return types.uint64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def call_free(typingctx, function, address):
+    """Call the C function `void f(void *)` at an address."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer()])
+        target = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(target, [builder.inttoptr(args[1], _I8.as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_timestamp(typingctx, function, address, kind_out):
+    """Call the C function `int64_t f(void *, int *)` at an address."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _I8.as_pointer()
+        kind = ir.FunctionType(_I64, [pointer, pointer])
+        target = builder.inttoptr(args[0], kind.as_pointer())
+        return builder.call(target, [builder.inttoptr(args[1], pointer), builder.inttoptr(args[2], pointer)])
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -28,7 +28,7 @@ from forebay.connectors.filesystem.options import (
 )
 from forebay.connectors.filesystem.partitions import values_of
 from forebay.connectors.filesystem.readers import FileChunk, FileReader, LineReader, ParquetReader, constant
-from forebay.connectors.records import read_names, value_format
+from forebay.connectors.records import read_fields, read_names, value_format, widened
 from forebay.engine.batch import Batch
 from forebay.engine.connector import (
     Changelog,
@@ -81,7 +81,7 @@ class FileTable:
         if not self.parquet:
             if chosen.format.decoder is None:
                 raise OptionError(f"format '{chosen.format.name}' cannot be read")
-            fields = [f for f in self.contents if self.reads(f.name)] or [self.contents.field(0)]
+            fields = read_fields(spec, chosen.format, list(self.contents))
             self._decoder: Decoder = chosen.format.decoder(pa.schema(fields), chosen.options)
             self.changelog = self._decoder.changelog
 
@@ -136,7 +136,10 @@ class FileTable:
             key = column.metadata or ""
             value = pa.scalar(_file_metadata(file.info, key), METADATA[key]).cast(column.type)
             columns[column.name] = constant([value], rows.num_rows)[0]
-        arrays = [columns[f.name] if f.name in columns else pa.nulls(rows.num_rows, f.type) for f in self.schema]
+        arrays = [
+            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(rows.num_rows, f.type)
+            for f in self.schema
+        ]
         batch = Batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema), fetched.batch.weights)
         unknown = {n: c for n, c in fetched.unknown_fields.items() if n not in self.schema.names}
         return Fetched(

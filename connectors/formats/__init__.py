@@ -19,7 +19,7 @@ from forebay.engine.connector import Changelog, Encoder, Format, Registry
 def register(registry: Registry) -> None:
     """Add every format."""
     registry.formats["json"] = Format("json", json.OPTIONS, json.JsonDecoder, partial(_json_encoder, "json"))
-    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.encoder)
+    registry.formats["csv"] = Format("csv", csv.OPTIONS, csv.CsvDecoder, csv.encoder, positional=True)
     registry.formats["raw"] = Format("raw", raw.OPTIONS, raw.RawDecoder, raw.RawEncoder)
     registry.formats |= {
         name: Format(

@@ -1,10 +1,9 @@
 """Decoding a batch of textual records: as columns where that is exact, record by record where not.
 
-Records that look like one object each go through the columnar reader together; when it refuses (one bad record spoils a
-batch), the batch is halved until the bad ones stand alone, and those are read by the exact reference of `documents` and
-`values`, which alone decides what is a dead letter. So the outcome never depends on a record's neighbours.
+A format's kernels read a batch as columns and leave each record that they cannot vouch for to the exact reference of
+`documents` and `values`, which alone decides what is a dead letter. So the outcome never depends on a record's neighbours.
 
-Unknown fields are counted exactly where records are read one by one; of a columnar batch only a few sampled records are.
+Unknown fields are counted exactly where records are read one by one; of what is read as columns only a few sampled records are.
 """
 
 from __future__ import annotations
@@ -18,10 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from forebay.connectors.formats.columns import Inexact
-from forebay.connectors.formats.documents import MAX_DEPTH, Malformed, parse_object
+from forebay.connectors.formats.documents import Malformed, parse_object
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, DeadLetter, Decoded, Decoder, Records, SchemaChange
 from forebay.engine.errors import OptionError
@@ -30,10 +27,9 @@ Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 SAMPLES = 8
-_SMALL = 24
+"""Records of a large batch whose fields are looked at."""
+SMALL = 24
 """Batches of fewer records are read one by one."""
-_PATIENCE = 40
-"""Refusals by the columnar reader after which the rest of a batch is read one by one."""
 
 METADATA_KEY = b"forebay.metadata"
 """A field of a decoder's schema that carries this Arrow metadata is filled with the format's metadata of that key."""
@@ -95,18 +91,13 @@ class BatchDecoder(Decoder):
         """
         return parse_object(value)
 
-    def sort_out(self, values: pa.BinaryArray) -> tuple[Indices, Indices]:
-        """Indices of the records that `read_columns` may see, and of the others; tombstones are in neither."""
-        return sort_objects(values)
-
     @abstractmethod
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        """Rows of records that look like objects, and a mask of the records whose rows must be left to `read_document`
-        (their rows are not in the part).
+    def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
+        """Rows of the records that can be read as columns, and a mask of those which are left to `read_document` (their rows
+        are not in the part). Tombstones are neither."""
 
-        Raises:
-            Inexact: the batch as a whole must be looked at more closely.
-        """
+    def learn(self, document: Mapping[str, Any]) -> None:
+        """Told documents of records that were read as columns, to read the next ones faster."""
 
     @abstractmethod
     def read_document(self, document: Mapping[str, Any]) -> Rows | Statement:
@@ -122,10 +113,16 @@ class BatchDecoder(Decoder):
 
     def decode(self, records: Records) -> Decoded:
         """See `Decoder.decode`; tombstones give nothing."""
-        collected, parts = Collected(), list[Part]()
-        plain, odd = self.sort_out(records.values)
-        self._descend(records.values, plain, parts, collected)
-        self._one_by_one(records.values, odd, collected)
+        collected, parts, values = Collected(), list[Part](), records.values
+        if len(values) < SMALL:
+            self._one_by_one(values, np.flatnonzero(present(values)), collected)
+        else:
+            part, left = self.read_columns(values)
+            parts.append(part)
+            for document in self._sample(values, present(values) & ~left):
+                collected.unknown.update(self.unknown_fields(document))
+                self.learn(document)
+            self._one_by_one(values, np.flatnonzero(left), collected)
         if collected.rows or not parts:
             parts.append(collected.part(self.schema))
         rows, record, weights = _merge(parts)
@@ -137,40 +134,15 @@ class BatchDecoder(Decoder):
             {_whole(name) or "": count for name, count in collected.unknown.items()},
         )
 
-    def _descend(self, values: pa.BinaryArray, at: Indices, parts: list[Part], collected: Collected) -> None:
-        """Columnar reading of the records `at`, halving what is refused."""
-        pending, refusals = [at], 0
-        while pending:
-            at = pending.pop()
-            if len(at) < _SMALL or refusals > _PATIENCE:
-                self._one_by_one(values, at, collected)
-                continue
-            taken = values if len(at) == len(values) else values.take(pa.array(at))
-            try:
-                samples = self._sample(taken)
-                part, closer = self.read_columns(taken, samples)
-            except (Inexact, pa.ArrowInvalid):
-                refusals += 1
-                middle = len(at) // 2
-                pending += [at[middle:], at[:middle]]
-                continue
-            for document in samples:
-                collected.unknown.update(self.unknown_fields(document))
-            parts.append(Part(part.rows, at[part.record], part.weights))
-            if closer is not None and closer.any():
-                self._one_by_one(values, at[closer], collected)
-
-    def _sample(self, values: pa.BinaryArray) -> list[Mapping[str, Any]]:
-        documents = list[Mapping[str, Any]]()
-        for i in np.unique(np.linspace(0, len(values) - 1, SAMPLES, dtype=np.int64)).tolist():
-            try:
-                document = self.parse(values[i].as_py())
-            except Malformed:
-                raise Inexact from None
-            if document is None:
-                continue
-            documents.append(document)
-        return documents
+    def _sample(self, values: pa.BinaryArray, read: Mask) -> list[Mapping[str, Any]]:
+        """Documents of a few of the records that were read as columns."""
+        among = np.flatnonzero(read)
+        if not len(among):
+            return []
+        count = min(SAMPLES, 1 + len(among) // 512)
+        at = np.unique(np.linspace(0, len(among) - 1, count, dtype=np.int64))
+        documents = [self.parse(values[i].as_py()) for i in among[at].tolist()]
+        return [d for d in documents if d is not None]
 
     def _one_by_one(self, values: pa.BinaryArray, at: Indices, collected: Collected) -> None:
         if not len(at):
@@ -193,74 +165,23 @@ class BatchDecoder(Decoder):
                 collected.weights.append(weight)
 
 
-_LITERALS = r"[:,\[]\s*-?Inf"
+def no_rows(schema: pa.Schema) -> Part:
+    """The part of a batch of which nothing can be read as columns."""
+    none = np.empty(0, np.int64)
+    return Part(pa.RecordBatch.from_pylist([], schema), none, none)
 
 
-def sort_objects(values: pa.BinaryArray) -> tuple[Indices, Indices]:
-    """Indices of the records that look like one JSON object each, and of the others."""
-    offsets = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset).astype(np.int64)
-    buffer = values.buffers()[2]
-    data = np.frombuffer(buffer, np.uint8) if buffer is not None and buffer.size else np.zeros(1, np.uint8)
-    start, end = offsets[:-1], offsets[1:]
-    present = ~_mask(values.is_null()) if values.null_count else np.ones(len(values), bool)
-    plain = present & (end - start > 1)
-    last = len(data) - 1
-    plain &= (data[np.minimum(start, last)] == ord("{")) & (data[np.clip(end - 1, 0, last)] == ord("}"))
-    for found in (invalid_text(values), _odd_literals(values), _deeply_nested(values, start, end)):
-        if found is not None:
-            plain &= ~found
-    return np.flatnonzero(plain), np.flatnonzero(present & ~plain)
+def settled(rows: pa.RecordBatch, record: Indices, weights: Indices | None, left: Mask) -> Part:
+    """The rows of all records but those that are left to the reference."""
+    if not left.any():
+        return Part(rows, record, weights)
+    keep = ~left[record]
+    return Part(rows.filter(pa.array(keep)), record[keep], None if weights is None else weights[keep])
 
 
-def invalid_text(values: pa.BinaryArray) -> Mask | None:
-    """The records that are no UTF-8; None if all are."""
-    try:
-        values.cast(pa.string())
-    except pa.ArrowInvalid:
-        return np.array([v is not None and not _is_utf8(v) for v in values.to_pylist()])
-    return None
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _odd_literals(values: pa.BinaryArray) -> Mask | None:
-    """Records with a bare Inf, which only the columnar reader would take for a number."""
-    if not holds(values, b"Inf"):
-        return None
-    return _mask(pc.fill_null(pc.match_substring_regex(values, _LITERALS), False))
-
-
-def holds(values: pa.BinaryArray, text: bytes, anchor: int = 0) -> bool:
-    """Whether `text` occurs in the records' bytes, whatever their borders; `text[anchor]` is its rarest byte.
-
-    A vectorised scan for one byte: ten times as fast as a substring search in bytes or in Arrow.
-    """
-    if not len(values) or values.buffers()[2] is None:
-        return False
-    first, last = np.frombuffer(values.buffers()[1], np.int32, len(values) + 1, 4 * values.offset)[[0, -1]].tolist()
-    data = np.frombuffer(values.buffers()[2], np.uint8)[first:last]
-    at = np.flatnonzero(data == text[anchor]) - anchor
-    at = at[(at >= 0) & (at + len(text) <= len(data))]
-    for k, byte in enumerate(text):
-        at = at[data[at + k] == byte]
-    return len(at) > 0
-
-
-def _deeply_nested(values: pa.BinaryArray, start: Indices, end: Indices) -> Mask | None:
-    long = np.flatnonzero(end - start > 2 * MAX_DEPTH)
-    if not len(long):
-        return None
-    deep = np.zeros(len(values), bool)
-    for i in long.tolist():
-        value = values[i].as_py() or b""
-        deep[i] = value.count(b"[") + value.count(b"{") > MAX_DEPTH
-    return deep
+def present(values: pa.BinaryArray) -> Mask:
+    """The records that are no tombstones."""
+    return ~_mask(values.is_null()) if values.null_count else np.ones(len(values), bool)
 
 
 def _mask(array: pa.BooleanArray) -> Mask:
@@ -316,13 +237,14 @@ def split_schema(schema: pa.Schema, known: Mapping[str, pa.DataType]) -> tuple[p
     return pa.schema([f for f in schema if f.name not in columns]), columns
 
 
-def missing_values(rows: pa.RecordBatch, record: Indices, n: int) -> Mask | None:
-    """The records that left a NOT NULL column empty."""
+def missing_values(rows: pa.RecordBatch, record: Indices, n: int, needed: Mask | None = None) -> Mask | None:
+    """The records that left a NOT NULL column empty, in the rows that `needed` names."""
     found: Mask | None = None
     for f, column in zip(rows.schema, rows.columns):
         if not f.nullable and column.null_count:
             found = np.zeros(n, bool) if found is None else found
-            found[record[_mask(column.is_null())]] = True
+            nulls = _mask(column.is_null())
+            found[record[nulls if needed is None else nulls & needed]] = True
     return found
 
 

@@ -1,8 +1,7 @@
 """Format 'canal-json': {data: [rows], old: [changed fields], type, database, table, isDdl, sql, es, ts, pkNames, sqlType}.
 
 One record holds many rows. `old` holds the former values of changed fields only: a field absent from it did not change, a
-null in it means that the value was NULL. The columnar reader cannot tell the two apart, so records whose text has a `null`
-behind `"old"` are left to the reference; all others are exact in columns.
+null in it means that the value was NULL.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors.formats.batches import Indices, Mask, Statement
 from forebay.connectors.formats.changes import (
@@ -26,15 +24,18 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    Ops,
+    Reading,
     epoch_millis,
     op_codes,
     text_at,
 )
-from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
 from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
+from forebay.connectors.formats.fetch import Fetch
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
-from forebay.connectors.formats.overlay import null_behind_old, overlay
+from forebay.connectors.formats.shape import ESCAPED, LIST, LONGEST, OBJECT, TRUE, Scan, Slot
+from forebay.connectors.formats.values import Rules
 from forebay.engine.connector import Decoder, Option
 from forebay.engine.errors import OptionError
 
@@ -63,6 +64,12 @@ class CanalDialect(Dialect):
 
     name = "canal-json"
     metadata = METADATA
+    members: Mapping[str, tuple[tuple[str, ...], Reading]] = {
+        "database": (("database",), Reading.TEXT),
+        "table": (("table",), Reading.TEXT),
+        "ingestion-timestamp": (("ts",), Reading.MILLIS),
+        "event-timestamp": (("es",), Reading.MILLIS),
+    }
     before_hint = "MySQL sends it with binlog_row_image = FULL"
 
     def __init__(self, databases: re.Pattern[str] | None = None, tables: re.Pattern[str] | None = None) -> None:
@@ -73,9 +80,9 @@ class CanalDialect(Dialect):
         for name, pattern in self._filters:
             if not pattern.fullmatch(text_at(document, name) or ""):
                 return Event()
-        if document.get("isDdl") is True or (op in _STATEMENTS and op not in _OPS):
+        if document.get("isDdl") is True or (isinstance(op, str) and op in _STATEMENTS):
             return Event(statement=Statement(database, table, text_at(document, "sql") or str(op)))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'type' must be INSERT, UPDATE or DELETE, found {shown}" if op else "'type' is missing")
         data, old = _images(document, "data"), _images(document, "old") if op == "UPDATE" else []
@@ -99,38 +106,48 @@ class CanalDialect(Dialect):
         rows = [document.get("data"), document.get("old")]
         return [image for r in rows if isinstance(r, list) for image in r[:4] if isinstance(image, dict)]
 
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        fields = [("data", pa.list_(row)), ("old", pa.list_(row)), ("type", pa.string()), ("isDdl", pa.bool_())]
-        return pa.schema([*fields, *[(name, pa.string()) for name, _ in self._filters]])
+    def wanted(self, row: pa.DataType) -> dict[str, Any]:
+        filters = {name: pa.string() for name, _ in self._filters}
+        return {"data": pa.list_(row), "old": pa.list_(row), "type": pa.string(), "isDdl": pa.bool_(), **filters}
 
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        if {"sql-type", "pk-names"} & set(keys):
-            raise Inexact
-        return pa.schema(
-            [
-                (_WIRE_METADATA[k], pa.string() if k in ("database", "table") else pa.int64())
-                for k in dict.fromkeys(keys)
-            ]
-        )
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        op, left = op_codes(scan, root["type"], _OPS)
+        left |= scan.kinds(root["isDdl"]) == TRUE
+        op, left = filtered(scan, root, self._filters, op, left)
+        data, old = scan.spans(root["data"]), scan.spans(root["old"])
+        update = op == UPDATE
+        left |= (op != NOTHING) & ((data & 15 != LIST) | (_count(data) == 0))
+        left |= update & ((old & 15 != LIST) | (_count(old) != _count(data)))
+        live = (op != NOTHING) & ~left
+        counts = np.where(live, _count(data), 0)
+        row = np.repeat(np.arange(len(op)), counts)
+        nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        at, former = (data >> 32)[row] + nth, ~((old >> 32)[row] + nth)
+        image, twin = root["data"].element, root["old"].element
+        assert image is not None and twin is not None
+        op = op[row]
+        was = np.flatnonzero(op == UPDATE)
+        odd = was[scan.kinds(twin)[~former[was]] != OBJECT]
+        left[row[odd]] = True
+        return Columns(row, op, image, twin, at, at, left, np.where(op == UPDATE, former, 0))
 
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        return chunk(table.column(_WIRE_METADATA[key])).cast(self.metadata[key])
 
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        op, closer = op_codes(chunk(table.column("type")), _OPS)
-        closer |= chunk(table.column("isDdl")).fill_null(False).to_numpy(zero_copy_only=False)
-        for name, pattern in self._filters:
-            dropped = ~matching(chunk(table.column(name)), pattern)
-            op, closer = np.where(dropped, NOTHING, op).astype(np.int8), closer & ~dropped
-        data, old = chunk(table.column("data")), chunk(table.column("old"))
-        rows, olds = _lengths(data), _lengths(old)
-        closer |= ((op != NOTHING) & (rows == 0)) | ((op == UPDATE) & (rows != olds))
-        closer |= (op == UPDATE) & null_behind_old(values, op == UPDATE)
-        live = (op != NOTHING) & ~closer
-        record = np.repeat(np.arange(len(values)), np.where(live, rows, 0))
-        after = data.filter(pa.array(live)).flatten()
-        before = overlay(after, old.filter(pa.array(live & (op == UPDATE))).flatten(), op[record])
-        return Columns(record, op[record], before, after, closer)
+def _count(lists: Indices) -> Indices:
+    """The numbers of elements of wanted arrays."""
+    return lists >> 4 & LONGEST
+
+
+def filtered(
+    scan: Scan, root: Slot, filters: Sequence[tuple[str, re.Pattern[str]]], op: Ops, left: Mask
+) -> tuple[Ops, Mask]:
+    """Operations and marks of records without what the filters drop."""
+    for name, pattern in filters:
+        bad = np.zeros(len(op), np.uint8)
+        keep = matching(Fetch(scan, Rules()).column(root[name], bad), pattern)
+        kinds = scan.kinds(root[name])
+        odd = (bad > 0) | (kinds > ESCAPED)
+        op, left = np.where(keep | odd, op, NOTHING).astype(np.int8), (left & keep) | odd
+    return op, left
 
 
 def _images(document: Mapping[str, Any], name: str) -> Sequence[Image]:
@@ -152,11 +169,6 @@ def matching(names: pa.Array, pattern: re.Pattern[str]) -> Mask:
     table = np.array([*verdict, pattern.fullmatch("") is not None])
     matching: Mask = table[coded.indices.fill_null(len(verdict)).to_numpy()]
     return matching
-
-
-def _lengths(lists: pa.ListArray) -> Indices:
-    lengths: Indices = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
-    return lengths
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:

@@ -1,9 +1,9 @@
 """Change events to weighted rows: the frame shared by debezium, canal, maxwell and ogg.
 
-A *dialect* knows one envelope. It reads one document into an `Event`, and a batch into `Columns`: parallel before/after
-images with an operation each. From there all dialects go one way: an insert gives +1 after, a delete -1 before, an update
--1 before and +1 after. With 'changelog.upsert' (set for tables with a primary key) only +1 after and -1 before of a delete
-are given, and -1 of the old key where an update changes the key; then no before image is needed for updates.
+A *dialect* knows one envelope. It reads one document into an `Event`, and a scanned batch into `Columns`: where the images
+before and after each change are, and its operation. From there all dialects go one way: an insert gives +1 after, a delete
+-1 before, an update -1 before and +1 after. With 'changelog.upsert' (set for tables with a primary key) only +1 after and -1
+before of a delete are given, and -1 of the old key where an update changes the key; then no before image is needed for updates.
 
 DDL events become statements, whatever table they are for. Events that are no changes (heartbeats, transactions) give nothing.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors.formats.batches import (
     BatchDecoder,
@@ -28,12 +28,16 @@ from forebay.connectors.formats.batches import (
     Rows,
     Statement,
     missing_values,
+    no_rows,
     not_null_check,
+    present,
+    settled,
     split_schema,
 )
-from forebay.connectors.formats.columns import Inexact, finish, read_table, wire_type
 from forebay.connectors.formats.documents import Instant, Malformed, kind
+from forebay.connectors.formats.fetch import Choice, Fetch
 from forebay.connectors.formats.json import rows_of
+from forebay.connectors.formats.shape import NULL, OBJECT, Bytes, Scan, Shape, Slot
 from forebay.connectors.formats.values import Rules, converter, field_converter
 from forebay.engine.connector import Changelog
 
@@ -71,15 +75,30 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A batch of m changes of n records as fetched by the columnar reader, not yet cast."""
+    """A batch of m changes as found by the scan. Images are rows of the slot `image`, or ~rows of its twin."""
 
-    record: Indices
-    """Per change: its record, ascending."""
+    row: Indices
+    """Per change: its record, as a number among those that the scan has read; ascending."""
     op: Ops
-    before: pa.StructArray
-    after: pa.StructArray
-    closer: Mask
-    """Per record: leave it to the reference. Its changes are ignored."""
+    image: Slot
+    twin: Slot
+    before: Indices
+    after: Indices
+    left: Mask
+    """Per record of the scan: leave it to the reference. Its changes are ignored."""
+    old: Indices | None = None
+    """Per change: ~row of the twin that holds the former values of what changed in `before`; 0 where there is none."""
+
+
+class Reading(Enum):
+    """How a metadata column comes out of a member of the envelope."""
+
+    TEXT = 0
+    MILLIS = 1
+    """A number of milliseconds since 1970."""
+    SECONDS = 2
+    UTC = 3
+    """A timestamp in text, without the zone that is meant."""
 
 
 class Dialect(ABC):
@@ -113,31 +132,17 @@ class Dialect(ABC):
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         """The row images of a document, without judging it."""
 
-    @abstractmethod
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        """What to fetch of an envelope whose images have the type `row`."""
+    members: Mapping[str, tuple[tuple[str, ...], Reading]]
+    """Per metadata key that can be read as a column: the path of the member that holds it, and how."""
 
     @abstractmethod
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        """The changes in what was fetched.
+    def wanted(self, row: pa.DataType) -> dict[str, Any] | None:
+        """Types of the envelope's members that `columns` needs, by name (nested as they are), for images of the type
+        `row`; None if such images cannot be read as columns."""
 
-        Raises:
-            Inexact: cannot tell.
-        """
-
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        """Further fields to fetch for metadata columns.
-
-        Raises:
-            Inexact: a key that the columnar reader cannot fetch.
-        """
-        if keys:
-            raise Inexact
-        return pa.schema([])
-
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        """The metadata of each record, of the type in `metadata`."""
-        raise Inexact
+    @abstractmethod
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        """The changes in what was found."""
 
 
 class ChangeDecoder(BatchDecoder):
@@ -161,6 +166,24 @@ class ChangeDecoder(BatchDecoder):
         self._order = [self._layout.index(name) for name in schema.names]
         self._check = not_null_check(self._physical)
         self._known = frozenset(self._physical.names)
+        self._shape = self._made_shape()
+
+    def _made_shape(self) -> Shape | None:
+        """What to look for; None where only the reference can read."""
+        wanted = self._dialect.wanted(pa.struct(list(self._physical)))
+        for name, key in self._metadata.items():
+            path, reading = self._dialect.members.get(key, ((), Reading.TEXT))
+            if wanted is None or not path or not _readable(reading, self.schema.field(name).type):
+                return None
+            inner = wanted
+            for step in path[:-1]:
+                inner = inner.setdefault(step, {})
+            inner.setdefault(path[-1], pa.int64() if reading in _NANOS else pa.string())
+        return None if wanted is None else Shape(_struct(wanted))
+
+    def learn(self, document: Mapping[str, Any]) -> None:
+        if self._shape is not None:
+            self._shape.learn(document)
 
     def unknown_fields(self, document: Mapping[str, Any]) -> Sequence[str]:
         images = self._dialect.samples(document)[:1]
@@ -210,84 +233,121 @@ class ChangeDecoder(BatchDecoder):
 
     # --- a batch ------------------------------------------------------------------------------------------------------
 
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        if self._rules.fail_on_missing:
-            raise Inexact
-        dialect, keys = self._dialect, list(self._metadata.values())
-        images = [image for document in samples for image in dialect.samples(document)]
-        row = pa.struct(
-            [(f.name, wire_type(f.type, [i.get(f.name) for i in images], self._rules)) for f in self._physical]
-        )
-        wire = pa.unify_schemas([dialect.wire(row), dialect.wire_metadata(keys)])
-        table = read_table(values, wire)
-        changes = dialect.columns(table, values)
-        closer = changes.closer | self._unreadable(changes, len(values))
-        at, weights, record = self._emit(changes, closer)
+    def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
+        if self._shape is None:
+            return no_rows(self.schema), present(values)
+        scan = self._shape.scan(values)
+        root = self._shape.root
+        changes = self._dialect.columns(scan, root)
+        choice, weights, row = self._emit(scan, changes)
+        bad, fetch = np.zeros(len(row), np.uint8), Fetch(scan, self._rules)
         columns = [
-            finish(_pick(changes.before.field(i), changes.after.field(i), at), f.type)
-            for i, f in enumerate(self._physical)
+            fetch.column(changes.image[f.name], bad, self._overlaid(scan, changes, choice, changes.image[f.name]))
+            for f in self._physical
         ]
+        at = Choice(row)
         for name, key in self._metadata.items():
-            column = dialect.metadata_column(key, table).take(pa.array(record))
-            columns.append(column.cast(self.schema.field(name).type))
-        rows = rows_of([columns[i] for i in self._order], self.schema, len(at))
-        empty = missing_values(rows, record, len(values))
+            path, reading = self._dialect.members[key]
+            columns.append(_metadata(fetch, root.at(path), at, reading, self.schema.field(name).type, bad))
+        rows = rows_of([columns[i] for i in self._order], self.schema, len(row))
+        record, left = scan.record[row], scan.left()
+        left[scan.record[changes.left]] = True
+        left[record[bad > 0]] = True
+        needed = weights > 0 if self._upsert else np.ones(len(row), bool)
+        empty = missing_values(rows, record, len(values), needed)
         if empty is not None:
-            if not self._upsert:
-                raise Inexact
-            empty[:] = False
-            late = missing_values(rows.filter(pa.array(weights > 0)), record[weights > 0], len(values))
-            empty = empty if late is None else late
-            keep = ~empty[record]
-            rows, record, weights, closer = rows.filter(pa.array(keep)), record[keep], weights[keep], closer | empty
-        return Part(rows, record, weights), closer
+            left |= empty
+        return settled(rows, record, weights, left), left
 
-    def _unreadable(self, changes: Columns, n: int) -> Mask:
-        """The records that lack an image which they need."""
-        no_before, no_after = _nulls(changes.before), _nulls(changes.after)
-        op = changes.op
-        bad = no_after & ((op == INSERT) | (op == UPDATE))
-        bad |= no_before & ((op == DELETE) | ((op == UPDATE) & (not self._upsert)))
-        mask = np.zeros(n, bool)
-        mask[changes.record[bad]] = True
-        return mask
-
-    def _emit(self, changes: Columns, closer: Mask) -> tuple[Indices, Indices, Indices]:
-        """Rows to give, in order: indices into (before images, then after images), weights, records."""
+    def _emit(self, scan: Scan, changes: Columns) -> tuple[_Sides, Indices, Indices]:
+        """Rows to give, in order: where their images are, weights, and their record (as a number of the scan); marks records
+        that lack an image which they need."""
         op, m = changes.op, len(changes.op)
-        live = ~closer[changes.record]
-        retract = op == DELETE
-        if self._upsert:
-            retract = retract | ((op == UPDATE) & self._keys_changed(changes))
-        else:
-            retract = retract | (op == UPDATE)
-        chosen = np.stack([retract & live, ((op == INSERT) | (op == UPDATE)) & live], 1).ravel()
-        which = np.flatnonzero(chosen)
-        after = which % 2
-        return which // 2 + after * m, after * 2 - 1, changes.record[which // 2]
+        before, after = (_image_kinds(scan, changes, at) for at in (changes.before, changes.after))
+        writes, update = (op == INSERT) | (op == UPDATE), op == UPDATE
+        retracts = (op == DELETE) if self._upsert else (op == DELETE) | update
+        bad = (writes & (after != OBJECT)) | (retracts & (before != OBJECT))
+        bad |= ((before > NULL) & (before != OBJECT)) | ((after > NULL) & (after != OBJECT))
+        changes.left[changes.row[bad]] = True
+        if self._upsert and update.any():
+            retracts = retracts | self._keys_changed(scan, changes, update & (before == OBJECT) & ~bad)
+        live = ~changes.left[changes.row]
+        chosen = np.flatnonzero(np.stack([retracts & live, writes & live], 1).ravel())
+        change, side = chosen >> 1, (chosen & 1).astype(bool)
+        old = None
+        if changes.old is not None and m:
+            old = np.where(side, 0, changes.old[change])
+        sides = _Sides(np.where(side, changes.after[change], changes.before[change]), old)
+        return sides, np.where(side, 1, -1), changes.row[change]
 
-    def _keys_changed(self, changes: Columns) -> Mask:
-        changed = np.zeros(len(changes.op), bool)
-        given = ~_nulls(changes.before)
+    def _keys_changed(self, scan: Scan, changes: Columns, among: Mask) -> Mask:
+        """The updates that change the key; marks the records where that is not obvious."""
+        at = np.flatnonzero(among)
+        changed, bad = np.zeros(len(at), np.uint8), np.zeros(len(at), np.uint8)
+        before = _Sides(changes.before[at], None if changes.old is None else changes.old[at])
+        after = Choice(changes.after[at], changes.image.distance(changes.twin))
+        fetch = Fetch(scan, self._rules)
         for name in self._key:
-            i = self._physical.names.index(name)
-            differs = pc.fill_null(pc.not_equal(changes.before.field(i), changes.after.field(i)), False)
-            changed |= differs.to_numpy(zero_copy_only=False) & given
-        return changed
+            slot = changes.image[name]
+            fetch.compare(slot, self._overlaid(scan, changes, before, slot), after, changed, bad)
+        changes.left[changes.row[at[bad > 0]]] = True
+        found = np.zeros(len(among), bool)
+        found[at[changed > 0]] = True
+        return found
+
+    def _overlaid(self, scan: Scan, changes: Columns, sides: _Sides, slot: Slot) -> Choice:
+        """Where the values of one column are: a former value that is given wins."""
+        distance = changes.image.distance(changes.twin)
+        at = sides.at
+        if sides.old is not None:
+            former = scan.spans_of(slot.number + distance, changes.twin.space)
+            given = sides.old < 0
+            given[given] = former[~sides.old[given]] != 0
+            if given.any():
+                at = np.where(given, sides.old, at)
+        return Choice(at, distance)
 
 
-def _pick(before: pa.Array, after: pa.Array, at: Indices) -> pa.Array:
-    """Elements of before ++ after."""
-    if not len(at) or (at[0] >= len(before) and (at >= len(before)).all()):
-        return after.take(pa.array(at - len(before)))
-    return pa.concat_arrays([before, after]).take(pa.array(at))
+_NANOS = {Reading.MILLIS: 10**6, Reading.SECONDS: 10**9}
 
 
-def _nulls(array: pa.Array) -> Mask:
-    if not array.null_count:
-        return np.zeros(len(array), bool)
-    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
-    return mask
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Per row to give: the row of its image, and ~row of the twin with its former values, 0 for none."""
+
+    at: Indices
+    old: Indices | None
+
+
+def _struct(wanted: Mapping[str, Any]) -> pa.DataType:
+    return pa.struct([(name, _struct(t) if isinstance(t, dict) else t) for name, t in wanted.items()])
+
+
+def _readable(reading: Reading, type_: pa.DataType) -> bool:
+    """Whether a metadata column of that type can be read as a column."""
+    if reading is Reading.TEXT:
+        return bool(pa.types.is_string(type_))
+    return bool(pa.types.is_timestamp(type_)) and (reading is not Reading.UTC or type_.tz is not None)
+
+
+def _image_kinds(scan: Scan, changes: Columns, at: Indices) -> Indices:
+    """The kind of each change's image."""
+    kinds = (
+        scan.spans(changes.image)[np.maximum(at, 0)] if len(scan.spans(changes.image)) else np.zeros(len(at), np.int64)
+    )
+    second = at < 0
+    if second.any():
+        kinds = np.where(second, scan.spans(changes.twin)[np.maximum(~at, 0)], kinds)
+    return kinds & 15
+
+
+def _metadata(fetch: Fetch, slot: Slot, choice: Choice, reading: Reading, type_: pa.DataType, bad: Bytes) -> pa.Array:
+    """A metadata column. What is odd is left to the reference, which makes it NULL."""
+    if reading is Reading.TEXT:
+        return fetch.column(slot, bad, choice)
+    if reading is Reading.UTC:
+        return fetch.utc(slot, bad, choice, type_)
+    return fetch.instants(slot, bad, choice, type_, _NANOS[reading])
 
 
 def image_of(value: Any, what: str) -> Image | None:
@@ -312,10 +372,8 @@ def epoch_millis(value: Any) -> Instant | None:
     return Instant(value * 10**6, value) if type(value) is int else None
 
 
-def op_codes(names: pa.Array, codes: Mapping[str, int]) -> tuple[Ops, Mask]:
-    """The operation of each name, and a mask of the names that are unknown or NULL."""
-    coded = names.dictionary_encode()
-    table = np.array([codes.get(n, -1) for n in coded.dictionary.to_pylist()] + [-1], np.int8)
-    indices = coded.indices.fill_null(len(coded.dictionary)).to_numpy()
-    ops = table[indices]
-    return np.maximum(ops, 0), ops < 0
+def op_codes(scan: Scan, slot: Slot, codes: Mapping[str, int]) -> tuple[Ops, Mask]:
+    """The operation that each record names, and a mask of the names that are unknown or no text."""
+    index = scan.indices(slot, tuple(codes))
+    table = np.array([*codes.values(), NOTHING], np.int8)
+    return table[index], index < 0

@@ -19,13 +19,13 @@ import pyarrow.csv as pacsv
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import (
     BatchDecoder,
-    Indices,
     Mask,
     Part,
     Rows,
-    invalid_text,
     missing_values,
+    no_rows,
     not_null_check,
+    settled,
     split_schema,
 )
 from forebay.connectors.formats.columns import Inexact, chunk, finish
@@ -162,28 +162,31 @@ class CsvDecoder(BatchDecoder):
             return {f.name: self._meaning(t, f.type) for f, t in zip(type_, parts)}
         return text
 
-    def sort_out(self, values: pa.BinaryArray) -> tuple[Indices, Indices]:
+    def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
+        present = values.is_valid().to_numpy(zero_copy_only=False)
+        plain = present & self._plain(values)
+        record = np.flatnonzero(plain)
+        try:
+            table = self._read(values.filter(pa.array(plain)))
+            columns = [finish(self._without_nulls(table, f), f.type) for f in self.schema]
+        except Inexact:
+            return no_rows(self.schema), present
+        rows, left = pa.RecordBatch.from_arrays(columns, schema=self.schema), present & ~plain
+        empty = missing_values(rows, record, len(values))
+        if empty is not None:
+            left |= empty
+        return settled(rows, record, None, left), left
+
+    def _plain(self, values: pa.BinaryArray) -> Mask:
+        """The lines without anything that needs a closer look."""
         special = [c for c in ("\n", "\r", self._syntax.quote, self._syntax.escape) if c is not None]
         if self._syntax.comments:
             special.append("#")
-        present = values.is_valid().to_numpy(zero_copy_only=False)
-        plain = present & (pc.binary_length(values).fill_null(0).to_numpy() > 0) & self._flat
+        plain: Mask = (pc.binary_length(values).fill_null(0).to_numpy() > 0) & self._flat
         for character in special:
             found = pc.fill_null(pc.match_substring(values, character), False)
             plain &= ~found.to_numpy(zero_copy_only=False)
-        unreadable = invalid_text(values)
-        if unreadable is not None:
-            plain &= ~unreadable
-        return np.flatnonzero(plain), np.flatnonzero(present & ~plain)
-
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        table = self._read(values)
-        columns = [finish(self._without_nulls(table, f), f.type) for f in self.schema]
-        rows, record = pa.RecordBatch.from_arrays(columns, schema=self.schema), np.arange(len(values))
-        closer = missing_values(rows, record, len(values))
-        if closer is not None:
-            rows, record = rows.filter(pa.array(~closer)), record[~closer]
-        return Part(rows, record, None), closer
+        return plain
 
     def _read(self, values: pa.BinaryArray) -> pa.Table:
         joined = b"\n".join(values.to_pylist())

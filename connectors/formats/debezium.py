@@ -30,15 +30,16 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    Reading,
     epoch_millis,
     image_of,
     op_codes,
     text_at,
 )
-from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Instant, Malformed, Number, kind, text_of
 from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.connectors.formats.shape import Scan, Slot
 from forebay.engine.connector import Decoder, Option
 
 SCHEMA_INCLUDE = Option(
@@ -73,6 +74,12 @@ class DebeziumDialect(Dialect):
 
     def __init__(self, with_schema: bool) -> None:
         self._with_schema = with_schema
+        outer = ("payload",) if with_schema else ()
+        self.members = {
+            "ingestion-timestamp": ((*outer, "ts_ms"), Reading.MILLIS),
+            "source.timestamp": ((*outer, "source", "ts_ms"), Reading.MILLIS),
+            **{k: ((*outer, "source", name), Reading.TEXT) for k, name in _SOURCE.items() if name != "ts_ms"},
+        }
 
     def _payload(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         if "op" in document or not isinstance(document.get("payload"), dict):
@@ -93,7 +100,7 @@ class DebeziumDialect(Dialect):
             return Event(statement=Statement(database, table, f"TRUNCATE TABLE {table or ''}".rstrip()))
         if op == "m" or (op is None and {"status", "id"} <= payload.keys()):
             return Event()  # a logical message, or a transaction's boundary
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op' must be one of c, r, u, d, found {shown}" if "op" in payload else "'op' is missing")
         images = image_of(payload.get("before"), "before"), image_of(payload.get("after"), "after")
@@ -130,40 +137,22 @@ class DebeziumDialect(Dialect):
         payload = self._payload(document)
         return [i for i in (payload.get("after"), payload.get("before")) if isinstance(i, dict)]
 
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        if self._with_schema and not all(_unitless(f.type) for f in row):
-            raise Inexact  # a unit in the schema may decide
-        return self._wrap([("before", row), ("after", row), ("op", pa.string())])
+    def wanted(self, row: pa.DataType) -> dict[str, Any] | None:
+        if not self._with_schema:
+            return {"before": row, "after": row, "op": pa.string()}
+        if not all(_unitless(f.type) for f in row):
+            return None  # a unit in the schema may decide
+        return {"payload": {"before": row, "after": row, "op": pa.string()}, "op": pa.string()}
 
-    def _wrap(self, fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
-        return pa.schema([("payload", pa.struct(fields))] if self._with_schema else fields)
-
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        if (self._with_schema and keys) or {"schema", "source.properties"} & set(keys):
-            raise Inexact
-        inner = {_SOURCE[k]: self.metadata[k] for k in keys if k in _SOURCE}
-        fields = (
-            [("source", pa.struct([(n, pa.int64() if n == "ts_ms" else pa.string()) for n in inner]))] if inner else []
-        )
-        if "ingestion-timestamp" in keys:
-            fields.append(("ts_ms", pa.int64()))
-        return pa.schema(fields)
-
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        if key == "ingestion-timestamp":
-            return chunk(table.column("ts_ms")).cast(_MILLIS)
-        source = chunk(table.column("source"))
-        return pa.StructArray.flatten(source)[source.type.get_field_index(_SOURCE[key])].cast(self.metadata[key])
-
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        n = len(values)
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        left = np.zeros(len(scan.record), bool)
+        payload = root
         if self._with_schema:
-            payload = chunk(table.column("payload"))
-            parts = dict(zip([f.name for f in payload.type], payload.flatten()))
-        else:
-            parts = {name: chunk(table.column(name)) for name in ("before", "after", "op")}
-        op, closer = op_codes(parts["op"], _OPS)
-        return Columns(np.arange(n), op, parts["before"], parts["after"], closer)
+            payload = root["payload"]
+            left |= scan.spans(root["op"]) != 0
+        op, unknown = op_codes(scan, payload["op"], _OPS)
+        row = np.arange(len(op))
+        return Columns(row, op, payload["before"], payload["after"], row, ~row, left | unknown)
 
 
 def _unitless(type_: pa.DataType) -> bool:
@@ -187,12 +176,12 @@ _NANOS = {
 }
 """Nanoseconds in one unit of a semantic type."""
 
-Reading = Callable[[Any], Any]
+Unit = Callable[[Any], Any]
 
 
-def _semantics(schema: Any) -> dict[str, Reading]:
+def _semantics(schema: Any) -> dict[str, Unit]:
     """Per field of the row whose type in the envelope's schema says how to read it: that reading."""
-    found: dict[str, Reading] = {}
+    found: dict[str, Unit] = {}
     fields = schema.get("fields") if isinstance(schema, dict) else None
     for envelope in fields if isinstance(fields, list) else []:
         if not isinstance(envelope, dict) or envelope.get("field") not in ("before", "after"):

@@ -27,6 +27,7 @@ from forebay.connectors.formats.batches import (
     Statement,
     missing_values,
     not_null_check,
+    settled,
     split_schema,
 )
 from forebay.connectors.formats.changes import (
@@ -39,8 +40,7 @@ from forebay.connectors.formats.changes import (
     Event,
     epoch_millis,
 )
-from forebay.connectors.formats.columns import Inexact
-from forebay.connectors.formats.documents import Malformed, text_of
+from forebay.connectors.formats.documents import MAX_DEPTH, Malformed, text_of
 from forebay.connectors.formats.json import IGNORE_ERRORS, rows_of
 from forebay.connectors.formats.values import Rules, converter
 from forebay.engine.connector import Changelog, Decoder, Option
@@ -104,22 +104,23 @@ class EnvelopeDecoder(BatchDecoder):
         self._columns = [_column(f, metadata.get(f.name), dialect) for f in schema]
         self._check = not_null_check(schema)
 
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        closer = pc.match_substring_regex(values, _INEXACT).to_numpy(zero_copy_only=False).copy()
+    def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
+        inexact = pc.fill_null(pc.match_substring_regex(values, _INEXACT), False)
+        left: Mask = inexact.to_numpy(zero_copy_only=False).copy()
         # Only values are kept, no documents: a heap of live containers would keep Python's garbage collector busy.
         lists: list[list[Any]] = [[] for _ in self._columns]
         steps, record = [(kept.append, get) for kept, get in zip(lists, self._columns)], list[int]()
         for i, value in enumerate(values.to_pylist()):
-            if closer[i]:
+            if value is None or left[i]:
                 continue
             try:
-                document = orjson.loads(value)
+                document = _quickly(value)
                 event = self._dialect.interpret(document)
             except (orjson.JSONDecodeError, Malformed):
-                closer[i] = True
+                left[i] = True
                 continue
             if event.statement is not None:
-                closer[i] = True
+                left[i] = True
                 continue
             for change in event.changes:
                 for append, get in steps:
@@ -127,9 +128,10 @@ class EnvelopeDecoder(BatchDecoder):
                 record.append(i)
         columns = [pa.array(kept, f.type) for kept, f in zip(lists, self.schema)]
         rows, at = rows_of(columns, self.schema, len(record)), np.array(record, np.int64)
-        if missing_values(rows, at, len(values)) is not None:
-            raise Inexact
-        return Part(rows, at, None), closer
+        empty = missing_values(rows, at, len(values))
+        if empty is not None:
+            left |= empty
+        return settled(rows, at, None, left), left
 
     def read_document(self, document: Mapping[str, Any]) -> Rows | Statement:
         event = self._dialect.interpret(document)
@@ -148,6 +150,20 @@ class EnvelopeDecoder(BatchDecoder):
 
 _INEXACT = r'(?:"\s*:|[,\[])\s*-?\d+(?:[.eE]|\d{18})|\\u[dD][89a-fA-F]|[:,\[]\s*-?(?:NaN|Inf)'
 """Possibly a number, or half of a surrogate pair, that orjson would not keep as it is."""
+
+
+def _quickly(value: bytes) -> dict[str, Any]:
+    """The document of a record that orjson reads as the reference does.
+
+    Raises:
+        Malformed: perhaps it does not.
+        orjson.JSONDecodeError: the same.
+    """
+    document = orjson.loads(value)
+    deep = len(value) > 2 * MAX_DEPTH and value.count(b"[") + value.count(b"{") > MAX_DEPTH
+    if deep or not isinstance(document, dict):
+        raise Malformed("left to the reference")
+    return document
 
 
 def _column(field: pa.Field, key: str | None, dialect: Dialect) -> Column:

@@ -19,9 +19,11 @@ from forebay.connectors.formats.batches import (
     Rows,
     missing_values,
     not_null_check,
+    settled,
     split_schema,
 )
-from forebay.connectors.formats.columns import chunk, finish, read_table, wire_type
+from forebay.connectors.formats.fetch import Fetch
+from forebay.connectors.formats.shape import Shape
 from forebay.connectors.formats.values import Rules, field_converter
 from forebay.engine.connector import Changelog, Option
 from forebay.engine.errors import OptionError
@@ -76,21 +78,22 @@ class JsonDecoder(BatchDecoder):
         self._fields = [field_converter(f, self._rules) for f in schema]
         self._check = not_null_check(schema)
         self._known = frozenset(schema.names)
+        self._shape = Shape(pa.struct(list(schema)))
 
-    def read_columns(self, values: pa.BinaryArray, samples: Sequence[Mapping[str, Any]]) -> tuple[Part, Mask | None]:
-        wire = pa.schema(
-            [(f.name, wire_type(f.type, [s.get(f.name) for s in samples], self._rules)) for f in self.schema]
-        )
-        table = read_table(values, wire)
-        columns = [finish(chunk(table.column(f.name)), f.type) for f in self.schema]
-        rows, record = rows_of(columns, self.schema, len(values)), np.arange(len(values))
-        closer = missing_values(rows, record, len(values))
-        if self._rules.fail_on_missing:
-            closer = _any_null(rows)
-        if closer is not None and closer.any():
-            keep = ~closer
-            rows, record = rows.filter(pa.array(keep)), record[keep]
-        return Part(rows, record, None), closer
+    def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
+        scan = self._shape.scan(values)
+        bad = np.zeros(len(scan.record), np.uint8)
+        fetch, root = Fetch(scan, self._rules), self._shape.root
+        columns = [fetch.column(root[f.name], bad) for f in self.schema]
+        rows, left = rows_of(columns, self.schema, len(bad)), scan.left()
+        left[scan.record[bad > 0]] = True
+        empty = missing_values(rows, scan.record, len(values))
+        if empty is not None:
+            left |= empty
+        return settled(rows, scan.record, None, left), left
+
+    def learn(self, document: Mapping[str, Any]) -> None:
+        self._shape.learn(document)
 
     def read_document(self, document: Mapping[str, Any]) -> Rows:
         row = tuple([convert(document) for convert in self._fields])
@@ -106,21 +109,3 @@ def rows_of(columns: Sequence[pa.Array], schema: pa.Schema, n: int) -> pa.Record
     if not len(schema):
         return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
     return pa.RecordBatch.from_arrays(list(columns), schema=schema)
-
-
-def _any_null(rows: pa.RecordBatch) -> Mask:
-    """The rows with any NULL, at any depth: their field may be absent."""
-    found = np.zeros(rows.num_rows, bool)
-    for column in rows.columns:
-        found |= _nulls_within(column)
-    return found
-
-
-def _nulls_within(array: pa.Array) -> Mask:
-    if pa.types.is_nested(array.type) and not pa.types.is_struct(array.type):
-        return np.ones(len(array), bool)
-    found: Mask = array.is_null().to_numpy(zero_copy_only=False).copy()
-    if pa.types.is_struct(array.type):
-        for i in range(array.type.num_fields):
-            found |= _nulls_within(array.field(i))
-    return found

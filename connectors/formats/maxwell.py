@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors.formats.batches import Statement
 from forebay.connectors.formats.changes import (
@@ -23,15 +22,15 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    Reading,
     image_of,
     op_codes,
     text_at,
 )
-from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Instant, Malformed, kind, text_of
 from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
-from forebay.connectors.formats.overlay import null_behind_old, overlay
+from forebay.connectors.formats.shape import NULL, OBJECT, Scan, Slot
 from forebay.engine.connector import Decoder
 
 OPTIONS = (ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
@@ -40,7 +39,6 @@ _MILLIS = pa.timestamp("ms", tz="UTC")
 _OPS = {"insert": INSERT, "bootstrap-insert": INSERT, "update": UPDATE, "delete": DELETE}
 _SILENT = frozenset(("bootstrap-start", "bootstrap-complete", "heartbeat"))
 _STATEMENTS = tuple(f"{what}-{verb}" for what in ("table", "database") for verb in ("create", "alter", "drop"))
-_SECOND = pa.scalar(1000, pa.int64())
 
 METADATA: Mapping[str, pa.DataType] = {
     "database": pa.string(),
@@ -55,6 +53,11 @@ class MaxwellDialect(Dialect):
 
     name = "maxwell-json"
     metadata = METADATA
+    members: Mapping[str, tuple[tuple[str, ...], Reading]] = {
+        "database": (("database",), Reading.TEXT),
+        "table": (("table",), Reading.TEXT),
+        "ingestion-timestamp": (("ts",), Reading.SECONDS),
+    }
     before_hint = "MySQL sends it with binlog_row_image = FULL"
 
     def interpret(self, document: Mapping[str, Any]) -> Event:
@@ -62,9 +65,9 @@ class MaxwellDialect(Dialect):
         if op in _STATEMENTS:
             text = text_at(document, "sql") or f"{op}: {text_of(document.get('def'))}"
             return Event(statement=Statement(database, table, text))
-        if op in _SILENT:
+        if isinstance(op, str) and op in _SILENT:
             return Event()
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'type' must be insert, update or delete, found {shown}" if op else "'type' is missing")
         data, old = image_of(document.get("data"), "data"), image_of(document.get("old"), "old")
@@ -95,33 +98,15 @@ class MaxwellDialect(Dialect):
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("data"), document.get("old")) if isinstance(i, dict)]
 
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        return pa.schema([("data", row), ("old", row), ("type", pa.string())])
+    def wanted(self, row: pa.DataType) -> dict[str, Any]:
+        return {"data": row, "old": row, "type": pa.string()}
 
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        if "primary-key-columns" in keys:
-            raise Inexact
-        return pa.schema(
-            [("ts", pa.int64()) if k == "ingestion-timestamp" else (k, pa.string()) for k in dict.fromkeys(keys)]
-        )
-
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        if key == "ingestion-timestamp":
-            return pc.multiply_checked(chunk(table.column("ts")), _SECOND).cast(_MILLIS)
-        return chunk(table.column(key))
-
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        op, closer = op_codes(chunk(table.column("type")), _OPS)
-        data, old = chunk(table.column("data")), chunk(table.column("old"))
-        updates = op == UPDATE
-        no_data, no_old = (a.is_null().to_numpy(zero_copy_only=False) for a in (data, old))
-        closer = closer | no_data | (updates & no_old)
-        closer |= null_behind_old(values, updates & ~closer)
-        record = np.flatnonzero(~closer)
-        after = data if len(record) == len(op) else data.take(pa.array(record))
-        changed = record[updates[record]]
-        before = overlay(after, old if len(changed) == len(op) else old.take(pa.array(changed)), op[record])
-        return Columns(record, op[record], before, after, closer)
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        op, left = op_codes(scan, root["type"], _OPS)
+        old = scan.kinds(root["old"])
+        left |= ((op == UPDATE) & (old != OBJECT)) | ((old != OBJECT) & (old > NULL))
+        row = np.arange(len(op))
+        return Columns(row, op, root["data"], root["old"], row, row, left, np.where(op == UPDATE, ~row, 0))
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import Statement
-from forebay.connectors.formats.canal import DATABASES, TABLES, matching, pattern_of
+from forebay.connectors.formats.canal import DATABASES, TABLES, filtered, pattern_of
 from forebay.connectors.formats.changes import (
     DELETE,
     INSERT,
@@ -29,15 +29,16 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    Reading,
     epoch_millis,
     image_of,
     op_codes,
     text_at,
 )
-from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
 from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.connectors.formats.shape import Scan, Slot
 from forebay.engine.connector import Decoder, Encoder, Option
 
 DATABASE_NAME = Option("database-name", "what 'database_name' is in messages written from rows")
@@ -62,6 +63,9 @@ class OdsDialect(Dialect):
     name = "ods-json"
     metadata = METADATA
     open_envelope = True
+    members: Mapping[str, tuple[tuple[str, ...], Reading]] = {
+        key: ((name,), Reading.TEXT) for key, name in _WIRE.items() if key != "event-time"
+    }
     before_hint = "declare a PRIMARY KEY: updates then need no before image"
 
     def __init__(self, options: Mapping[str, str]) -> None:
@@ -75,7 +79,7 @@ class OdsDialect(Dialect):
         op, database, table = document.get("op"), text_at(document, "database_name"), text_at(document, "table_name")
         if op == "DDL":
             return Event(statement=Statement(database, table, text_at(document, "statement") or "DDL"))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op' must be INSERT, UPDATE or DELETE, found {shown}" if op else "'op' is missing")
         before, after = image_of(document.get("before"), "before"), image_of(document.get("after"), "after")
@@ -91,29 +95,15 @@ class OdsDialect(Dialect):
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("after"), document.get("before")) if isinstance(i, dict)]
 
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        fields = [("before", row), ("after", row), ("op", pa.string())]
-        return pa.schema([*fields, *[(name, pa.string()) for name, _ in self._filters]])
+    def wanted(self, row: pa.DataType) -> dict[str, Any]:
+        filters = {name: pa.string() for name, _ in self._filters}
+        return {"before": row, "after": row, "op": pa.string(), **filters}
 
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        return pa.schema([(_WIRE[k], pa.string()) for k in dict.fromkeys(keys)])
-
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        try:
-            return chunk(table.column(_WIRE[key])).cast(METADATA[key])
-        except pa.ArrowInvalid:
-            raise Inexact from None
-
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        op, closer = op_codes(chunk(table.column("op")), _OPS)
-        for name, pattern in self._filters:
-            keep = matching(chunk(table.column(name)), pattern)
-            op, closer = (op * keep).astype(op.dtype), closer & keep
-        record = np.flatnonzero(op != NOTHING)
-        images = [chunk(table.column(name)) for name in ("before", "after")]
-        if len(record) < len(op):
-            images = [image.take(pa.array(record)) for image in images]
-        return Columns(record, op[record], images[0], images[1], closer)
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        op, left = op_codes(scan, root["op"], _OPS)
+        op, left = filtered(scan, root, self._filters, op, left)
+        row = np.flatnonzero((op != NOTHING) & ~left)
+        return Columns(row, op[row], root["before"], root["after"], row, ~row, left)
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forebay.connectors.formats.batches import Statement
 from forebay.connectors.formats.changes import (
@@ -22,14 +21,15 @@ from forebay.connectors.formats.changes import (
     Dialect,
     Event,
     Image,
+    Reading,
     image_of,
     op_codes,
     text_at,
 )
-from forebay.connectors.formats.columns import Inexact, chunk
 from forebay.connectors.formats.documents import Malformed, kind
 from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
+from forebay.connectors.formats.shape import Scan, Slot
 from forebay.engine.connector import Decoder
 
 OPTIONS = (ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
@@ -37,8 +37,6 @@ OPTIONS = (ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 _MICROS = pa.timestamp("us", tz="UTC")
 _OPS = {"I": INSERT, "U": UPDATE, "D": DELETE}
 _TIMES = {"ingestion-timestamp": "current_ts", "event-timestamp": "op_ts"}
-_UTC = pa.scalar("Z")
-_NO_TEXT = pa.scalar("")
 
 METADATA: Mapping[str, pa.DataType] = {
     "table": pa.string(),
@@ -53,6 +51,10 @@ class OggDialect(Dialect):
 
     name = "ogg-json"
     metadata = METADATA
+    members: Mapping[str, tuple[tuple[str, ...], Reading]] = {
+        "table": (("table",), Reading.TEXT),
+        **{key: ((name,), Reading.UTC) for key, name in _TIMES.items()},
+    }
     before_hint = "GoldenGate sends it with LOGALLSUPCOLS and GETUPDATEBEFORES"
 
     def interpret(self, document: Mapping[str, Any]) -> Event:
@@ -60,7 +62,7 @@ class OggDialect(Dialect):
         op, time = document.get("op_type"), self.value("event-timestamp", document)
         if op == "T":
             return Event(statement=Statement(database or None, table, f"TRUNCATE TABLE {table}".rstrip()))
-        if op not in _OPS:
+        if not isinstance(op, str) or op not in _OPS:
             shown = repr(op[:20]) if isinstance(op, str) else kind(op)
             raise Malformed(f"'op_type' must be I, U or D, found {shown}" if op else "'op_type' is missing")
         before, after = image_of(document.get("before"), "before"), image_of(document.get("after"), "after")
@@ -78,26 +80,13 @@ class OggDialect(Dialect):
     def samples(self, document: Mapping[str, Any]) -> Sequence[Image]:
         return [i for i in (document.get("after"), document.get("before")) if isinstance(i, dict)]
 
-    def wire(self, row: pa.DataType) -> pa.Schema:
-        return pa.schema([("before", row), ("after", row), ("op_type", pa.string())])
+    def wanted(self, row: pa.DataType) -> dict[str, Any]:
+        return {"before": row, "after": row, "op_type": pa.string()}
 
-    def wire_metadata(self, keys: Sequence[str]) -> pa.Schema:
-        if "primary-keys" in keys:
-            raise Inexact
-        return pa.schema([(_TIMES.get(k, k), pa.string()) for k in dict.fromkeys(keys)])
-
-    def metadata_column(self, key: str, table: pa.Table) -> pa.Array:
-        if key == "table":
-            return chunk(table.column("table"))
-        text = pc.binary_join_element_wise(chunk(table.column(_TIMES[key])), _UTC, _NO_TEXT)
-        try:
-            return text.cast(_MICROS)
-        except pa.ArrowInvalid:
-            raise Inexact from None
-
-    def columns(self, table: pa.Table, values: pa.BinaryArray) -> Columns:
-        op, closer = op_codes(chunk(table.column("op_type")), _OPS)
-        return Columns(np.arange(len(values)), op, chunk(table.column("before")), chunk(table.column("after")), closer)
+    def columns(self, scan: Scan, root: Slot) -> Columns:
+        op, unknown = op_codes(scan, root["op_type"], _OPS)
+        row = np.arange(len(op))
+        return Columns(row, op, root["before"], root["after"], row, ~row, unknown)
 
 
 def decoder(schema: pa.Schema, options: Mapping[str, str]) -> Decoder:

@@ -89,8 +89,10 @@ class Tuning:
     producer_kilobytes: int = 64 * 1024
     """Rows that are not delivered yet, per sink; a full queue holds back that sink only."""
     producer_messages: int = 500_000
-    linger_ms: int = 20
-    """Lets batches fill under load; `flush` and commits do not wait for it."""
+    linger_ms: int = 5
+    """Lets batches fill; `flush` may wait for it."""
+    transaction_linger_ms: int = 20
+    """The same within a transaction, whose commit does not wait for it: a tenth less CPU per record."""
     transaction_ms: int = 600_000
     """A transaction must be committed in this time, so it bounds the checkpoint interval. After a crash that nobody
     recovers from, read_committed readers of the topics wait this long. Brokers allow 15 minutes."""

@@ -7,10 +7,8 @@ What librdkafka mends by itself (a broker that is away) is logged and waited for
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from forebay.connectors.kafka import options as o
 from forebay.connectors.kafka.errors import LOG, failure, passing
+from forebay.connectors.kafka.intake import Chunk, Event, intake_of
 from forebay.connectors.records import RecordDecoder
 from forebay.engine.connector import DeadLetter, Fetched, Position, Reader, Records, merge
 from forebay.engine.errors import ConnectorError
@@ -30,6 +29,7 @@ LOOK_SECONDS = 30.0
 """A bounded input that cannot end because its topic was deleted is told within this time."""
 GONE = "if it was deleted on purpose, drop the job and create it again"
 Offsets = Callable[[str, int], int]
+_NOTHING = pa.array([], pa.binary())
 
 
 @dataclass(slots=True)
@@ -72,15 +72,20 @@ class KafkaReader(Reader):
 
     def __init__(self, consumer: Any, decoder: RecordDecoder, plan: ReadPlan) -> None:
         self._consumer, self._decoder, self._plan = consumer, decoder, plan
+        self._intake = intake_of(consumer, headers=decoder.needs("headers", _NOTHING))
         self._splits: list[_Split] = []
         self._index: dict[tuple[str, int], int] = {}
         self._one_topic: str | None = None
-        self._places = np.empty(0, np.int32)
-        """Of one topic: the split of every partition."""
+        self._places: dict[str, npt.NDArray[np.int32]] = {}
+        """Per topic: the split of every partition."""
         self._partitions = np.empty(0, np.int32)
         """Of every split: its partition."""
         self._limits: Mapping[str, Position] | None = None
-        self._add(plan.topics(o.TUNING.request_seconds), plan.begin, plan.end or _never)
+        try:
+            self._add(plan.topics(o.TUNING.request_seconds), plan.begin, plan.end or _never)
+        except BaseException:
+            self._intake.close()
+            raise
         self._looked = time.monotonic()
         self._doubtful = False
         """The last look missed something."""
@@ -94,14 +99,16 @@ class KafkaReader(Reader):
             split.limit = self._limit_of(split)
             self._index[topic, partition] = len(self._splits)
             self._splits.append(split)
-            self._consumer.incremental_assign([TopicPartition(topic, partition, split.offset)])
+            self._assign(split)
             self._pause(split)
-        topics = {s.topic for s in self._splits}
-        self._one_topic = topics.pop() if len(topics) == 1 else None
         self._partitions = np.array([s.partition for s in self._splits], np.int32)
-        if self._one_topic is not None:
-            self._places = np.zeros(self._partitions.max() + 1, np.int32)
-            self._places[self._partitions] = np.arange(len(self._splits))
+        topics: dict[str, list[int]] = {}
+        for i, split in enumerate(self._splits):
+            topics.setdefault(split.topic, []).append(i)
+        for topic, places in topics.items():
+            self._places[topic] = np.zeros(self._partitions[places].max() + 1, np.int32)
+            self._places[topic][self._partitions[places]] = places
+        self._one_topic = next(iter(topics)) if len(topics) == 1 else None
 
     def _kept(self, split: _Split, wanted: int) -> int:
         """`wanted`, or where to go on when the broker no longer has it."""
@@ -139,12 +146,15 @@ class KafkaReader(Reader):
         """Let go of a split at its end; taking it again starts at its own position, whatever was prefetched."""
         done = split.offset >= split.last
         if done != split.paused:
-            at = TopicPartition(split.topic, split.partition, split.offset)
             if done:
-                self._consumer.incremental_unassign([at])
+                self._consumer.incremental_unassign([TopicPartition(split.topic, split.partition)])
             else:
-                self._consumer.incremental_assign([at])
+                self._assign(split)
             split.paused = done
+
+    def _assign(self, split: _Split) -> None:
+        self._intake.expect(split.topic, split.partition)
+        self._consumer.incremental_assign([TopicPartition(split.topic, split.partition, split.offset)])
 
     def lag(self) -> int | None:
         waiting = 0
@@ -162,6 +172,7 @@ class KafkaReader(Reader):
                 LOG.warning("offsets were not committed to the consumer group: %s", e)
 
     def close(self) -> None:
+        self._intake.close()
         self._consumer.close()
 
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
@@ -170,31 +181,26 @@ class KafkaReader(Reader):
         parts: list[Fetched] = []
         while max_rows > 0 and not self.finished():
             asked = min(max_rows, o.TUNING.chunk)
-            with _no_collection():
-                messages = self._consume(asked, 0.0 if parts else timeout)
-                fetched, came = self._take(messages), len(messages)
-                del messages
+            fetched, came = self._take(asked, 0.0 if parts else timeout)
             parts += [] if fetched is None else [fetched]
             if came < asked:
                 break
             max_rows -= asked
         return merge(parts)
 
-    def _consume(self, most: int, timeout: float) -> list[Any]:
+    def _take(self, most: int, timeout: float) -> tuple[Fetched | None, int]:
+        """One chunk, and how many messages and events it had."""
         try:
-            messages: list[Any] = self._consumer.consume(most, timeout)
+            with self._intake.take(most, timeout) as chunk:
+                came = len(chunk) + len(chunk.events)
+                fetched = self._decode(chunk) if len(chunk) else None
+                events = chunk.events
         except KafkaException as e:
             raise failure("reading Kafka", e) from e
-        return messages
-
-    def _take(self, messages: list[Any]) -> Fetched | None:
-        events = [m for m in messages if m.error() is not None]
-        good = [m for m in messages if m.error() is None] if events else messages
-        fetched = self._decode(good) if good else None
         for event in events:
             self._happened(event)
         self._advance()
-        return fetched
+        return fetched, came
 
     def _look_due(self) -> bool:
         interval = self._plan.interval if self._plan.end is None else min(self._plan.interval, LOOK_SECONDS)
@@ -220,13 +226,13 @@ class KafkaReader(Reader):
             self._doubtful = not e.retryable
             LOG.warning("looking for partitions: %s", e)
 
-    def _happened(self, message: Any) -> None:
+    def _happened(self, event: Event) -> None:
         """The end of a partition, or an error. What librdkafka mends by itself is logged only."""
-        error = message.error()
-        place = self._index.get((message.topic(), message.partition())) if message.topic() else None
+        error = event.error
+        place = None if event.topic is None else self._index.get((event.topic, event.partition))
         split = None if place is None else self._splits[place]
         if split is not None and error.code() == KafkaError._PARTITION_EOF:
-            split.offset = max(split.offset, min(int(message.offset()), split.last))
+            split.offset = max(split.offset, min(event.offset, split.last))
         elif split is not None and error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
             split.offset = self._kept(split, split.offset)
             self._consumer.seek(TopicPartition(split.topic, split.partition, split.offset))
@@ -240,92 +246,76 @@ class KafkaReader(Reader):
         for split in self._splits:
             self._pause(split)
 
-    def _decode(self, messages: list[Any]) -> Fetched | None:
-        splits = self._splits_of(messages)
-        offsets = _offsets_of(messages, len(self._splits) == 1)
+    def _decode(self, chunk: Chunk) -> Fetched | None:
+        splits, offsets = self._splits_of(chunk), chunk.offsets()
         if any(s.last != UNBOUNDED for s in self._splits):
             last = np.array([s.last for s in self._splits], np.int64)
             first = np.array([s.offset for s in self._splits], np.int64)
             for index in np.unique(splits[offsets >= last[splits]]).tolist():
                 self._splits[index].offset = self._splits[index].last
             keep = np.flatnonzero((offsets < last[splits]) & (offsets >= first[splits]))
-            if keep.shape[0] < len(messages):
-                messages, splits, offsets = [messages[i] for i in keep], splits[keep], offsets[keep]
-        if not messages:
+            if len(keep) < len(chunk):
+                chunk.keep(keep)
+                splits, offsets = splits[keep], offsets[keep]
+        if not len(chunk):
             return None
         ends = np.full(len(self._splits), -1, np.int64)
         ends[splits] = offsets  # ascending within a split: its last one stays
         for split, end in zip(self._splits, ends.tolist()):
             split.offset = max(split.offset, end + 1)
-        records = self._records(messages, splits, offsets)
+        records = self._records(chunk, splits, offsets)
         decoded = self._decoder.decode(records)
         return Fetched(
             decoded.batch,
             None if len(self._splits) == 1 else splits[decoded.record],
-            _completed(decoded.dead, messages) if decoded.dead else (),
+            _completed(decoded.dead, records, chunk) if decoded.dead else (),
             decoded.schema_changes,
             decoded.unknown_fields,
             nbytes=records.values.nbytes,
-            records=len(messages),
+            records=len(records),
         )
 
-    def _splits_of(self, messages: list[Any]) -> npt.NDArray[np.int32]:
+    def _splits_of(self, chunk: Chunk) -> npt.NDArray[np.int32]:
+        """Of every message: the place of its split."""
         if len(self._splits) == 1:
-            return np.zeros(len(messages), np.int32)
+            return np.zeros(len(chunk), np.int32)
         if self._one_topic is not None:
-            return self._places[np.array([m.partition() for m in messages], np.int32)]
-        index = self._index
-        return np.array([index[m.topic(), m.partition()] for m in messages], np.int32)
+            return self._places[self._one_topic][chunk.partitions()]
+        names, topics = chunk.topics()
+        places = [self._places[name] for name in names]
+        begins = np.cumsum([0] + [len(p) for p in places])
+        return np.concatenate(places)[begins[topics] + chunk.partitions()]
 
-    def _records(self, messages: list[Any], splits: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> Records:
-        """The messages as columns; every call on a message costs, so only what the decoder needs is asked for."""
-        values = pa.array([m.value() for m in messages], pa.binary())
-        keys = timestamps = types = headers = None
+    def _records(self, chunk: Chunk, splits: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> Records:
+        """The messages as columns, those that the decoder needs."""
+        values, source = chunk.values(), self._one_topic
+        keys = times = types = None
         if self._decoder.needs("key", values):
-            keys = pa.array([m.key() for m in messages], pa.binary())
-        if self._decoder.needs("timestamp", values):
-            timestamps = np.array([m.timestamp()[1] for m in messages], np.int64)
-        if self._decoder.needs("timestamp-type", values):
-            types = np.array([m.timestamp()[0] for m in messages], np.int8)
-        if self._decoder.needs("headers", values):
-            headers = [m.headers() for m in messages]
+            keys = chunk.keys()
+        if self._decoder.needs("timestamp", values) or self._decoder.needs("timestamp-type", values):
+            times, types = chunk.timestamps()
+        if source is None:
+            names, topics = chunk.topics()
+            source = pa.array(names).take(pa.array(topics))
         return Records(
             values=values,
-            source=self._one_topic or pa.array([m.topic() for m in messages]),
+            source=source,
             partitions=self._partitions[splits],
             offsets=offsets,
             keys=keys,
-            timestamps=timestamps,
+            timestamps=times,
             timestamp_types=types,
-            headers=headers,
+            headers=chunk.headers() if self._decoder.needs("headers", values) else None,
         )
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold back Python's cycle collector: it would walk the thousands of messages of a chunk ten times over while they
-    are made, for as much time as making them takes, and none is part of a cycle."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def _offsets_of(messages: list[Any], one_split: bool) -> npt.NDArray[np.int64]:
-    first, last = messages[0].offset(), messages[-1].offset()
-    if one_split and last - first == len(messages) - 1:  # ascending, and without gaps
-        return np.arange(first, last + 1, dtype=np.int64)
-    return np.array([m.offset() for m in messages], np.int64)
-
-
-def _completed(dead: Sequence[DeadLetter], messages: list[Any]) -> tuple[DeadLetter, ...]:
+def _completed(dead: Sequence[DeadLetter], records: Records, chunk: Chunk) -> tuple[DeadLetter, ...]:
     """Dead letters with the keys and times of their messages, which decoding had no need of."""
-    places = {(m.topic(), m.partition(), m.offset()): m for m in messages}
-    found = [(d, places[d.source, d.partition, d.offset]) for d in dead]
-    return tuple(replace(d, key=m.key(), timestamp=m.timestamp()[1]) for d, m in found)
+    keys, (times, _) = chunk.keys(), chunk.timestamps()
+    topics = [records.source] * len(records) if isinstance(records.source, str) else records.source.to_pylist()
+    at = {p: i for i, p in enumerate(zip(topics, records.partitions.tolist(), records.offsets.tolist()))}
+    found = [(d, at[d.source, d.partition, d.offset]) for d in dead]
+    return tuple(replace(d, key=keys[i].as_py(), timestamp=int(times[i])) for d, i in found)
 
 
 def _never(topic: str, partition: int) -> int:

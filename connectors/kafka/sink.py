@@ -11,15 +11,18 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from forebay.connectors import options as read
 from forebay.connectors.kafka import options as o
+from forebay.connectors.kafka.direct import library
+from forebay.connectors.kafka.dispatch import ClientDispatch, DirectDispatch, Dispatch
 from forebay.connectors.kafka.errors import LOG, failure, insist, refused
 from forebay.connectors.kafka.transactions import CommitMark
 from forebay.connectors.records import Encoded, RecordEncoder
@@ -33,7 +36,7 @@ declare("kafka.offsets.before", "kafka.commit.before", "kafka.commit.after")
 
 _OFFSETS_TOPIC = "__consumer_offsets"
 _NO_PARTITION = -1
-Calls = Iterable[tuple[Any, ...]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class KafkaSink(Sink):
     def __init__(self, spec: KafkaSinkSpec, encoder: RecordEncoder) -> None:
         self._spec, self._encoder = spec, encoder
         self._client: Any = None
+        self._dispatch: Dispatch
         self._partitions: dict[str, Iterator[int]] = {}
         """Per topic known to exist: the partitions of its next rows."""
         self._lost: KafkaError | None = None
@@ -84,8 +88,16 @@ class KafkaSink(Sink):
             self._client = Producer({**tuned, **more, **o.for_producer(self._spec.properties), **fixed}, logger=LOG)
         except KafkaException as e:
             raise refused(e) from e
+        self._dispatch = self._way()
         for topic in {self._spec.topic, self._spec.home} - {None, _OFFSETS_TOPIC}:
             self._partitions[str(topic)] = self._targets(str(topic))
+
+    def _way(self) -> Dispatch:
+        """By librdkafka's calls, except for what only confluent-kafka's have: more than key and value, asking Python for
+        a token."""
+        asks = "OAUTHBEARER" in map(str.upper, self._spec.properties.values())
+        found = library() if self._encoder.bare and not asks else None
+        return ClientDispatch(self._client) if found is None else DirectDispatch(self._client, found, self._delivered)
 
     def _targets(self, topic: str) -> Iterator[int]:
         """The partitions of a topic's rows, one after the other.
@@ -106,39 +118,20 @@ class KafkaSink(Sink):
     def write(self, batch: Batch) -> None:
         encoded = self._encoder.encode(batch)
         if len(encoded):
-            self._send(self._calls(encoded))
+            for topic, records in self._routes(encoded):
+                self._send(topic, records)
+            self._poll(0)
 
-    def _calls(self, encoded: Encoded) -> Calls:
-        """The arguments of `produce` per record, as few as will do: they are the cost of a row."""
-        values = encoded.values.to_pylist()
-        keys: Iterable[bytes | None] = itertools.repeat(None)
-        if encoded.keys is not None:
-            keys = encoded.keys.to_pylist()
-        topics, partitions = self._routes(encoded)
-        if encoded.timestamps is None and encoded.headers is None:
-            if partitions is not None:
-                return zip(topics, values, keys, partitions)
-            return zip(topics, values, keys) if encoded.keys is not None else zip(topics, values)
-        nothing = itertools.repeat(None)
-        times: Iterable[int] = itertools.repeat(0)  # 0: now
-        if encoded.timestamps is not None:
-            times = encoded.timestamps.clip(0).tolist()
-        headers: Iterable[Any] = itertools.repeat([])
-        if encoded.headers is not None:
-            headers = [h or [] for h in encoded.headers.to_pylist()]
-        to = partitions if partitions is not None else itertools.repeat(_NO_PARTITION)
-        return zip(topics, values, keys, to, nothing, nothing, times, headers)
-
-    def _routes(self, encoded: Encoded) -> tuple[Iterable[str], Iterable[int] | None]:
-        """Topic and partition of every record; None: let the client choose."""
-        chosen = self._spec.partitioner != "default"
+    def _routes(self, encoded: Encoded) -> Iterator[tuple[str, Encoded]]:
+        """The records of every topic, in order."""
         if encoded.topics is None:
-            topic = str(self._spec.topic)
-            return itertools.repeat(topic), self._partitions[topic] if chosen else None
+            yield str(self._spec.topic), encoded
+            return
         named = encoded.topics if self._spec.topic is None else encoded.topics.fill_null(self._spec.topic)
         self._check_topics(named)
-        topics = named.to_pylist()
-        return topics, (next(self._partitions[t]) for t in topics) if chosen else None
+        coded = named.dictionary_encode()
+        for place, topic in enumerate(coded.dictionary.to_pylist()):
+            yield topic, encoded.take(np.flatnonzero(coded.indices.to_numpy() == place))
 
     def _check_topics(self, named: pa.StringArray) -> None:
         if named.null_count:
@@ -149,43 +142,35 @@ class KafkaSink(Sink):
                     raise DataError(f"a row names topic '{topic}', which the table does not", hint="see option 'topic'")
                 self._partitions[topic] = self._targets(topic)
 
-    def _send(self, calls: Calls) -> None:
-        produce = self._client.produce
+    def _send(self, topic: str, records: Encoded) -> None:
+        partitions = None
+        if self._spec.partitioner != "default":
+            partitions = np.fromiter(itertools.islice(self._partitions[topic], len(records)), np.int32, len(records))
         try:
-            for call in calls:
-                try:
-                    produce(*call)
-                except BufferError:
-                    self._send_when_room(call)
+            self._dispatch.send(topic, records, partitions, wait=lambda: self._poll(0.1))
         except KafkaException as e:
             raise self._failed("writing", e) from e
-        self._poll(0)
 
-    def _send_when_room(self, call: tuple[Any, ...]) -> None:
-        while True:
-            self._poll(0.1)
-            try:
-                return self._client.produce(*call)  # type: ignore[no-any-return]
-            except BufferError:
-                continue
-
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+    def _delivered(self, error: KafkaError | None, message: Any = None) -> None:
         if error is not None and self._lost is None:
             self._lost = error
 
-    def _poll(self, seconds: float, serve: str = "poll") -> int:
-        """Serve the client's reports; `serve` is 'poll' or 'flush'. Returns how many events or records that made.
+    def _poll(self, seconds: float) -> None:
+        """Serve the client's reports.
 
         Raises:
             ConnectorError: the client is broken, or a record could not be delivered.
         """
+        self._served(self._dispatch.serve, seconds)
+
+    def _served(self, serve: Callable[[float], T], seconds: float) -> T:
         try:
-            count = int(getattr(self._client, serve)(seconds))
+            served = serve(seconds)
         except KafkaException as e:
             raise self._failed("writing", e) from e
         if self._lost is not None:
             raise failure("writing", self._lost)
-        return count
+        return served
 
     def _failed(self, doing: str, error: KafkaException) -> ConnectorError:
         return failure(doing, error)
@@ -196,7 +181,7 @@ class KafkaSink(Sink):
         if not self._spec.waits:
             self._poll(0)
             return
-        while self._poll(1.0, "flush"):
+        while self._served(self._dispatch.flush, 1.0):
             continue  # a record that cannot be delivered ends by 'message.timeout.ms'
 
     def commit(self, checkpoint: int) -> None:
@@ -212,6 +197,7 @@ class KafkaSink(Sink):
     def _abandon(self, client: Any) -> None:
         """Forget what is not delivered."""
         client.purge()
+        self._dispatch.close()
 
 
 class TransactionalKafkaSink(KafkaSink):
@@ -226,7 +212,13 @@ class TransactionalKafkaSink(KafkaSink):
         self._began = self._stuck = False
 
     def recover(self) -> int | None:
-        self._open({"transactional.id": self._id, "transaction.timeout.ms": o.TUNING.transaction_ms})
+        self._open(
+            {
+                "transactional.id": self._id,
+                "transaction.timeout.ms": o.TUNING.transaction_ms,
+                "linger.ms": o.TUNING.transaction_linger_ms,
+            }
+        )
         self._insist("starting transactions", self._client.init_transactions)
         last = self._mark.read()
         self._commit(last)  # so that a former owner sees who has taken over, and the mark does not expire

@@ -18,8 +18,10 @@ from forebay.connectors.records.layout import (
     check_metadata,
     key_format,
     layout_of,
+    read_fields,
     read_names,
     value_format,
+    widened,
 )
 
 __all__ = [
@@ -35,7 +37,9 @@ __all__ = [
     "key_format",
     "layout_of",
     "one_by_one",
+    "read_fields",
     "read_names",
     "select",
     "value_format",
+    "widened",
 ]

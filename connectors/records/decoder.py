@@ -21,8 +21,10 @@ from forebay.connectors.records.layout import (
     key_format,
     key_schema,
     layout_of,
+    read_fields,
     read_names,
     value_format,
+    widened,
 )
 from forebay.engine.batch import Batch, Weights
 from forebay.engine.connector import (
@@ -62,9 +64,7 @@ class RecordDecoder:
         if self._upsert and chosen.format.changelog is not Changelog.APPEND:
             raise OptionError(f"'{chosen.format.name}' carries changes itself; an upsert table needs a plain format")
         physical = spec.physical()
-        fields = [physical.field(c) for c in self._layout.value if self._reads(c)]
-        if not fields and self._layout.value:
-            fields = [physical.field(self._layout.value[0])]  # a row must have a column to be counted
+        fields = read_fields(spec, chosen.format, [physical.field(c) for c in self._layout.value])
         for column in self._layout.format_metadata:
             key = (column.metadata or "").removeprefix("value.")
             if key not in chosen.format.metadata:
@@ -164,7 +164,10 @@ class RecordDecoder:
         for spec in self._layout.metadata:
             if self._reads(spec.name):
                 columns[spec.name] = _metadata(records, spec, record)
-        arrays = [columns[f.name] if f.name in columns else pa.nulls(len(record), f.type) for f in self.schema]
+        arrays = [
+            widened(columns[f.name], f.type) if f.name in columns else pa.nulls(len(record), f.type)
+            for f in self.schema
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 

@@ -35,6 +35,17 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.values)
 
+    def take(self, at: npt.NDArray[np.intp]) -> Encoded:
+        """The records at some places, with no topics."""
+        taken = pa.array(at)
+        return Encoded(
+            self.values.take(taken),
+            None if self.keys is None else self.keys.take(taken),
+            None,
+            None if self.timestamps is None else self.timestamps[at],
+            None if self.headers is None else self.headers.take(taken),
+        )
+
 
 class RecordEncoder:
     """Rows of a sink table, found by name, to records: one per change."""
@@ -62,6 +73,8 @@ class RecordEncoder:
             if column.metadata not in WRITABLE:
                 raise OptionError(f"metadata column '{column.name}' cannot be written", hint="declare it VIRTUAL")
         self._metadata = {str(c.metadata): c.name for c in writable}
+        self.bare = not {"timestamp", "headers"} & self._metadata.keys()
+        """Whether records have neither timestamps nor headers of their own."""
 
     def encode(self, batch: Batch) -> Encoded:
         """One record per change: a weight of ±n gives n.

@@ -54,6 +54,38 @@ def read_names(spec: TableSpec) -> frozenset[str] | None:
     return frozenset(c if c in names else c.partition(".")[0] for c in spec.read_columns) | set(spec.primary_key)
 
 
+def read_fields(spec: TableSpec, format_: Format, fields: Sequence[pa.Field]) -> list[pa.Field]:
+    """What a format must fill of its `fields`: the columns that the plan reads, of ROWs only the members that it reads. A
+    format that goes by position gets all; one that goes by name gets at least one, since a row needs a column to be counted."""
+    wanted = read_names(spec)
+    if wanted is None or format_.positional:
+        return list(fields)
+    whole = frozenset(spec.read_columns or ()) | set(spec.primary_key)
+    found = [f for f in fields if f.name in wanted] or list(fields[:1])
+    return [f if f.name in whole else f.with_type(_pruned(f.type, f.name, whole)) for f in found]
+
+
+def _pruned(type_: pa.DataType, path: str, wanted: frozenset[str]) -> pa.DataType:
+    """A ROW with the members that are wanted, by dotted path, or have such members; as it is if there is none."""
+    if not pa.types.is_struct(type_):
+        return type_
+    kept = [
+        f if f"{path}.{f.name}" in wanted else f.with_type(_pruned(f.type, f"{path}.{f.name}", wanted))
+        for f in type_
+        if any(w == f"{path}.{f.name}" or w.startswith(f"{path}.{f.name}.") for w in wanted)
+    ]
+    return pa.struct(kept) if kept else type_
+
+
+def widened(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """A column with the members of its ROWs that nobody reads as NULLs."""
+    if array.type == type_:
+        return array
+    given = {f.name: array.field(i) for i, f in enumerate(array.type)}
+    children = [widened(given[f.name], f.type) if f.name in given else pa.nulls(len(array), f.type) for f in type_]
+    return pa.StructArray.from_arrays(children, fields=list(type_), mask=array.is_null() if array.null_count else None)
+
+
 @dataclass(frozen=True, slots=True)
 class ChosenFormat:
     """A format with its options, short names, defaults filled in."""

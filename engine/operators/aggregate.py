@@ -22,9 +22,8 @@ from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.calls import Calls, Delta
 from forebay.engine.state import State
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.groups import GroupTable, Ids, Opened, Words
+from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened, Words
 from forebay.engine.state.keys import KeyTable
-from forebay.engine.state.multiset import UNMATCHED
 from forebay.engine.state.order import Order
 from forebay.kernels.aggregate import add_count
 from forebay.kernels.group import changed, gather
@@ -56,7 +55,8 @@ class Aggregation:
         self._spec, self._used = _narrow(spec)
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
         self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
-        self.table = GroupTable(KeyTable(keys), EXTRA + extra + self._calls.width)
+        width = EXTRA + extra + self._calls.width
+        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), pinned=extra > 0)
 
     def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
         """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""

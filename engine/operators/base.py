@@ -56,6 +56,9 @@ class Operator(ABC):
         """Every piece of state that this operator owns, by a name that is stable across versions."""
         return {}
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """The node is removed: give back what other nodes keep for it."""
+
     def watermark(self, inputs: tuple[int | None, ...]) -> int | None:
         """The output's watermark for the inputs' watermarks (the least one, unless the operator holds rows back)."""
         return None if any(w is None for w in inputs) else min(w for w in inputs if w is not None) if inputs else None

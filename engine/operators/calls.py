@@ -29,7 +29,7 @@ from forebay.engine.operators.accumulators import (
 from forebay.engine.state import State
 from forebay.engine.state.arrays import Mask, is_fixed, is_null, is_pair
 from forebay.engine.state.groups import Ids, Words
-from forebay.engine.state.multiset import UNLIMITED, UNMATCHED, BestRows, Multiset
+from forebay.engine.state.multiset import UNLIMITED, BestRows, Multiset, OrderedRows
 from forebay.engine.state.order import Order
 
 _GROUP = pa.field("group", pa.int64(), False)
@@ -79,7 +79,7 @@ class _DistinctMap:
 
     def build(self) -> None:
         """Make the map, once all conditions are known."""
-        self.values = Multiset(self._schema, len(self.conditions))
+        self.values = Multiset(self._schema, len(self.conditions), grouped=True)
 
     def feed(self, delta: Delta) -> list[Delta]:
         """Per condition, the values that appeared or vanished."""
@@ -136,9 +136,11 @@ class _HeldRows:
         arrival = not orders
         if append_only and not need.counted:
             limit = 1 if need.best else UNLIMITED
-            self.rows: BestRows | Multiset = BestRows(self._schema, limit, orders, ties, arrival, need.newest)
+            self.rows: BestRows | Multiset = BestRows(
+                self._schema, limit, orders, ties, arrival, need.newest, grouped=True
+            )
         else:
-            self.rows = Multiset(self._schema, 1, orders, ties, arrival, need.newest)
+            self.rows = Multiset(self._schema, 1, orders, ties, arrival, need.newest, grouped=True)
 
     def feed(self, delta: Delta) -> None:
         weights = delta.counted(() if self._need.keep_null else (self._need.value,), self._need.condition)
@@ -285,8 +287,11 @@ class Calls:
     @property
     def unmatched(self) -> int:
         """Retractions of values that were not there."""
-        tables = [d.values.table for d in self._maps] + [h.rows.table for h in self._held_rows.values()]
-        return int(sum(t.counters[UNMATCHED] for t in tables))
+        return sum(rows.unmatched for rows in self.held())
+
+    def held(self) -> list[OrderedRows]:
+        """The rows that are kept beside the words."""
+        return [*(d.values for d in self._maps), *(h.rows for h in self._held_rows.values())]
 
     def states(self) -> dict[str, State]:
         states: dict[str, State] = {f"distinct{i}": d.values for i, d in enumerate(self._maps)}

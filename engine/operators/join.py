@@ -9,8 +9,22 @@ The arrangements have taken in the epoch's ΔL and ΔR when the join runs; it re
 
 Existence is one probe per key, however many rows match, so a hot key costs nothing until its first match comes or its last one
 goes. With a residual condition or a lens that filters, existence is a matter of rows, and pairs are tested: for ΔL, and for
-those old rows of L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter, a TTL
-or a restart could make wrong.
+those old rows of L that pair with a row of ΔR. No match counts are kept: nothing to checkpoint, nothing that a filter or a
+restart could make wrong.
+
+With a time to live (TTL) a side has a *bound* in each epoch (`engine.operators.horizon`), and every view is without the rows that
+are older: for pairs and for existence an expired row is as if it had never been. Expiry itself says nothing. So:
+
+    pairs       (l, r) comes when the later of the two comes, if the earlier is visible then; it is retracted when either is
+                retracted while both are visible; else it stands for ever
+    presence    is decided anew when the row itself changes, or when its existence of a visible match turns. What was said
+                before is known by a mark on the rows that stand as matched (`engine.operators.matched`), kept where matches
+                can expire. A row whose matches have all expired still stands as matched: its padded form does not come back
+                for it, nor is it retracted once more for its next match
+    retraction  of an expired row says nothing, whether or not the row is still in memory
+    late        a row that has expired when it comes is not joined at all, but counted
+
+NOT IN has no TTL: one expired NULL would have to bring back everything.
 
 A *lens* (`engine.operators.lens`) is how one job sees an arrangement that it shares.
 """
@@ -25,30 +39,43 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, concat, take
-from forebay.engine.consolidate import group_rows
+from forebay.engine.consolidate import consolidate, group_rows
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
 from forebay.engine.operators.lens import Lens
+from forebay.engine.operators.matched import Matched
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
 from forebay.engine.state.rows import Ids
+from forebay.engine.state.times import time_of
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]
 Residual = Callable[[pa.RecordBatch], pa.BooleanArray]
 _PAIRING = ("inner", "left", "right", "full")
+_LEFT_PRESENCE = ("left", "full", "left semi", "left anti", "left mark")
+_RIGHT_PRESENCE = ("right", "full", "right semi", "right anti")
+LATE = "late_rows"
 
 
 class ArrangeOperator(Operator):
-    """Keeps its input arranged and passes the changes on. What jobs share when they join the same relation by the same key."""
+    """Keeps its input arranged and passes the changes on. What jobs share when they join the same relation by the same key.
+
+    A stamped arrangement's rows, and the changes passed on, have the time of the epoch in which they came as last column.
+    """
 
     def __init__(self, arrangement: Arrangement) -> None:
         self.schema = arrangement.schema
         self.arrangement = arrangement
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
-        self.arrangement.update(inputs[0], turn.epoch)
-        return inputs[0]
+        batches = [self._stamped(b, turn.now) for b in inputs[0]] if self.arrangement.stamped else inputs[0]
+        return self.arrangement.update(batches, turn.epoch)
+
+    def _stamped(self, batch: Batch, now: int) -> Batch:
+        stamp = pa.array(np.full(batch.num_rows, now)).cast(self.schema[-1].type)
+        return batch.with_rows(pa.RecordBatch.from_arrays([*batch.rows.columns, stamp], schema=self.schema))
 
     def contents(self) -> Iterator[Batch]:
         """All live rows at the last epoch boundary."""
@@ -75,6 +102,8 @@ class JoinSpec:
     left_lens: Lens | None = None
     right_lens: Lens | None = None
     """Keys are columns of the stored rows, `schema` and the residual are over the shown ones."""
+    lives: tuple[Lifetime, Lifetime] = (Lifetime(), Lifetime())
+    """How long the rows of each side are visible; a side with a TTL has an arrangement with a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +120,7 @@ class _Side:
     old: View
     new: View
     is_left: bool
+    epoch: int
 
     def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
         """Rows through the lens, and which of them it sees (None: all)."""
@@ -129,11 +159,17 @@ class JoinOperator(Operator):
             )
         self._left_schema = _shown_schema(left.schema, spec.left_lens)
         self._right_schema = _shown_schema(right.schema, spec.right_lens)
+        self.horizon = Horizon(spec.lives)
+        self._readers = [(rows, rows.reader()) for rows in (left, right)]
+        self._marks: dict[bool, Matched] = {}
         self._both = pa.schema([*self._left_schema, *self._right_schema])
         if spec.residual is None and spec.kind in _PAIRING:
             self._both = spec.schema
+        self._keep_marks()
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        if self.horizon:
+            self._advance(turn)
         left = self._side(self._left, self._spec.left_keys, inputs[0], turn, True)
         right = self._side(self._right, self._spec.right_keys, inputs[1], turn, False)
         if left.delta is None and right.delta is None:
@@ -155,16 +191,18 @@ class JoinOperator(Operator):
         if kind == "right anti":
             out += self._presence(right, left, _absent)
         if kind == "left mark":
-            for mark, presence in ((True, _present), (False, _absent)):
-                out += [self._marked(b, mark) for b in self._presence(left, right, presence)]
+            out += [self._marked(b, exists) for b, exists in self._existence(left, right)]
         return [_with_schema(b, self.schema) for b in out if b.num_rows]
 
     def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> _Side:
-        old = NOTHING if turn.initial else rows.old(turn.epoch)
+        since = self.horizon.bounds[0 if is_left else 1]
+        old = NOTHING if turn.initial else rows.old(turn.epoch, since)
         lens = self._spec.left_lens if is_left else self._spec.right_lens
         delta = [b for b in delta if b.num_rows]
         changed = concat(delta) if delta else None
-        side = _Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch), is_left)
+        if changed is not None and since > ALWAYS:
+            changed = self._visible(changed, rows, since)
+        side = _Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch, since), is_left, turn.epoch)
         if lens is None or changed is None:
             return side
         stored, shown = side.seen(changed)
@@ -211,20 +249,40 @@ class JoinOperator(Operator):
 
     def _presence(self, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
         """Changes of the rows of `side`, as shown, that are present for the existence of a match in `other`."""
-        if side.delta is not None and side.shown is not None:
-            exists = self._exists(side.delta.rows, side, other, other.new)
+        for batch, exists in self._existence(side, other):
             keep = np.flatnonzero(present(exists))
-            yield side.shown.take(keep) if keep.size < side.shown.num_rows else side.shown
-        if other.delta is not None and other.shown is not None:
-            if self._tests_pairs(other):
-                yield from self._turned_by_pairs(side, other, other.delta.rows, other.shown.rows, present)
-            else:
-                yield from self._turned_by_keys(side, other, other.delta.rows, present)
+            if keep.size:
+                yield batch.take(keep) if keep.size < batch.num_rows else batch
 
-    def _turned_by_keys(
-        self, side: _Side, other: _Side, changed: pa.RecordBatch, present: Callable[[Mask], Mask]
-    ) -> Iterator[Batch]:
-        """Old rows of `side` whose key has got its first match in `other`, or lost its last one."""
+    def _existence(self, side: _Side, other: _Side) -> Iterator[tuple[Batch, Mask]]:
+        """Changes of the rows of `side`, as shown, each with whether it has a match."""
+        if side.is_left in self._marks:
+            yield from self._marked_existence(side, other, self._marks[side.is_left])
+            return
+        if side.delta is not None and side.shown is not None:
+            yield side.shown, self._exists(side.delta.rows, side, other, other.new)
+        for ids, now in self._turned(side, other):
+            shown, keep = side.shown_at(ids)
+            batch = Batch(shown, side.rows.weights_at(ids))
+            if keep is not None and not keep.all():
+                batch, now = batch.take(np.flatnonzero(keep)), now[keep]
+            yield batch.negate(), ~now
+            yield batch, now
+
+    def _turned(self, side: _Side, other: _Side) -> Iterator[tuple[Ids, Mask]]:
+        """Old rows of `side` that have got their first match or lost their last one, and which of the two.
+
+        There may be some that the lens does not see.
+        """
+        if other.delta is None or other.shown is None:
+            return
+        if self._tests_pairs(other):
+            yield from self._turned_by_pairs(side, other, other.delta.rows, other.shown.rows)
+        else:
+            yield from self._turned_by_keys(side, other, other.delta.rows)
+
+    def _turned_by_keys(self, side: _Side, other: _Side, changed: pa.RecordBatch) -> Iterator[tuple[Ids, Mask]]:
+        """Those whose key has got its first match in `other`, or lost its last one."""
         nulls = self._spec.null_equals_null
         keys, columns = _distinct_keys(changed, other.keys), range(len(other.keys))
         hashes = other.rows.hash_keys(keys, columns)
@@ -234,33 +292,19 @@ class JoinOperator(Operator):
         turned = np.flatnonzero(before != after)
         if not turned.size:
             return
-        change = present(after[turned]).astype(np.int64) - present(before[turned])
         for places, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
-            weights = _times(change[places], side.rows.weights_at(ids))
-            shown, keep = side.shown_at(ids)
-            batch = Batch(shown, weights)
-            yield batch if keep is None else batch.take(np.flatnonzero(keep))
+            yield ids, after[turned][places]
 
     def _turned_by_pairs(
-        self,
-        side: _Side,
-        other: _Side,
-        stored: pa.RecordBatch,
-        shown: pa.RecordBatch,
-        present: Callable[[Mask], Mask],
-    ) -> Iterator[Batch]:
-        """Old rows of `side` that pair with a changed row of `other` and whose existence turns."""
+        self, side: _Side, other: _Side, stored: pa.RecordBatch, shown: pa.RecordBatch
+    ) -> Iterator[tuple[Ids, Mask]]:
+        """Those that pair with a changed row of `other` and whose existence turns."""
         found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
         for ids in _pieces(np.unique(np.concatenate(found))) if found else ():
-            rows, seen = side.seen(Batch(side.rows.rows_at(ids), side.rows.weights_at(ids)))
-            was = present(self._exists(rows.rows, side, other, other.old))
-            now = present(self._exists(rows.rows, side, other, other.new))
-            turned = np.flatnonzero(was != now)
-            if turned.size:
-                weights = now[turned].astype(np.int64) - was[turned]
-                yield Batch(
-                    _at(seen.rows, turned), _times(weights, None if seen.weights is None else seen.weights[turned])
-                )
+            rows = side.rows.rows_at(ids)
+            was, now = (self._exists(rows, side, other, view) for view in (other.old, other.new))
+            if (was != now).any():
+                yield ids[was != now], now[was != now]
 
     def _tests_pairs(self, other: _Side) -> bool:
         """Does a match take more than equal keys?"""
@@ -277,6 +321,92 @@ class JoinOperator(Operator):
         for places, _, _ in self._paired(maybe, side.show(maybe)[0], side, other, view):
             found[candidates[places]] = True
         return found
+
+    # -- existence that outlives its matches --------------------------------------------------------------------
+
+    def _marked_existence(self, side: _Side, other: _Side, marks: Matched) -> Iterator[tuple[Batch, Mask]]:
+        """As `_existence`: what was said of a row before is told by its mark, not by the matches that are left."""
+        since = self.horizon.bounds[0 if side.is_left else 1]
+        decided: list[tuple[pa.RecordBatch, Mask]] = []
+        changed = None if side.delta is None else consolidate([side.delta])
+        if changed is not None:
+            rows = changed.rows
+            now = self._exists(rows, side, other, other.new)
+            yield changed.with_rows(side.show(rows)[0]), now
+            yield from self._unsaid(side, other, rows, marks.on(rows, side.epoch, since) & ~now)
+            decided.append((rows, now & self._remain(side, changed)))
+        for ids, now in self._turned(side, other):
+            rows = side.rows.rows_at(ids)
+            shown, keep = side.show(rows)
+            turned = marks.on(rows, side.epoch, since) != now
+            turned = np.flatnonzero(turned if keep is None else turned & keep)
+            batch = Batch(shown, side.rows.weights_at(ids)).take(turned)
+            yield batch.negate(), ~now[turned]
+            yield batch, now[turned]
+            decided.append((rows, now & (side.rows.count(rows, side.new) > 0)))
+        marks.update([rows for rows, _ in decided], [now for _, now in decided], side.epoch, since)
+
+    def _unsaid(self, side: _Side, other: _Side, rows: pa.RecordBatch, stale: Mask) -> Iterator[tuple[Batch, Mask]]:
+        """Changed rows that stood as matched only by matches that have expired: their old copies are decided anew too."""
+        places = np.flatnonzero(stale)
+        if not places.size:
+            return
+        _, first = group_rows(_at(rows, places).select(list(side.rows.whole)))
+        places = places[first]
+        places = places[~self._exists(_at(rows, places), side, other, other.old)]
+        held = side.rows.count(_at(rows, places), side.old)
+        places, held = places[held > 0], held[held > 0]
+        if places.size:
+            shown = side.show(_at(rows, places))[0]
+            yield Batch(shown, -held), np.ones(places.size, bool)
+            yield Batch(shown, held), np.zeros(places.size, bool)
+
+    def _remain(self, side: _Side, changed: Batch) -> Mask:
+        """Which of the changed rows are there after the epoch."""
+        alive = changed.weight_array() > 0
+        fewer = np.flatnonzero(~alive)
+        if fewer.size:
+            alive[fewer] = side.rows.count(_at(changed.rows, fewer), side.new) > 0
+        return alive
+
+    def _keep_marks(self) -> None:
+        """Marks where presence depends on matches that can expire."""
+        for is_left, rows, other in ((True, self._left, 1), (False, self._right, 0)):
+            kinds = _LEFT_PRESENCE if is_left else _RIGHT_PRESENCE
+            if self._spec.kind in kinds and self._spec.lives[other].ttl is not None and is_left not in self._marks:
+                self._marks[is_left] = Matched(rows)
+
+    # -- time to live -------------------------------------------------------------------------------------------
+
+    def _advance(self, turn: Turn) -> None:
+        """Fix what is visible in this epoch, and let the arrangements drop what is not."""
+        self.horizon.advance(turn)
+        for (_, reader), bound in zip(self._readers, self.horizon.bounds):
+            reader.since = bound
+
+    def _visible(self, changed: Batch, rows: Arrangement, since: int) -> Batch | None:
+        """The changed rows that have not expired; of the others, new ones are counted."""
+        assert rows.time is not None
+        young = time_of(changed.rows.column(rows.time)) >= since
+        if young.all():
+            return changed
+        self.horizon.late += int(np.maximum(changed.weight_array()[~young], 0).sum())
+        return changed.take(np.flatnonzero(young)) if young.any() else None
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Counters since the operator was made."""
+        return {LATE: self.horizon.late}
+
+    def states(self) -> Mapping[str, State]:
+        if not self.horizon:
+            return {}
+        marks = {f"matched {'left' if is_left else 'right'}": m.marks for is_left, m in self._marks.items()}
+        return {"horizon": self.horizon, **marks}
+
+    def close(self) -> None:
+        for rows, reader in self._readers:
+            rows.leave(reader)
 
     # -- NOT IN -------------------------------------------------------------------------------------------------
 
@@ -318,8 +448,8 @@ class JoinOperator(Operator):
         return held[1]
 
     @staticmethod
-    def _marked(batch: Batch, mark: bool) -> Batch:
-        column = pa.array(np.full(batch.num_rows, mark))
+    def _marked(batch: Batch, marks: Mask) -> Batch:
+        column = pa.array(marks)
         return batch.with_rows(
             pa.RecordBatch.from_arrays([*batch.rows.columns, column], names=[*batch.schema.names, "mark"])
         )

@@ -18,12 +18,10 @@ from forebay.engine.consolidate import same_rows
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.state import State
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.groups import GroupTable, Ids, Opened
+from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened
 from forebay.engine.state.keys import KeyTable
-from forebay.engine.state.multiset import UNMATCHED, Multiset
+from forebay.engine.state.multiset import Multiset
 from forebay.kernels.aggregate import add_count
-
-_CHUNK = 8192
 
 
 class LastRows(GroupTable):
@@ -39,10 +37,6 @@ class LastRows(GroupTable):
         if ids.shape[0]:
             self._replaced.append((ids, old))
             self._by_key.replace(ids, rows)
-
-    def find(self, rows: pa.RecordBatch) -> Ids:
-        """Ids of the keys in `rows` (of the whole schema; only key columns are read), -1 where there is none."""
-        return self._by_key.find(rows)
 
     def commit(self) -> None:
         self._replaced.clear()
@@ -91,9 +85,7 @@ class NormalizeOperator(Operator):
 
     def contents(self) -> Iterator[pa.RecordBatch]:
         """The live rows, in batches."""
-        ids = self.rows.all_ids()
-        for start in range(0, ids.shape[0], _CHUNK):
-            yield self.rows.keys.gather(ids[start : start + _CHUNK])
+        return self.rows.contents()
 
     @property
     def metrics(self) -> dict[str, int]:
@@ -121,8 +113,8 @@ class UpsertKeyOperator(Operator):
     def __init__(self, schema: pa.Schema, key: Sequence[int]) -> None:
         self.schema = schema
         self._key = list(key)
-        self._keys = GroupTable(KeyTable(pa.schema([schema.field(i) for i in key])), 1)
         self._rows = Multiset(schema, arrival=True)
+        self._keys = GroupTable(KeyTable(pa.schema([schema.field(i) for i in key])), 1, [self._rows])
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         batches = [b for b in inputs[0] if b.num_rows]

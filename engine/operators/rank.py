@@ -16,9 +16,9 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.state import State
-from forebay.engine.state.groups import GroupTable, Ids, Opened, Words
+from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened, Words
 from forebay.engine.state.keys import KeyTable
-from forebay.engine.state.multiset import UNLIMITED, UNMATCHED, BestRows, Multiset
+from forebay.engine.state.multiset import UNLIMITED, BestRows, Multiset
 from forebay.engine.state.order import Order
 from forebay.kernels import topn
 from forebay.kernels.aggregate import add_count
@@ -55,12 +55,13 @@ class RankOperator(Operator):
         rows = pa.schema([f.with_nullable(True) for f in fields])  # a declared NOT NULL is not proof
         every = range(len(rows))
         orders = [Order(*o) for o in spec.order]
-        self._partitions = GroupTable(KeyTable(pa.schema([rows.field(i) for i in spec.partition])), 1)
         if spec.append_only:
             limit = self._end if self._kind == topn.ROW_NUMBER else UNLIMITED
             self._rows: BestRows | Multiset = BestRows(rows, limit, orders, every)
         else:
             self._rows = Multiset(rows, 1, orders, every)
+        partitions = KeyTable(pa.schema([rows.field(i) for i in spec.partition]))
+        self._partitions = GroupTable(partitions, 1, [self._rows])
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         batches = [b for b in inputs[0] if b.num_rows]

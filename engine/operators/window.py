@@ -20,8 +20,7 @@ from forebay.engine.operators.aggregate import EXTRA, AggregateSpec, Aggregation
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.state import State
 from forebay.engine.state.arrays import fixed_array, is_null, raw
-from forebay.engine.state.groups import Ids
-from forebay.engine.state.multiset import UNMATCHED
+from forebay.engine.state.groups import UNMATCHED, Ids
 
 Micros = npt.NDArray[np.int64]
 

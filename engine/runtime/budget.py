@@ -1,8 +1,9 @@
 """The memory budget of a warehouse: what is counted, and what gives way when it is too much.
 
-Counted are the states of all operators, the rows that sinks and failed jobs have still to get, and the cold store's cache.
-Above `SEAL` of the budget the arrangement with the most hot rows begins to be sealed, a slice per epoch; above `HOLD` the driver
-goes on with that until there is room, and so holds the sources back. Segments are merged in between.
+Counted are the states of all operators, the rows that sinks and failed jobs have still to get, and the cold store's cache; not
+what a keyed state holds free for rows to come. Above `SEAL` of the budget the state with the most hot bytes begins to be sealed,
+a slice per epoch; above `HOLD` the driver goes on with that until there is room, and so holds the sources back. Segments are
+merged in between.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from pathlib import Path
 
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.outbox import Outbox
-from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger(__name__)
 SEAL = 0.6
 HOLD = 0.9
 PART = 0.5
-"""Of an arrangement's hot chunks, sealed into one segment."""
+"""Of a state's hot rows, sealed into one segment."""
 _EVERY = 32768
 """Rows between two looks."""
 _AT_LEAST = 0.5
@@ -60,29 +61,29 @@ class Budget:
         if self._rows < _EVERY and now - self._looked < _AT_LEAST:
             return
         self._rows, self._looked = 0, now
-        arrangements = list(_arrangements(flow))
+        states = list(_tiered(flow))
         self.used = self._count(flow)
         if self.used > SEAL * self.limit:
-            self._seal(arrangements)
-        for arrangement in arrangements:
-            arrangement.maintain()
-        while self.used > HOLD * self.limit and self._make_room(arrangements):
+            self._seal(states)
+        for state in states:
+            state.maintain()
+        while self.used > HOLD * self.limit and self._make_room(states):
             self.used = self._count(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
 
-    def _seal(self, arrangements: list[Arrangement]) -> None:
-        if any(a.sealing for a in arrangements):
+    def _seal(self, states: list[Tiered]) -> None:
+        if any(a.sealing for a in states):
             return
-        for arrangement in sorted(arrangements, key=lambda a: -a.hot_bytes()):
-            if arrangement.seal(PART):
+        for state in sorted(states, key=lambda a: -a.hot_bytes()):
+            if state.seal(PART):
                 return
 
-    def _make_room(self, arrangements: list[Arrangement]) -> bool:
+    def _make_room(self, states: list[Tiered]) -> bool:
         """Finish one sealing; False if nothing can be sealed."""
-        self._seal(arrangements)
-        for arrangement in arrangements:
-            if arrangement.sealing:
-                arrangement.finish_sealing()
+        self._seal(states)
+        for state in states:
+            if state.sealing:
+                state.finish_sealing()
                 return True
         if not self._warned:
             self._warned = True
@@ -96,14 +97,13 @@ class Budget:
     def _count(self, flow: Dataflow) -> int:
         total = self.cold.nbytes() + sum({id(p): p.backlog.nbytes() for p in flow.parked.values()}.values())
         for node in flow.order:
-            total += sum(state.nbytes() for state in node.states().values())
+            for state in node.states().values():
+                total += state.nbytes() - (state.idle_bytes() if isinstance(state, Tiered) else 0)
             if isinstance(node.outlet, Outbox):
                 total += node.outlet.nbytes() if node.outlet.spec.directory is None else node.outlet.queued
         return total
 
 
-def _arrangements(flow: Dataflow) -> Iterable[Arrangement]:
+def _tiered(flow: Dataflow) -> Iterable[Tiered]:
     for node in flow.order:
-        for state in node.states().values():
-            if isinstance(state, Arrangement):
-                yield state
+        yield from (s for s in node.states().values() if isinstance(s, Tiered))

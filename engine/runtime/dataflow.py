@@ -26,7 +26,7 @@ from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import Scan
-from forebay.engine.state import State
+from forebay.engine.state import Segmented, State, Tiered
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.coldstore import ColdStore
 
@@ -234,7 +234,7 @@ class Dataflow:
 
     def _insert(self, node: Node) -> None:
         for state in node.states().values():
-            if self.cold is not None and isinstance(state, Arrangement) and not node.complete:
+            if self.cold is not None and isinstance(state, Tiered) and not node.complete:
                 state.use(self.cold)
         self.nodes[node.id] = node
         self.order.append(node)
@@ -271,13 +271,15 @@ class Dataflow:
             node.scan.close()
         if node.outlet is not None:
             node.outlet.close()
+        if node.operator is not None:
+            node.operator.close()
         for state in node.states().values():
-            if isinstance(state, Arrangement):
+            if isinstance(state, Tiered):
                 state.close()
 
     def segments(self) -> list[int]:
         """Numbers of the cold segments that the state consists of."""
-        states = [s for n in self.order for s in n.states().values() if isinstance(s, Arrangement)]
+        states = [s for n in self.order for s in n.states().values() if isinstance(s, Segmented)]
         return sorted(segment.number for state in states for segment in state.cold_segments())
 
     # -- running ------------------------------------------------------------------------------------------------

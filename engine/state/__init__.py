@@ -7,10 +7,15 @@ append-only chain of record batches from which `load` rebuilds the state, so its
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from forebay.engine.state.coldstore import ColdStore
+    from forebay.engine.state.segment import Segment
 
 
 class State(Protocol):
@@ -37,3 +42,51 @@ class State(Protocol):
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Rebuild an empty state from a full set of changes followed by any number of later ones, in order."""
+
+
+class Segmented(ABC):
+    """A state some of whose rows may be in cold segments."""
+
+    unmatched: int
+    """Retractions that found nothing to retract."""
+
+    @abstractmethod
+    def cold_segments(self) -> list[Segment]:
+        """The segments of these rows, in the order in which they came."""
+
+
+class Tiered(Segmented):
+    """A state that can give memory back by moving what was used longest ago to a cold store. Called between epochs."""
+
+    @abstractmethod
+    def use(self, store: ColdStore) -> None:
+        """Rows may go to this store from now on."""
+
+    @abstractmethod
+    def hot_bytes(self) -> int:
+        """Bytes that sealing could give back."""
+
+    @abstractmethod
+    def idle_bytes(self) -> int:
+        """Bytes of `nbytes` that are held for rows to come: this state's, or its dependents'. No reason to seal."""
+
+    @abstractmethod
+    def seal(self, share: float) -> bool:
+        """Begin to move that share of the hot rows; `maintain` goes on with it. False if there is nothing to move."""
+
+    @property
+    @abstractmethod
+    def sealing(self) -> bool:
+        """Whether rows are on their way out of memory."""
+
+    @abstractmethod
+    def maintain(self) -> bool:
+        """One step of sealing and one of merging; False when there is nothing to do."""
+
+    @abstractmethod
+    def finish_sealing(self) -> None:
+        """All that is left of the sealing under way."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nobody will read the state again."""

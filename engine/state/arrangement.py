@@ -16,6 +16,11 @@ Two tiers. Rows with ids from `_sealed_to` on are *hot*: in the row store and it
 can be *sealed*: their live rows go into a segment of `engine.state.cold`, slice by slice between epochs, and leave memory when
 the segment is finished. Cold rows keep their ids, but are spoken of by handles; what readers get from `probe` may be either, and
 every method that takes ids takes both. Whether a row is hot or cold changes no result.
+
+Rows may have a *time*: a column of theirs, or (*stamped*) a last column that tells when each came, and is no part of the row: a
+retraction, which cannot know it, takes the youngest of the rows that are equal otherwise. A view looks back to a time `since`;
+older rows are not there for it, although others may see them. What is older than every reader looks back to is dropped, chunk
+by chunk and segment by segment, some time later: that too changes no result.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
+from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import COLD, ColdRows
 from forebay.engine.state.coldstore import ColdStore
@@ -39,11 +45,16 @@ from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
 from forebay.engine.state.sealing import Sealing
 from forebay.engine.state.segment import Segment
+from forebay.engine.state.times import NEVER, Micros, time_of
 from forebay.kernels.rows import MASK, SHIFT
 
 PAIRS = 1 << 16
 """Most pairs in one piece of a probe: output batches stay bounded."""
 _FOREVER = 2**62
+ALWAYS = -NEVER
+"""The time before all times: whoever looks back to it sees every row."""
+_EXPIRED_CHUNKS = 4
+"""Hot chunks that are rid of expired rows in one step."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
 _NONE = np.zeros(0, np.int64)
@@ -54,26 +65,52 @@ _WEIGHT = pa.field("__weight", pa.int64(), False)
 
 
 class View:
-    """What a reader sees of an arrangement: its rows before or after an epoch, or none at all."""
+    """What a reader sees of an arrangement: its rows before or after an epoch, or none at all; none older than `since`."""
 
-    __slots__ = ("least", "most")
+    __slots__ = ("least", "most", "since")
 
-    def __init__(self, most: int, least: int) -> None:
+    def __init__(self, most: int, least: int, since: int = ALWAYS) -> None:
         self.most = most
         self.least = least
+        self.since = since
 
 
 NOTHING = View(0, _FOREVER)
 
 
-class Arrangement:
+class Reader:
+    """One who reads an arrangement: rows older than `since` (µs) it will never ask for again."""
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        self.since = ALWAYS
+
+
+class Arrangement(Tiered):
     """Rows by key. One writer (`update`, then `commit` or `rollback`) per epoch; readers in between."""
 
-    def __init__(self, schema: pa.Schema, key: Sequence[int], identity: Sequence[int] | None = None) -> None:
-        """`key`: columns of the index (none: one chain with all rows). `identity`: columns known to be unique."""
+    def __init__(
+        self,
+        schema: pa.Schema,
+        key: Sequence[int],
+        identity: Sequence[int] | None = None,
+        *,
+        time: int | None = None,
+        stamped: bool = False,
+    ) -> None:
+        """`key`: columns of the index (none: one chain with all rows). `identity`: columns known to be unique.
+
+        `time`: the column with the time of a row; `stamped`: it is the last one, and tells when the row came.
+        """
         self.schema = schema
         self.key = tuple(key)
-        self.identity = tuple(identity) if identity is not None else tuple(range(len(schema)))
+        self.time = time
+        self.stamped = stamped
+        self.whole = range(len(schema) - stamped)
+        """The columns by which rows are equal: all but a stamp."""
+        self.identity = tuple(identity) if identity is not None else tuple(self.whole)
+        self._readers: list[Reader] = []
         self.unmatched = 0
         """Retractions that found no row."""
         self._unmatched_before = 0
@@ -103,30 +140,39 @@ class Arrangement:
         self._null_keys = 0
         self._saved_to = 1
         self._killed: list[Ids] = []
+        self._cold_killed: list[Ids] = []
+        """Handles of the rows that died in the open epoch."""
+        self._due: dict[int, int] = {}
+        """Per full hot chunk the time that readers must have passed for another look at what has expired in it."""
         self._moved = False
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def update(self, batches: Sequence[Batch], epoch: int) -> None:
-        """Apply all changes of one epoch: births first, so that a row may be born and die in it."""
+    def update(self, batches: Sequence[Batch], epoch: int) -> list[Batch]:
+        """Apply all changes of one epoch: births first, so that a row may be born and die in it.
+
+        Returns them; of a stamped relation births as they are given, and the rows that were taken with their own times.
+        """
         if not self._firsts or self._firsts[-1][0] != epoch:
             self._firsts.append((epoch, self._store.next_id))
             self._unmatched_before = self.unmatched
-        deaths = []
+        births, deaths = [], []
         for batch in batches:
-            if batch.weights is None:
-                self._born(batch.rows, None)
+            if batch.weights is None or (positive := batch.weights > 0).all():
+                births.append(batch)
                 continue
-            positive = batch.weights > 0
-            if positive.all():
-                self._born(batch.rows, batch.weights)
-            else:
-                self._born(batch.rows.filter(pa.array(positive)), batch.weights[positive])
-                negative = batch.weights < 0
-                deaths.append(Batch(batch.rows.filter(pa.array(negative)), batch.weights[negative]))
-        gone = consolidate(deaths) if deaths else None
-        if gone is not None:
-            self._kill(gone.rows, -gone.weight_array(), epoch)
+            births.append(batch.take(np.flatnonzero(positive)))
+            deaths.append(batch.take(np.flatnonzero(batch.weights < 0)))
+        for batch in births:
+            self._born(batch.rows, batch.weights)
+        gone = consolidate([self._unstamped(b) for b in deaths]) if deaths else None
+        taken = None if gone is None else self._kill(gone.rows, -gone.weight_array(), epoch)
+        if not self.stamped or not deaths:
+            return list(batches)
+        return births if taken is None else [*births, taken]
+
+    def _unstamped(self, batch: Batch) -> Batch:
+        return batch.with_rows(batch.rows.select(list(self.whole))) if self.stamped else batch
 
     def _born(self, rows: pa.RecordBatch, weights: Weights | None) -> None:
         if not rows.num_rows:
@@ -143,10 +189,10 @@ class Arrangement:
             self._weights.set(ids, weights - 1)
         self._live += rows.num_rows
 
-    def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> None:
-        """Take `counts` of each row away; what is left of a heavier row is born again."""
+    def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> Batch | None:
+        """Take `counts` of each row away; what is left of a heavier row is born again. Returns what was taken if stamped."""
         probe, ids = self._find(rows, counts)
-        order = np.lexsort((ids, probe))
+        order = np.lexsort((-self._times(ids) if self.stamped else ids, probe))
         probe, ids = probe[order], ids[order]
         held = self._weight_of(ids)
         before = np.cumsum(held) - held
@@ -159,12 +205,14 @@ class Arrangement:
         hit = taken > 0
         dead, left = ids[hit], (held - taken)[hit]
         if not dead.size:
-            return
+            return None
+        gone = Batch(self.rows_at(dead), -taken[hit]) if self.stamped else None
         rest = Batch(self.rows_at(dead[left > 0]), left[left > 0]) if left.any() else None
         self._stamp(dead, epoch)
         self._live -= dead.size
         if rest is not None:
             self._born(rest.rows, rest.weights)
+        return gone
 
     def _stamp(self, dead: Ids, epoch: int) -> None:
         """These rows die in the epoch."""
@@ -173,9 +221,9 @@ class Arrangement:
             self._died.set(hot, np.full(hot.size, epoch, np.int64))
             self._pending.append((epoch, hot))
         if self._cold is not None and hot.size < dead.size:
-            ids = np.sort(self._cold.ids(dead[dead >= COLD]))
-            self._cold.dead.set(ids)
-            self._pending.append((epoch, ids))
+            handles = dead[dead >= COLD]
+            self._cold_killed.append(handles)
+            self._pending.append((epoch, self._cold.kill(handles)))
 
     def _find(self, rows: pa.RecordBatch, counts: Weights) -> tuple[npt.NDArray[np.int32], Ids]:
         """(index of the row, live row id) of every stored row that equals one of `rows`; cold ones where hot ones do not do.
@@ -184,7 +232,7 @@ class Arrangement:
         and each retraction must take its own.
         """
         index, hashes = self._candidates(rows)
-        whole = range(len(self.schema))
+        whole = self.whole
         probes, found = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for probe, ids in index.pairs(hashes, self._died.addresses, _FOREVER, _FOREVER, PAIRS):
             keep = self._store.same(ids, whole, rows, whole, probe)
@@ -194,7 +242,7 @@ class Arrangement:
             have = np.zeros(rows.num_rows, np.int64)
             for probe, ids in zip(probes, found):
                 np.add.at(have, probe, self._weight_of(ids))
-            short = np.flatnonzero(have < counts).astype(np.int32)
+            short = np.flatnonzero((have < counts) | self.stamped).astype(np.int32)  # the youngest may be any of them
             wanted = take(rows, short)
             for probe, ids in self._cold_pairs(hash_rows(wanted, self.key), View(_FOREVER, _FOREVER)):
                 keep = self._same(ids, whole, wanted, whole, probe)
@@ -219,13 +267,13 @@ class Arrangement:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def old(self, epoch: int) -> View:
-        """The contents before the epoch."""
-        return View(self._first_of(epoch), epoch)
+    def old(self, epoch: int, since: int = ALWAYS) -> View:
+        """The contents before the epoch, without what is older than `since`."""
+        return View(self._first_of(epoch), epoch, since)
 
-    def new(self, epoch: int) -> View:
-        """The contents after the epoch."""
-        return View(self._first_of(epoch + 1), epoch + 1)
+    def new(self, epoch: int, since: int = ALWAYS) -> View:
+        """The contents after the epoch, without what is older than `since`."""
+        return View(self._first_of(epoch + 1), epoch + 1, since)
 
     def _first_of(self, epoch: int) -> int:
         """The first row id born in `epoch` or later."""
@@ -239,7 +287,7 @@ class Arrangement:
 
         A NULL in a key matches nothing, or with `nulls_match` another NULL.
         """
-        if not self._live and not self._pending:
+        if not (self._live or self._pending or self._cold):
             return
         usable, places = keys, None
         if not nulls_match:
@@ -257,13 +305,17 @@ class Arrangement:
 
     def _pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         """(index of the hash, row) of every visible row under each hash, hot ones first, in pieces."""
-        yield from self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS)
+        for index, ids in self._index.pairs(hashes, self._died.addresses, view.most, view.least, PAIRS):
+            if view.since > ALWAYS:
+                young = self._times(ids) >= view.since
+                index, ids = index[young], ids[young]
+            yield index, ids
         if self._cold:
             yield from self._cold_pairs(hashes, view)
 
     def _cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         assert self._cold is not None
-        for index, handles in self._cold.find(hashes):
+        for index, handles in self._cold.find(hashes, view.since):
             seen = self._seen(handles, view)
             yield index[seen], handles[seen]
 
@@ -276,7 +328,15 @@ class Arrangement:
             for epoch, pending in self._pending:
                 if epoch >= view.least:
                     dead &= ~np.isin(ids, pending)
-        return (ids < view.most) & ~dead
+        seen: npt.NDArray[np.bool_] = (ids < view.most) & ~dead
+        if view.since > ALWAYS:
+            seen &= self._cold.times_of(handles) >= view.since
+        return seen
+
+    def _times(self, ids: Ids) -> Micros:
+        """The times of rows, hot and cold."""
+        assert self.time is not None
+        return time_of(self.rows_at(ids, [self.time]).column(0))
 
     def hash_keys(self, keys: pa.RecordBatch, columns: Sequence[int]) -> Hashes:
         """What `exists` takes as `hashes`, for callers that ask about the same keys several times."""
@@ -293,19 +353,21 @@ class Arrangement:
     ) -> npt.NDArray[np.bool_]:
         """Whether each key has a visible row: bool[n]. Costs one probe however many rows match."""
         found = np.zeros(keys.num_rows, bool)
-        if not self._live and not self._pending:
+        if not (self._live or self._pending or self._cold):
             return found
         if hashes is None:
             hashes = hash_rows(keys, columns)
         ids = self._index.newest(hashes, self._died.addresses, view.most, view.least)
         hit = np.flatnonzero(ids)
         found[hit] = True
+        if view.since > ALWAYS and hit.size:
+            hit = self._look_behind(keys, columns, view, hit, ids, found, nulls_match)
         if hit.size and self._must_verify(keys, columns):
             same = self._same_keys(keys, columns, hit.astype(np.int32), ids[hit])
             for place in hit[~same].tolist():
                 one = keys.slice(place, 1)
                 found[place] = any(True for _ in self.probe(one, columns, view, nulls_match=nulls_match))
-        if self._cold and hit.size < keys.num_rows:
+        if self._cold and np.count_nonzero(ids) < keys.num_rows:
             missing = np.flatnonzero(ids == 0)
             for places, handles in self._cold_pairs(hashes[missing], view):
                 places = missing[places].astype(np.int32)
@@ -317,6 +379,33 @@ class Arrangement:
             if valid is not None:
                 found &= valid
         return found
+
+    def count(self, rows: pa.RecordBatch, view: View) -> Weights:
+        """How often each of `rows` (of this schema) is there for the view: int64[n]."""
+        out = np.zeros(rows.num_rows, np.int64)
+        for places, ids in self.probe(rows, self.key, view, nulls_match=True):
+            same = self._same(ids, self.whole, rows, self.whole, places)
+            np.add.at(out, places[same], self._weight_of(ids[same]))
+        return out
+
+    def _look_behind(
+        self,
+        keys: pa.RecordBatch,
+        columns: Sequence[int],
+        view: View,
+        hit: Ids,
+        ids: Ids,
+        found: npt.NDArray[np.bool_],
+        nulls_match: bool,
+    ) -> Ids:
+        """Those of the keys `hit` whose newest row is young enough; for the others older rows are asked, into `found`."""
+        young = self._times(ids[hit]) >= view.since
+        doubt = hit[~young]
+        found[doubt] = False
+        if doubt.size:
+            for places, _ in self.probe(take(keys, doubt), columns, view, nulls_match=nulls_match):
+                found[doubt[places]] = True
+        return hit[young]
 
     def rows_at(self, ids: Ids, wanted: list[int] | None = None) -> pa.RecordBatch:
         """The rows with these ids (some columns of them)."""
@@ -349,7 +438,8 @@ class Arrangement:
         if self._cold:
             for handles in self._cold.scan():
                 yield handles[self._seen(handles, view or View(_FOREVER, _FOREVER))]
-        yield from self._live_ids(view)
+        for ids in self._live_ids(view):
+            yield ids if view is None or view.since == ALWAYS else ids[self._times(ids) >= view.since]
 
     def null_keyed(self, view: View) -> Iterator[Ids]:
         """The row ids in the view with a NULL in their key, in pieces."""
@@ -452,6 +542,7 @@ class Arrangement:
         oldest = min(self._held, default=_FOREVER)
         self._killed.extend(ids for epoch, ids in self._pending if epoch > self._closed)
         self._closed = max(self._closed, self._firsts[-1][0])
+        self._cold_killed = []
         gone = [ids for epoch, ids in self._pending if epoch <= oldest]
         self._pending = [(epoch, ids) for epoch, ids in self._pending if epoch > oldest]
         self._firsts = [(e, first) for e, first in self._firsts if e > oldest]
@@ -466,6 +557,10 @@ class Arrangement:
         if not self._firsts or self._firsts[-1][0] <= self._closed:
             return
         epoch, first = self._firsts.pop()
+        for handles in self._cold_killed:
+            assert self._cold is not None
+            self._cold.count_deaths(handles, -1)
+        self._cold_killed = []
         self.unmatched = self._unmatched_before
         revived = [ids for e, ids in self._pending if e == epoch]
         self._pending = [(e, ids) for e, ids in self._pending if e != epoch]
@@ -519,13 +614,13 @@ class Arrangement:
 
     def use(self, store: ColdStore) -> None:
         """Rows may go to this store from now on."""
-        self._cold = ColdRows(self.schema, store)
+        self._cold = ColdRows(self.schema, store, self.time)
 
-    def cold_store(self) -> ColdStore:
-        """Where its cold rows go; `use` has named it."""
+    def cold_rows(self) -> ColdRows:
+        """Its cold rows; `use` has made them."""
         if self._cold is None:
             raise StateError("an arrangement without a cold store cannot have cold rows")
-        return self._cold.store
+        return self._cold
 
     def adopt(self, segments: Iterable[Segment], rows: int, null_keys: int) -> None:
         """Take over segments with rows of ids 1 to `rows`, built elsewhere; the arrangement must be empty until then."""
@@ -541,6 +636,9 @@ class Arrangement:
         """Bytes that sealing could give back."""
         return self._store.nbytes()
 
+    def idle_bytes(self) -> int:
+        return 0
+
     def seal(self, share: float) -> bool:
         """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is no full chunk."""
         first, last = self._sealed_to >> SHIFT, self._store.next_id >> SHIFT
@@ -550,6 +648,7 @@ class Arrangement:
         if self._cold is None or self._sealing is not None or end > last or end <= first:
             return False
         ids = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=self._sealed_to, until=end << SHIFT)])
+        ids = self._without_expired(ids)
         self._sealing = Sealing(self._cold, ids, self._hashes_of(ids, self.key), end)
         return True
 
@@ -560,11 +659,13 @@ class Arrangement:
 
     def maintain(self) -> bool:
         """One step of sealing and one of merging, between epochs; False when there is nothing to do."""
+        expiring = self.time is not None and self._expire()
         if self._cold is None:
-            return False
+            return expiring
         merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
+        self._live -= self._cold.take_dropped()
         if self._sealing is None:
-            return merging
+            return merging or expiring
         self._seal_slice(self._sealing, self._cold)
         return True
 
@@ -584,6 +685,8 @@ class Arrangement:
         self._died.add_to(done.ids, stamps)
         died = done.ids[stamps != 0]
         cold.dead.set(died)
+        if died.size:
+            next(reversed(cold.segments.values())).dead = died.size
         self._killed.append(died)  # a checkpoint may have passed over them, for they were not saved as rows
         self._index.unlink(done.hashes, done.ids)
         if self._by_identity is not None:
@@ -593,6 +696,60 @@ class Arrangement:
                 self._drop(chunk, weights=False)
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
+
+    # -- expiry -------------------------------------------------------------------------------------------------
+
+    def reader(self) -> Reader:
+        """Become a reader: nothing is dropped that the reader has not passed. `leave` ends it."""
+        reader = Reader()
+        self._readers.append(reader)
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """The reader reads no more."""
+        self._readers.remove(reader)
+
+    @property
+    def since(self) -> int:
+        """The time that every reader has passed: older rows may be gone."""
+        return min((r.since for r in self._readers), default=ALWAYS)
+
+    def _expire(self) -> bool:
+        """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""
+        since = self.since
+        if since == ALWAYS:
+            return False
+        if self._cold is not None:
+            self._cold.expired = max(self._cold.expired, since)
+        first = self._sealing.end if self._sealing is not None else self._sealed_to >> SHIFT
+        looked = 0
+        for chunk in range(first, self._store.next_id >> SHIFT):
+            if chunk in self._dropped or self._due.get(chunk, ALWAYS) >= since:
+                continue
+            ids = np.concatenate(
+                [np.zeros(0, np.int64), *self._live_ids(since=chunk << SHIFT, until=(chunk + 1) << SHIFT)]
+            )
+            left = self._without_expired(ids)
+            self._due[chunk] = int(np.median(self._times(left))) if left.size else NEVER
+            looked += left.size < ids.size
+            if looked == _EXPIRED_CHUNKS:
+                break
+        return looked > 0
+
+    def _without_expired(self, ids: Ids) -> Ids:
+        """Drop the hot rows among these that have expired for every reader; the others."""
+        since = self.since
+        if self.time is None or since == ALWAYS or not ids.size:
+            return ids
+        old = self._times(ids) < since
+        if not old.any():
+            return ids
+        gone = ids[old]
+        self._died.set(gone, np.full(gone.size, -1, np.int64))
+        self._live -= gone.size
+        self._killed.append(gone)
+        self._unlink(gone)
+        return ids[~old]
 
     def cold_segments(self) -> list[Segment]:
         """The segments that hold the cold rows, in the order in which they came."""
@@ -616,7 +773,7 @@ class Arrangement:
             dead = dead[dead < max(since, self._sealed_to)]
             if dead.size:
                 batches.append(pa.RecordBatch.from_arrays([pa.array(dead)], schema=pa.schema([_ID], {_PART: b"dead"})))
-        if self._cold:
+        if self._cold is not None and self._sealed_to > 1:  # also when all that was sealed is gone again
             batches += self._saved_cold(self._cold, whole)
         batches += [self._saved_rows(ids) for ids in self._live_ids(since=since)]
         self._saved_to = self._store.next_id
@@ -628,6 +785,7 @@ class Arrangement:
         """Which segments there are; with `whole` also which of their rows are dead. Weights other than 1, each time."""
         note = {
             "segments": list(cold.segments),
+            "dead": [s.dead for s in cold.segments.values()],
             "sealed_to": self._sealed_to,
             "live": self._live,
             "null_keys": self._null_keys,
@@ -681,7 +839,7 @@ class Arrangement:
             raise StateError("a checkpoint has cold state, and there is no store for it")
         self._sealed_to = note["sealed_to"]
         self._leave_out(self._sealed_to >> SHIFT)
-        self._cold.open(note["segments"])
+        self._cold.open(note["segments"], note.get("dead", ()))
         for batch in parts.get(b"gone", ()):
             self._cold.dead.load(batch)
         self._cold.dead.set(gone[gone < self._sealed_to])

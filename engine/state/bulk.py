@@ -26,7 +26,7 @@ from forebay.engine.consolidate import group_rows
 from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.arrays import hash_rows, is_null, rank_of
-from forebay.engine.state.segment import Builder, Hashes, Segment
+from forebay.engine.state.segment import Hashes, Segment
 
 RANGE_ROWS = 1 << 16
 """Rows of a range: sorting them, and taking them in order, stays in the cache."""
@@ -79,13 +79,13 @@ class BulkBuild:
         """Per finished part: its segment (0: it has no rows), rows, and rows with NULL in their key."""
         self._work: Generator[None] | None = None
         self._done = False
-        self._cold = arrangement.cold_store()
+        self._cold = arrangement.cold_rows()
         if progress is not None:
             self._ranges = progress["ranges"]
             self._runs = list(progress["runs"])
             self._segments = [tuple(s) for s in progress["segments"]]
             self.rows = sum(self._runs)
-            self._cold.live.update(s[0] for s in self._segments if s[0])
+            self._cold.store.live.update(s[0] for s in self._segments if s[0])
         directory.mkdir(parents=True, exist_ok=True)
 
     # -- first pass ---------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class BulkBuild:
         for part in range(len(self._segments), parts):
             first, end = self._ranges * part // parts, self._ranges * (part + 1) // parts
             yield from self._write_part(first, end)
-        found = [Segment(s[0], self._cold.footer(s[0])) for s in self._segments if s[0]]
+        found = [Segment(s[0], self._cold.store.footer(s[0])) for s in self._segments if s[0]]
         self._done = True
         self.arrangement.adopt(found, sum(s[1] for s in self._segments), sum(s[2] for s in self._segments))
 
@@ -162,7 +162,7 @@ class BulkBuild:
         """One segment of the ranges `first` to `end`."""
         at = 1 + sum(s[1] for s in self._segments)
         runs = _Runs(self, first, end)
-        builder = Builder(self.arrangement.schema, self._cold, runs.rows)
+        builder = self._cold.builder(runs.rows)
         rows = nulls = 0
         try:
             for number in range(first, end):
@@ -255,7 +255,7 @@ class BulkBuild:
         self.close()
         self.forget_runs()
         if not self._done:
-            self._cold.live.difference_update(s[0] for s in self._segments)
+            self._cold.store.live.difference_update(s[0] for s in self._segments)
 
 
 class _Runs:

@@ -4,6 +4,9 @@ A handle tells where a row lies (segment and row), holds until segments are next
 hot row ids and handles can go through the same hands. The row's id never changes: deaths are bits by id, so a merge that
 copies rows over many steps loses none of the deaths that happen meanwhile. Segments are never changed; merging is size-tiered
 (as in Bigtable and Cassandra): `FAN` segments of about one size become one, in steps over slices of the hash space.
+
+Rows with a time expire: a segment goes when all its rows have (its newest is older than `expired`), and is written anew without
+them when half have, so that what nobody sees is never more than what somebody does.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.rows import ChunkTable, Ids
 from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
+from forebay.engine.state.times import NEVER, Micros, time_of
 from forebay.kernels import cold as kernels
 from forebay.kernels.rows import SHIFT
 
@@ -76,9 +80,15 @@ class Deaths:
 class ColdRows:
     """Segments of rows of one schema."""
 
-    def __init__(self, schema: pa.Schema, store: ColdStore) -> None:
+    def __init__(self, schema: pa.Schema, store: ColdStore, time: int | None = None) -> None:
+        """`time`: the column with the event time, if rows expire."""
         self.schema = schema
         self.store = store
+        self.time = time
+        self.expired = -NEVER
+        """Rows older than this are gone for everybody; in µs."""
+        self.dropped = 0
+        """Live rows that have expired and are physically gone, since the last `take_dropped`."""
         self.segments: dict[int, Segment] = {}
         self.dead = Deaths()
         self._merge: _Merge | None = None
@@ -99,24 +109,29 @@ class ColdRows:
 
     def builder(self, rows: int) -> Builder:
         """Begin a segment of at most so many rows; `add` it when it is finished."""
-        return Builder(self.schema, self.store, rows)
+        return Builder(self.schema, self.store, rows, self.time)
 
     def add(self, segment: Segment) -> None:
         """A segment that was built is part of these rows from now on."""
         self.segments[segment.number] = segment
 
     def maintain(self, held: Ids = _NONE) -> bool:
-        """One step of merging; False when there is nothing to merge. Of the dead rows only `held` ids are kept."""
+        """One step of merging, after a look for segments that have expired; False when there is nothing to do.
+
+        Of the dead rows only `held` ids are kept.
+        """
+        dropped = self._drop_expired()
         if self._merge is None:
             inputs = self._to_merge()
             if not inputs:
-                return False
+                return dropped
             self._merge = _Merge(self, inputs)
         merged = self._merge.step(held)
         if merged is not None:
+            merged.dead = sum(s.dead for s in self._merge.inputs) - self._merge.left_out
+            self.dropped += self._merge.expired
             for segment in self._merge.inputs:
-                del self.segments[segment.number]
-                self.store.forget(segment.places)
+                self._forget(segment)
             if merged.rows:
                 self.add(merged)
             else:
@@ -125,7 +140,46 @@ class ColdRows:
             self.merges += 1
         return True
 
+    def _forget(self, segment: Segment) -> None:
+        del self.segments[segment.number]
+        self.store.forget(segment.places)
+
+    def _drop_expired(self) -> bool:
+        """Give up the segments of which no row is visible to anybody, but those that are being merged."""
+        merging = {s.number for s in self._merge.inputs} if self._merge is not None else set()
+        gone = [
+            s
+            for s in self.segments.values()
+            if s.times is not None and s.times[2] < self.expired and s.number not in merging
+        ]
+        for segment in gone:
+            self._forget(segment)
+            self.dropped += segment.rows - segment.dead
+        return bool(gone)
+
+    def take_dropped(self) -> int:
+        """How many live rows have been dropped since the last call."""
+        count, self.dropped = self.dropped, 0
+        return count
+
+    def kill(self, handles: Ids) -> Ids:
+        """These rows die; their ids, ascending."""
+        ids = self.ids(handles)
+        self.dead.set(ids)
+        self.count_deaths(handles)
+        ids.sort()
+        return ids
+
+    def count_deaths(self, handles: Ids, sign: int = 1) -> None:
+        """Note that so many rows of their segments have died, or come to life again."""
+        numbers, counts = np.unique((handles - COLD) >> _SEGMENT, return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist()):
+            self.segments[number].dead += sign * count
+
     def _to_merge(self) -> list[Segment]:
+        for segment in self.segments.values():
+            if segment.times is not None and segment.times[1] < self.expired:
+                return [segment]
         by_size = sorted(self.segments.values(), key=lambda s: s.rows)
         for at in range(len(by_size) - FAN + 1):
             group = by_size[at : at + FAN]
@@ -133,9 +187,11 @@ class ColdRows:
                 return group
         return by_size[:FAN] if len(by_size) > MOST else []
 
-    def open(self, numbers: Sequence[int]) -> None:
-        """The segments that a checkpoint names, from the store."""
+    def open(self, numbers: Sequence[int], dead: Sequence[int] = ()) -> None:
+        """The segments that a checkpoint names, from the store, and how many of the rows of each were dead."""
         self.segments = {n: Segment(n, self.store.footer(n)) for n in numbers}
+        for segment, count in zip(self.segments.values(), dead):
+            segment.dead = count
         self.store.live.update(numbers)
 
     def close(self) -> None:
@@ -149,11 +205,21 @@ class ColdRows:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def find(self, hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
-        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces."""
+    def find(
+        self, hashes: Hashes, since: int = -NEVER, wanted: Mask | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
+        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces.
+
+        Segments without a row as young as `since` are not looked at. `wanted`: the hashes to look for; the caller clears it
+        for those that need no look at further segments.
+        """
         for segment in reversed(self.segments.values()):
-            for which, rows in segment.find(hashes, self.store):
+            if segment.times is not None and segment.times[2] < since:
+                continue
+            places = None if wanted is None else np.flatnonzero(wanted)
+            for which, rows in segment.find(hashes if places is None else hashes[places], self.store):
                 if rows.shape[0]:
+                    which = which if places is None else places[which]
                     yield which.astype(np.int32), rows + self._base(segment)
 
     def scan(self) -> Iterator[Ids]:
@@ -177,6 +243,16 @@ class ColdRows:
         if _ascend(handles):
             return whole
         return whole.take(pa.array(_inverse(handles)))
+
+    def times_of(self, handles: Ids) -> Micros:
+        """The times of rows, for a schema that has one."""
+        parts = [self.times(blocks, rows) for _, blocks, rows in self._located(handles)]
+        return _in_order(np.concatenate([np.zeros(0, np.int64), *parts]), handles)
+
+    def times(self, blocks: Ids, rows: Ids) -> Micros:
+        """The times of rows of blocks that are in memory."""
+        assert self.time is not None
+        return time_of(gather_column(blocks, rows, 1 + self.time, self.schema.field(self.time).type))
 
     def _located(self, handles: Ids) -> Iterator[tuple[Ids, Ids, Ids]]:
         """(handles, addresses of their blocks, rows in them), ascending, in pieces whose blocks are in memory together."""
@@ -228,11 +304,15 @@ class _Merge:
 
     def __init__(self, owner: ColdRows, inputs: list[Segment]) -> None:
         self.inputs = inputs
+        self.left_out = 0
+        """Rows that were dead and are not copied."""
+        self.expired = 0
+        """Rows that had expired and are not copied."""
         self._owner = owner
         total = sum(s.rows for s in inputs)
         self._slices = max(1, -(-total // _SLICE))
         self._done = 0
-        self._builder = Builder(owner.schema, owner.store, total)
+        self._builder = owner.builder(total)
 
     def step(self, held: Ids) -> Segment | None:
         """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
@@ -262,7 +342,14 @@ class _Merge:
                     keep &= hashes < np.uint64(high)
                 ids = gather_column(addresses, places, 0, pa.int64()).to_numpy()
                 dead = owner.dead.test(ids)
-                keep &= ~dead | np.isin(ids, held) if held.shape[0] else ~dead
+                if held.shape[0]:
+                    dead &= ~np.isin(ids, held)
+                self.left_out += int((keep & dead).sum())
+                keep &= ~dead
+                if owner.time is not None:
+                    young = owner.times(addresses, places) >= owner.expired
+                    self.expired += int((keep & ~young).sum())
+                    keep &= young
                 kept = np.flatnonzero(keep)
                 if kept.shape[0]:
                     columns = list(range(len(owner.schema)))

@@ -2,25 +2,37 @@
 
 A *group* is a live id. Before its words change in an epoch it is *opened*, which keeps the old words: they are the undo log,
 the old side of the output, and what the next checkpoint has to write. Words of an id that is not live are zero.
+
+With a cold store, groups that nobody touched for long may leave memory (`engine.state.spill`); `intern` brings them back, so
+that whoever has the id of a key has its group.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from forebay.engine.errors import StateError
+from forebay.engine.state import Tiered
+from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.keys import KeyTable, RowTable
+from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
+from forebay.engine.state.spill import Dependent, Spill
 from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int64]
 
+UNMATCHED = "retractions_unmatched"
+LEAST = 1 << 20
+"""Bytes of hot groups below which evicting them is not worth a segment."""
+_CHUNK = 8192
 _ROWS = {b"part": b"rows"}
 _DEAD = {b"part": b"dead"}
 _ID = pa.field("__id", pa.int64(), False)
@@ -34,13 +46,14 @@ class Opened(NamedTuple):
     words: Words
 
 
-class GroupTable:
+class GroupTable(Tiered):
     """Words by id: `words[id]` is int64[width]; `keys` says which ids live and what is stored with them.
 
     `counters` are the owner's (late rows, unmatched retractions): rolled back with the rest, not saved.
     """
 
-    def __init__(self, keys: RowTable, width: int) -> None:
+    def __init__(self, keys: RowTable, width: int, dependents: Sequence[Dependent] = (), pinned: bool = False) -> None:
+        """`dependents` keep rows by group, which leave memory with it; `pinned` groups never do."""
         self.keys = keys
         self.width = width
         self.words: Words = np.zeros((0, width), np.int64)
@@ -51,12 +64,23 @@ class GroupTable:
         self._dirty = np.zeros(0, bool)  # opened since the last `changes`
         self.counters: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
+        self.key = keys.key if isinstance(keys, KeyTable) else ()
+        self._pinned = pinned or not self.key
+        self._dependents = list(dependents)
+        self._spill: Spill | None = None
+
+    @property
+    def unmatched(self) -> int:  # type: ignore[override]
+        return int(self.counters[UNMATCHED])
 
     def intern(self, rows: pa.RecordBatch) -> Ids:
         """The id of each row's key; keys not seen before become groups with zero words."""
         assert isinstance(self.keys, KeyTable)
+        mark = self.keys.births()
         ids = self.keys.intern(rows)
         self.reserve(self.keys.capacity)
+        if self._spill is not None and self._spill.groups and len(self.keys._born) > mark:
+            self.keys.give_birth(self._spill.recall(self.keys.take_births(mark)))
         return ids
 
     def reserve(self, capacity: int) -> None:
@@ -92,13 +116,24 @@ class GroupTable:
             self._dying.append(ids)
 
     def all_ids(self) -> Ids:
-        """Every live id, ascending."""
+        """Every live id in memory, ascending."""
         return self.keys.all_ids()
 
+    def contents(self) -> Iterator[pa.RecordBatch]:
+        """What all groups store, hot and cold, in pieces."""
+        ids = self.all_ids()
+        for start in range(0, ids.shape[0], _CHUNK):
+            yield self.keys.gather(ids[start : start + _CHUNK])
+        if self._spill is not None:
+            yield from self._spill.contents()
+
     def rows(self) -> int:
-        return self.keys.count
+        return self.keys.count + (self._spill.groups.live if self._spill is not None else 0)
 
     def nbytes(self) -> int:
+        return self._hot() + (self._spill.nbytes() if self._spill is not None else 0)
+
+    def _hot(self) -> int:
         return self.keys.nbytes() + self.words.nbytes + self._stamp.nbytes + self._dirty.nbytes
 
     def commit(self) -> None:
@@ -122,6 +157,72 @@ class GroupTable:
         self._dying.clear()
         self._now += 1
 
+    # -- tiers --------------------------------------------------------------------------------------------------
+
+    def use(self, store: ColdStore) -> None:
+        if not self._pinned:
+            self._spill = Spill(self, self._dependents, store)
+
+    def hot_bytes(self) -> int:
+        if self._spill is None:
+            return 0
+        return self._hot() + sum(d.nbytes() for d in self._dependents) - self.idle_bytes()
+
+    def idle_bytes(self) -> int:
+        own = int(self._hot() * (1 - self.keys.used_share()))
+        return own + sum(d.idle_bytes() for d in self._dependents)
+
+    def seal(self, share: float) -> bool:
+        if self._spill is None or self.hot_bytes() < LEAST:
+            return False
+        return self._spill.begin(share, self._stamp, self._now)
+
+    @property
+    def sealing(self) -> bool:
+        return self._spill is not None and self._spill.evicting
+
+    def maintain(self) -> bool:
+        return self._spill is not None and self._spill.step(self._stamp)
+
+    def finish_sealing(self) -> None:
+        if self._spill is not None:
+            self._spill.finish(self._stamp)
+
+    def evict(self, ids: Ids) -> None:
+        """Forget groups, between epochs: they are cold."""
+        self.words[ids] = 0
+        self._dirty[ids] = True
+        self.keys.release(ids)
+        self.keys.commit()
+
+    def revive(self, ids: Ids, rows: pa.RecordBatch, words: Words) -> None:
+        """Groups that were just born are not new: this is what they store and their words."""
+        assert isinstance(self.keys, KeyTable)
+        if len(self.key) < len(self.keys.schema):
+            self.keys.replace(ids, rows)
+        self._come_back(ids, words)
+
+    def admit(self, rows: pa.RecordBatch, words: Words) -> Ids:
+        """Take back rows that were evicted, under new ids."""
+        ids = self.keys.admit(rows)
+        self.reserve(self.keys.capacity)
+        self._come_back(ids, words)
+        return ids
+
+    def _come_back(self, ids: Ids, words: Words) -> None:
+        self.write(ids, words)
+        self._stamp[ids] = self._now - 1  # of late, but not opened
+        self._dirty[ids] = True
+
+    def cold_segments(self) -> list[Segment]:
+        return list(self._spill.groups.segments.values()) if self._spill is not None else []
+
+    def close(self) -> None:
+        if self._spill is not None:
+            self._spill.close()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
     def changes(self, full: bool) -> list[pa.RecordBatch]:
         ids = self.keys.all_ids() if full else np.flatnonzero(self._dirty)
         self._dirty[:] = False
@@ -132,6 +233,8 @@ class GroupTable:
             batches.append(pa.RecordBatch.from_arrays([pa.array(ids[~live])], schema=schema))
         if live.any():
             batches.append(self._saved(ids[live]))
+        if self._spill is not None:
+            batches += self._spill.changes(full)
         return batches
 
     def _saved(self, ids: Ids) -> pa.RecordBatch:
@@ -147,7 +250,14 @@ class GroupTable:
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
         """The last batch that names an id says what it is."""
-        saved = [b for b in batches if b.num_rows]
+        batches = list(batches)
+        hot = (_ROWS[b"part"], _DEAD[b"part"])
+        saved = [b for b in batches if b.schema.metadata[b"part"] in hot and b.num_rows]
+        cold = [b for b in batches if b.schema.metadata[b"part"] not in hot]
+        if cold:
+            if self._spill is None:
+                raise StateError("a checkpoint has cold state, and there is no store for it")
+            self._spill.load(cold)
         if not saved:
             return
         ids = np.concatenate([b.column(0).to_numpy() for b in saved])

@@ -79,6 +79,27 @@ class RowTable:
         """Every id in use, ascending."""
         return np.flatnonzero(self._live)
 
+    def births(self) -> int:
+        """A mark for `take_births`."""
+        return len(self._born)
+
+    def take_births(self, since: int) -> Ids:
+        """The ids born in the open epoch since a mark; `rollback` will not take them back."""
+        born, self._born = self._born[since:], self._born[:since]
+        return np.concatenate([np.zeros(0, np.int64), *born])
+
+    def give_birth(self, ids: Ids) -> None:
+        """Ids of `take_births` that are to be taken back by `rollback` after all."""
+        if ids.shape[0]:
+            self._born.append(ids)
+
+    def admit(self, rows: pa.RecordBatch) -> Ids:
+        """Store rows that are not here, as if they had been here before the epoch; returns their ids."""
+        ids = self.take_ids(rows.num_rows)
+        self.put(ids, rows)
+        self._born.pop()
+        return ids
+
     def release(self, ids: Ids) -> None:
         """Let rows go for good; ids may repeat, and may be free already."""
         self._release(self._take_live(ids))
@@ -121,6 +142,10 @@ class RowTable:
 
     def nbytes(self) -> int:
         return sum(column.nbytes() for column in self._columns) + self._live.nbytes + self._free.nbytes
+
+    def used_share(self) -> float:
+        """Of the memory by id, what live rows use."""
+        return self.count / max(self._live.shape[0], 1)
 
 
 class KeyTable(RowTable):
@@ -194,17 +219,38 @@ class KeyTable(RowTable):
             column.forget(ids)
             column.put(ids, rows.column(number))
 
+    def admit(self, rows: pa.RecordBatch) -> Ids:
+        mark = self.births()
+        ids = self.intern(rows)
+        self.take_births(mark)
+        return ids
+
+    def moved(self) -> Ids:
+        """Ids that are not found under their own hash."""
+        return self._moved
+
+    def hashes(self, ids: Ids) -> Hashes:
+        """The hashes under which ids are found."""
+        return self._hashes[ids]
+
     def _make_room(self, more: int) -> None:
         need = 2 * (self.count + more)
-        if need <= self._slots.shape[0]:
-            return
+        if need > self._slots.shape[0]:
+            self._place_all(need)
+
+    def _place_all(self, need: int) -> None:
+        """A new table with room for `need` slots and more."""
         self._slots = np.zeros((1 << int(need * 3 // 2).bit_length(), 2), np.uint64)
         ids = self.all_ids()
         kernels.place(self._hashes[ids], ids, self._slots)
 
     def _release(self, ids: Ids) -> None:
-        kernels.displace(self._hashes[ids], ids, self._slots)
-        super()._release(ids)
+        if 4 * ids.shape[0] > self.count + 64:  # many: what is left goes into a table of its size
+            super()._release(ids)
+            self._place_all(2 * self.count + 64)
+        else:
+            kernels.displace(self._hashes[ids], ids, self._slots)
+            super()._release(ids)
         if self._moved.shape[0]:
             self._resettle()
 

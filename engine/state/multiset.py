@@ -14,25 +14,28 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from forebay.engine.state.groups import GroupTable, Ids, Words
+from forebay.engine.state import Segmented
+from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Words
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.order import Order, OrderIndex
+from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
+from forebay.engine.state.spill import COLD_PART, ColdTable, open_cold, read_note
 from forebay.kernels import topn
 from forebay.kernels.aggregate import add_count
 
 Mask = npt.NDArray[np.bool_]
 
 UNLIMITED = 2**62
-UNMATCHED = "retractions_unmatched"
 _ARRIVAL = pa.schema([pa.field("arrival", pa.int64(), False)])
 
 
-class OrderedRows:
+class OrderedRows(Segmented):
     """Rows of `schema`, each in a group, with words (count per variant, group, arrival number).
 
-    `orders` are over `schema`, ties go by the hash of the columns in `ties`; `arrival` orders by arrival, the newest first if
-    `newest`. With neither there is no order, and `first`, `last` and `walk` may not be asked.
+    They leave memory with their groups, if these have them as dependents. With `grouped` the first column is the group's id
+    as well. `orders` are over `schema`, ties go by the hash of the columns in `ties`; `arrival` orders by arrival, the newest
+    first if `newest`. With neither there is no order, and `first`, `last` and `walk` may not be asked.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class OrderedRows:
         ties: Sequence[int],
         arrival: bool,
         newest: bool = False,
+        grouped: bool = False,
     ) -> None:
         self.table = GroupTable(keys, variants + 2)
         self.variants = variants
+        self.cold: ColdTable | None = None
+        self._grouped = grouped
         self._index: OrderIndex | None = None
         if arrival:
             self._index = OrderIndex(_ARRIVAL, [Order(0, not newest)])
@@ -120,11 +126,53 @@ class OrderedRows:
         """The rows that the index orders by."""
         return pa.RecordBatch.from_arrays([pa.array(arrived)], schema=_ARRIVAL) if self._by_arrival else rows
 
+    # -- tiers --------------------------------------------------------------------------------------------------
+
+    def rows_of(self, place: Ids) -> tuple[Ids, Ids]:
+        """(row, place[its group]) of the hot rows whose groups have a place that is not negative."""
+        ids = self.table.all_ids()
+        places = place[self.table.words[ids, self.variants]]
+        hit = places >= 0
+        return ids[hit], places[hit]
+
+    def evict(self, ids: Ids, groups: Ids) -> None:
+        """Forget these rows, which are all that these groups have: they are cold."""
+        if self._index is not None:
+            self._index.forget(groups, ids)
+        self.table.evict(ids)
+
+    def admit(self, groups: Ids, rows: pa.RecordBatch, words: Words) -> None:
+        """Take back rows that were evicted, into these groups."""
+        if self._grouped:
+            rows = pa.RecordBatch.from_arrays([pa.array(groups), *rows.columns[1:]], schema=rows.schema)
+        words[:, self.variants] = groups
+        ids = self.table.admit(rows, words)
+        if self._index is not None:
+            arrived = np.array(words[:, self.variants + 1])
+            self._index.reserve(int(groups.max()) + 1, self.table.words.shape[0])
+            self._index.adopt(groups, ids, self._ordering(rows, arrived))
+
+    def idle_bytes(self) -> int:
+        """Bytes held for rows to come."""
+        return int((self.nbytes() - self._cold_bytes()) * (1 - self.table.keys.used_share()))
+
+    def cold_segments(self) -> list[Segment]:
+        return list(self.cold.segments.values()) if self.cold is not None else []
+
+    @property
+    def unmatched(self) -> int:  # type: ignore[override]
+        return self.table.unmatched
+
+    # -- the state contract -------------------------------------------------------------------------------------
+
     def rows(self) -> int:
-        return self.table.rows()
+        return self.table.rows() + (self.cold.live if self.cold is not None else 0)
 
     def nbytes(self) -> int:
-        return self.table.nbytes() + (self._index.nbytes() if self._index else 0)
+        return self.table.nbytes() + (self._index.nbytes() if self._index else 0) + self._cold_bytes()
+
+    def _cold_bytes(self) -> int:
+        return sum(s.nbytes() for s in self.cold_segments())
 
     def commit(self) -> None:
         self.table.commit()
@@ -137,20 +185,25 @@ class OrderedRows:
         self.table.rollback()
 
     def changes(self, full: bool) -> list[pa.RecordBatch]:
-        return self.table.changes(full)
+        saved = self.table.changes(full)
+        return saved if self.cold is None else saved + self.cold.note(full, arrived=self._arrived)
 
     def load(self, batches: Iterable[pa.RecordBatch]) -> None:
-        self.table.load(batches)
+        batches = list(batches)
+        notes = [b for b in batches if b.schema.metadata[b"part"] == COLD_PART]
+        self.table.load([b for b in batches if b.schema.metadata[b"part"] != COLD_PART])
         ids = self.table.all_ids()
-        if not ids.shape[0]:
-            return
-        words = self.table.read(ids)
-        owners, arrived = np.array(words[:, self.variants]), np.array(words[:, self.variants + 1])
-        self._arrived = int(arrived.max()) + 1
-        if self._index is not None:
-            self._index.reserve(int(owners.max()) + 1, self.table.words.shape[0])
-            self._index.insert(owners, ids, self._ordering(self.gather(ids), arrived))
-            self._index.commit()
+        if ids.shape[0]:
+            words = self.table.read(ids)
+            owners, arrived = np.array(words[:, self.variants]), np.array(words[:, self.variants + 1])
+            self._arrived = int(arrived.max()) + 1
+            if self._index is not None:
+                self._index.reserve(int(owners.max()) + 1, self.table.words.shape[0])
+                self._index.adopt(owners, ids, self._ordering(self.gather(ids), arrived))
+        if notes:
+            note = read_note(notes[-1])
+            self._arrived = note["arrived"]
+            open_cold(self.cold, note)
 
 
 class Step(NamedTuple):
@@ -173,8 +226,9 @@ class Multiset(OrderedRows):
         ties: Sequence[int] = (),
         arrival: bool = False,
         newest: bool = False,
+        grouped: bool = False,
     ) -> None:
-        super().__init__(KeyTable(schema), variants, orders, ties, arrival, newest)
+        super().__init__(KeyTable(schema), variants, orders, ties, arrival, newest, grouped)
 
     def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Words) -> Step:
         """Add weights, int64[n] or int64[n, variants], to the counts of rows; all changes of an epoch in one call."""
@@ -217,8 +271,9 @@ class BestRows(OrderedRows):
         ties: Sequence[int] = (),
         arrival: bool = False,
         newest: bool = False,
+        grouped: bool = False,
     ) -> None:
-        super().__init__(RowTable(schema), 1, orders, ties, arrival, newest)
+        super().__init__(RowTable(schema), 1, orders, ties, arrival, newest, grouped)
         self._limit = limit
         self._sizes: Ids = np.zeros(0, np.int64)
         self._resized: list[tuple[Ids, Ids]] = []
@@ -264,6 +319,15 @@ class BestRows(OrderedRows):
         self._resized.append((touched, self._sizes[touched]))
         np.subtract.at(self._sizes, owners, 1)
         super().remove(ids, owners)
+
+    def evict(self, ids: Ids, groups: Ids) -> None:
+        super().evict(ids, groups)
+        self._sizes[groups[groups < self._sizes.shape[0]]] = 0
+
+    def admit(self, groups: Ids, rows: pa.RecordBatch, words: Words) -> None:
+        super().admit(groups, rows, words)
+        self._sizes = grown(self._sizes, int(groups.max()) + 1, 0)
+        np.add.at(self._sizes, groups, 1)
 
     def commit(self) -> None:
         super().commit()

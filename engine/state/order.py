@@ -225,6 +225,16 @@ class OrderIndex:
             self._link(groups, nodes)
             self._log.append((True, groups, nodes))
 
+    def adopt(self, groups: Ids, nodes: Ids, rows: pa.RecordBatch) -> None:
+        """`insert`, as if the nodes had been here before the epoch."""
+        self.words[nodes] = self.encode(rows)
+        self._link(groups, nodes)
+
+    def forget(self, groups: Ids, nodes: Ids) -> None:
+        """Between epochs: these groups have no nodes any more, and these were theirs."""
+        self.roots[groups[groups < self.roots.shape[0]]] = topn.NIL
+        self._member[nodes] = False
+
     def remove(self, groups: Ids, nodes: Ids) -> None:
         """Take out nodes that are there."""
         if nodes.shape[0]:

@@ -1,7 +1,8 @@
 """One segment of cold rows: encoding rows into blocks, finding hashes in it, and what its footer holds.
 
 Rows lie in the order of their hashes, `block_rows` to a block, each with its row id as the first column. Values keep the bytes
-they have in the hot tier; nested ones are pickled. The footer is JSON (counts), then the fences, then the filter.
+they have in the hot tier; nested ones are pickled. The footer is JSON (counts, and of rows with a time the oldest, the middle and
+the newest), then the fences, then the filter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from forebay.engine.errors import StateError
 from forebay.engine.state import arrays
 from forebay.engine.state.coldstore import Addresses, ColdStore
 from forebay.engine.state.rows import Ids
+from forebay.engine.state.times import NEVER, time_of
 from forebay.kernels import cold as kernels
 from forebay.kernels.cold import ENTRY, HEAD, LANES, SLACK
 
@@ -29,6 +31,8 @@ FILTER_BITS = 16
 LOADED = 8 << 20
 """Most bytes of blocks that one step brings into memory."""
 FORMAT = 1
+_SAMPLED = 16
+"""Of so many rows one tells where the middle of the times is."""
 
 
 def width_of(kind: pa.DataType) -> int:
@@ -63,10 +67,14 @@ class Segment:
             self.rows: int = head["rows"]
             self.block_rows: int = head["block_rows"]
             self.nbytes_on_disk: int = head["bytes"]
+            self.times: tuple[int, int, int] | None = None if head.get("times") is None else tuple(head["times"])
+            """Event times of its rows, in µs: the oldest, about the middle one, the newest; None: rows have no time."""
             self.fences = np.frombuffer(footer, np.uint64, head["blocks"], 4 + size).copy()
             self.filter = np.frombuffer(footer, np.uint32, head["words"], 4 + size + self.fences.nbytes).copy()
         except (ValueError, KeyError) as error:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
+        self.dead = 0
+        """Its rows that have died; its owner counts them."""
         self.places = Addresses(number, self.fences.shape[0])
         self.step = max(1, LOADED * self.fences.shape[0] // max(self.nbytes_on_disk, 1))
         """Blocks to read at a time."""
@@ -114,8 +122,8 @@ class Segment:
 class Builder:
     """Encodes hash-sorted rows, given in any number of pieces, into the blocks of a new segment."""
 
-    def __init__(self, schema: pa.Schema, store: ColdStore, expected: int) -> None:
-        """`expected`: rows at most, for the size of the filter."""
+    def __init__(self, schema: pa.Schema, store: ColdStore, expected: int, time: int | None = None) -> None:
+        """`expected`: rows at most, for the size of the filter. `time`: the column with the event time."""
         self.number = store.new_segment()
         self._widths = [8, *(width_of(f.type) for f in schema)]
         self._writer = store.writer(self.number)
@@ -125,6 +133,9 @@ class Builder:
         self._bytes = 0
         self._block_rows = 0
         self._rest: tuple[pa.RecordBatch, Hashes, Ids] | None = None
+        self._time = time
+        self._sample: list[Ids] = []
+        self._oldest, self._newest = NEVER, -NEVER
 
     def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         """Append rows whose hashes ascend, and are not below those of earlier pieces."""
@@ -151,6 +162,7 @@ class Builder:
                 "bytes": self._bytes,
                 "blocks": fences.shape[0],
                 "words": self._filter.shape[0],
+                "times": self._times(),
             }
         ).encode()
         head += b" " * (-(len(head) + 4) % 8)
@@ -162,11 +174,23 @@ class Builder:
         """Forget the segment."""
         self._writer.abandon()
 
+    def _times(self) -> tuple[int, int, int] | None:
+        if self._time is None or not self._rows:
+            return None
+        return self._oldest, int(np.median(np.concatenate(self._sample))), self._newest
+
+    def _note_times(self, column: pa.Array) -> None:
+        times = time_of(column)
+        self._oldest, self._newest = min(self._oldest, int(times.min())), max(self._newest, int(times.max()))
+        self._sample.append(times[::_SAMPLED])
+
     def _write(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         if not rows.num_rows:
             return
         hashes = np.ascontiguousarray(hashes)
         kernels.filter_add(hashes, self._filter)
+        if self._time is not None:
+            self._note_times(rows.column(self._time))
         first = np.arange(0, rows.num_rows, self._block_rows)
         counts = np.minimum(self._block_rows, rows.num_rows - first)
         data, ends = self._encode(rows, hashes, ids, first, counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0, 1 if a statement or job failed, 130 if interrupted."""
     args = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminated)  # a container is stopped like this: leave with a last checkpoint
+    _tell_of_kernels()
     from forebay.engine.errors import ForebayError
 
     try:
@@ -91,6 +93,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _tell_of_kernels() -> None:
+    """Show that kernels are being compiled: a first start takes some seconds."""
+    logger = logging.getLogger("forebay.kernels")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Told())
+
+
+class _Told(logging.Handler):
+    """Shows a message on standard error, whatever that is at the time: the prompt puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

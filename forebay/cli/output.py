@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from forebay.engine.errors import ForebayError
-from forebay.result import Result
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from forebay.result import Result
 
 MOST_ROWS = 1000
 """Rows that a terminal shows of one result."""
@@ -74,6 +77,8 @@ def _console(terminal: bool, *, stderr: bool) -> Console:
 
 def table(schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> Table:
     """Rows under their column names; numbers to the right."""
+    import pyarrow as pa
+
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for field in schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)

@@ -4,7 +4,9 @@ backslash. A statement ends with a semicolon; Ctrl-C cancels what is being typed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -12,12 +14,15 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
+from prompt_toolkit.patch_stdout import patch_stdout
 from pygments.lexers.sql import SqlLexer
 
 from forebay.cli.output import Output
 from forebay.cli.sql import run_script
 from forebay.engine.errors import ForebayError
-from forebay.session import Session
+
+if TYPE_CHECKING:
+    from forebay.session import Session
 
 _KEYWORDS = (
     "ALTER TABLE", "AND", "AS", "BETWEEN", "CASE", "CAST", "COUNT", "CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW",
@@ -39,12 +44,16 @@ _HELP = """\\d [name]   columns of a table or view; without a name, what there i
 
 
 class Repl:
-    """One interactive session. `history` and `prompt_session` stand in for the terminal's in tests."""
+    """One interactive session over a warehouse that may still be opening. `prompt_session` stands in for the terminal's in
+    tests."""
 
-    def __init__(self, con: Session, output: Output, prompt_session: PromptSession[str] | None = None) -> None:
-        self._con = con
+    def __init__(
+        self, opening: Future[Session], output: Output, prompt_session: PromptSession[str] | None = None
+    ) -> None:
+        self._opening = opening
         self._output = output
         self._timing = False
+        self._watched = False
         self._open = True
         self._prompt = prompt_session or PromptSession(history=_history())
         self._commands: dict[str, Callable[[str], None]] = {
@@ -60,19 +69,25 @@ class Repl:
         }
 
     def run(self) -> None:
-        """Prompt until the user leaves."""
+        """Prompt until the user leaves.
+
+        Raises:
+            ForebayError: the warehouse cannot be opened.
+        """
         self._output.console.print("forebay: statements end with ';', \\? lists commands, Ctrl-D leaves", style="dim")
         while self._open:
             try:
-                text = self._prompt.prompt(
-                    "forebay> ",
-                    multiline=True,
-                    prompt_continuation="     ... ",
-                    lexer=PygmentsLexer(SqlLexer),
-                    completer=Names(self._con),
-                    complete_while_typing=False,
-                    key_bindings=_keys(),
-                )
+                with patch_stdout():  # what the engine says while a line is typed goes above it
+                    text = self._prompt.prompt(
+                        "forebay> ",
+                        multiline=True,
+                        prompt_continuation="     ... ",
+                        lexer=PygmentsLexer(SqlLexer),
+                        completer=Names(self._opening),
+                        complete_while_typing=False,
+                        key_bindings=_keys(),
+                        pre_run=self._leave_unopened,
+                    )
             except KeyboardInterrupt:
                 continue
             except EOFError:
@@ -99,8 +114,24 @@ class Repl:
             return
         command(argument.strip())
 
+    def _leave_unopened(self) -> None:
+        """End the prompt, whenever it is, with the reason why the warehouse cannot be opened."""
+        app = self._prompt.app
+        loop = app.loop
+
+        def leave(opening: Future[Session]) -> None:
+            error = opening.exception()
+            if error is not None and loop is not None:
+                loop.call_soon_threadsafe(lambda: app.exit(exception=error))
+
+        if not self._watched:
+            self._watched = True
+            self._opening.add_done_callback(leave)
+
     def _run(self, text: str) -> None:
-        run_script(self._con, text, self._output, timing=self._timing)
+        if not self._opening.done():
+            self._output.console.print("the warehouse is still being opened", style="dim")
+        run_script(self._opening.result(), text, self._output, timing=self._timing)
 
     def _describe(self, name: str) -> None:
         self._run(f"DESCRIBE {name}" if name else "SHOW TABLES; SHOW VIEWS; SHOW MATERIALIZED VIEWS")
@@ -126,13 +157,13 @@ class Repl:
 class Names(Completer):
     """Completes keywords, names of relations, and columns of the relations that the text mentions."""
 
-    def __init__(self, con: Session) -> None:
-        self._con = con
+    def __init__(self, opening: Future[Session]) -> None:
+        self._opening = opening
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """What may continue the word before the cursor."""
         word = document.get_word_before_cursor(WORD=False)
-        if not word:
+        if not word or not self._opening.done():
             return
         relations = self._relations()
         columns = [c for r in relations if r in document.text for c in self._columns(r)]
@@ -145,11 +176,11 @@ class Names(Completer):
 
     def _relations(self) -> list[str]:
         kinds = ("TABLES", "VIEWS", "MATERIALIZED VIEWS")
-        return [row[0] for kind in kinds for row in self._con.execute(f"SHOW {kind}").fetchall()]
+        return [row[0] for kind in kinds for row in self._opening.result().execute(f"SHOW {kind}").fetchall()]
 
     def _columns(self, relation: str) -> list[str]:
         try:
-            return [row[0] for row in self._con.execute(f"DESCRIBE `{relation}`").fetchall()]
+            return [row[0] for row in self._opening.result().execute(f"DESCRIBE `{relation}`").fetchall()]
         except ForebayError:
             return []  # a view has no columns of its own to describe
 

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import forebay
 from forebay.cli.output import Output
 from forebay.engine.errors import ForebayError, UnboundedError
-from forebay.planner import statements as st
-from forebay.planner.dialect.script import parse
-from forebay.session import Session
+
+if TYPE_CHECKING:
+    from forebay.planner import statements as st
+    from forebay.session import Session
 
 
 def sql(warehouse: str, text: str | None, *, resume: bool) -> int:
     """Run `text`, else standard input, else a prompt. 1 if a statement failed."""
     output = Output()
     if text is None and sys.stdin.isatty():
-        from forebay.cli.repl import Repl
-
-        output.console.print("loading", style="dim", end="\r")
-        with forebay.connect(warehouse, resume=resume) as con:
-            Repl(con, output).run()
+        _prompt(functools.partial(forebay.connect, warehouse, resume=resume), output)
         return 0
     with forebay.connect(warehouse, resume=resume) as con:
         return 0 if run_script(con, sys.stdin.read() if text is None else text, output, stop_at_error=True) else 1
 
 
+def _prompt(connect: Callable[[], Session], output: Output) -> None:
+    """The prompt comes at once; behind it the engine is loaded and the warehouse opened, which takes a second or, where much
+    is to be restored or kernels are compiled, some."""
+    from forebay.cli.repl import Repl
+
+    with ThreadPoolExecutor(1, "forebay-opening") as behind:
+        opening = behind.submit(connect)
+        try:
+            Repl(opening, output).run()
+        finally:
+            if opening.exception() is None:
+                opening.result().close()
+
+
 def run_script(con: Session, text: str, output: Output, *, stop_at_error: bool = False, timing: bool = False) -> bool:
     """Run statements one by one and print each result; false if one failed. A wrong statement is told before any runs."""
+    from forebay.planner.dialect.script import parse
+
     try:
         statements = parse(text)
     except ForebayError as error:

@@ -13,7 +13,7 @@ import sys
 import forebay
 from forebay.engine.files import set_kill_hook
 from forebay.engine.runtime.budget import Budget
-from forebay.engine.state import cold
+from forebay.engine.state import cold, groups
 from tests.oracle.test_sealed import seal_all
 
 TABLES = """
@@ -36,6 +36,7 @@ def main(directory: str, place: str, turn: str) -> None:
 
     Budget.keep = seal_all  # type: ignore[method-assign]
     cold.FAN = 3
+    groups.LEAST = 0
     set_kill_hook(die)
     with forebay.connect(directory) as con:
         if not con.sql("SHOW TABLES").fetchall():

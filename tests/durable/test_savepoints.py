@@ -109,7 +109,7 @@ def test_sinks_go_on_after_a_restore(tmp_path: Path) -> None:
             "INSERT INTO dst SELECT k, SUM(v) FROM src GROUP BY k; CREATE MATERIALIZED VIEW back AS SELECT * FROM dst;"
             "INSERT INTO src VALUES (1, 1), (2, 2)"
         )
-        back = lambda: sorted(con.sql("SELECT * FROM back").fetchall())  # noqa: E731
+        back = lambda: sorted(con.sql("SELECT * FROM back").fetchall())
         assert eventually(con, lambda: con.checkpoint(30) and back() == [(1, 1), (2, 2)])
         con.execute("CREATE SAVEPOINT s; INSERT INTO src VALUES (1, 10)")
         assert eventually(con, lambda: con.checkpoint(30) and back() == [(1, 11), (2, 2)])

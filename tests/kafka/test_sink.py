@@ -73,17 +73,18 @@ def test_rows_come_back_with_key_timestamp_and_headers(broker: Broker) -> None:
     assert batch.rows.column("name").to_pylist() == ["x", None]
 
 
-def test_a_deleted_key_is_a_tombstone(broker: Broker) -> None:
-    broker.create_topic("tombstones")
-    sink = open_sink(broker, "tombstones", ID, NAME, connector="upsert-kafka", key_format="json")
+def test_a_deleted_key_is_a_tombstone(broker: Broker, way: str) -> None:
+    topic = f"tombstones-{way}"
+    broker.create_topic(topic)
+    sink = open_sink(broker, topic, ID, NAME, connector="upsert-kafka", key_format="json")
     sink.recover()
     sink.write(rows([1, 2, 1], [1, 1, -1], name=["a", "b", "a"]))
     sink.commit(1)
     sink.close()
-    found = [(m.key(), m.value()) for m in messages(broker, "tombstones")]
+    found = [(m.key(), m.value()) for m in messages(broker, topic)]
     assert found == [(b'{"id":1}', b'{"id":1,"name":"a"}'), (b'{"id":2}', b'{"id":2,"name":"b"}'), (b'{"id":1}', None)]
     reader = open_reader(
-        broker, "tombstones", ID, NAME, connector="upsert-kafka", key_format="json", scan_bounded_mode="latest-offset"
+        broker, topic, ID, NAME, connector="upsert-kafka", key_format="json", scan_bounded_mode="latest-offset"
     )
     seen = []
     while not reader.finished():
@@ -112,8 +113,8 @@ def test_a_deletion_needs_a_format_that_knows_changes(broker: Broker) -> None:
 @pytest.mark.parametrize(
     ("partitioner", "counts"), [("fixed", [30, 0, 0]), ("round-robin", [10, 10, 10]), ("default", None)]
 )
-def test_partitioners(broker: Broker, partitioner: str, counts: list[int] | None) -> None:
-    topic = f"parted-{partitioner}"
+def test_partitioners(broker: Broker, way: str, partitioner: str, counts: list[int] | None) -> None:
+    topic = f"parted-{partitioner}-{way}"
     broker.create_topic(topic, 3)
     keyed = {"key_format": "json", "key_fields": "id"} if counts is None else {}
     sink = open_sink(broker, topic, sink_partitioner=partitioner, **keyed)
@@ -148,29 +149,30 @@ def _murmur2(data: bytes) -> int:
     return (h ^ h >> 15) & 0x7FFFFFFF
 
 
-def test_rows_go_to_the_topics_that_they_name(broker: Broker) -> None:
-    for topic in ("routed-a", "routed-b"):
+def test_rows_go_to_the_topics_that_they_name(broker: Broker, way: str) -> None:
+    a, b = f"routed-a-{way}", f"routed-b-{way}"
+    for topic in (a, b):
         broker.create_topic(topic)
     columns = (ID, ColumnSpec("to", pa.string(), metadata="topic"))
-    sink = open_sink(broker, "routed-a;routed-b", *columns, **ONCE)
+    sink = open_sink(broker, f"{a};{b}", *columns, **(ONCE | {"sink_transactional__id__prefix": f"routed-{way}"}))
     assert sink.recover() is None
-    sink.write(rows([1, 2, 3], to=["routed-a", "routed-b", "routed-a"]))
+    sink.write(rows([1, 2, 3], to=[a, b, a]))
     sink.commit(7)
     with pytest.raises(DataError, match="names topic 'elsewhere'"):
         sink.write(rows([1], to=["elsewhere"]))
     with pytest.raises(DataError, match="a row names no topic"):
         sink.write(rows([1], to=pa.array([None], pa.string())))
     sink.close()
-    assert (_ids(broker, "routed-a"), _ids(broker, "routed-b")) == ([1, 3], [2])
-    free = open_sink(broker, None, *columns, **(ONCE | {"sink_transactional__id__prefix": "free"}))
+    assert (_ids(broker, a), _ids(broker, b)) == ([1, 3], [2])
+    free = open_sink(broker, None, *columns, **(ONCE | {"sink_transactional__id__prefix": f"free-{way}"}))
     assert free.recover() is None
-    free.write(rows([4], to=["routed-a"]))
+    free.write(rows([4], to=[a]))
     free.commit(8)
     with pytest.raises(ConnectorError, match="topic 'nowhere'"):
         free.write(rows([5], to=["nowhere"]))
     free.close()
-    assert _ids(broker, "routed-a") == [1, 3, 4]
-    again = open_sink(broker, None, *columns, **(ONCE | {"sink_transactional__id__prefix": "free"}))
+    assert _ids(broker, a) == [1, 3, 4]
+    again = open_sink(broker, None, *columns, **(ONCE | {"sink_transactional__id__prefix": f"free-{way}"}))
     assert again.recover() == 8
     again.close()
 
@@ -198,9 +200,10 @@ def test_errors_that_no_retry_can_mend(broker: Broker) -> None:
         open_sink(broker, "small;other")
 
 
-def test_a_delivery_that_fails_is_told_by_commit(broker: Broker) -> None:
-    broker.create_topic("strict", config={"max.message.bytes": "1000"})
-    sink = open_sink(broker, "strict", ID, NAME)
+def test_a_delivery_that_fails_is_told_by_commit(broker: Broker, way: str) -> None:
+    topic = f"strict-{way}"
+    broker.create_topic(topic, config={"max.message.bytes": "1000"})
+    sink = open_sink(broker, topic, ID, NAME)
     sink.recover()
     sink.write(rows([1], name=["x" * 2000]))
     with pytest.raises(ConnectorError, match="writing failed") as caught:
@@ -221,22 +224,23 @@ def test_a_broker_that_does_not_answer_is_told(broker: Broker, monkeypatch: pyte
 # -- exactly once -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_seen_before_its_commit(broker: Broker) -> None:
-    broker.create_topic("unseen")
-    sink = _once(broker, "unseen")
+def test_nothing_is_seen_before_its_commit(broker: Broker, way: str) -> None:
+    topic = f"unseen-{way}"
+    broker.create_topic(topic)
+    sink = _once(broker, topic)
     assert sink.recover() is None
     sink.write(rows([1, 2]))
     sink._client.flush(10)
-    assert values(broker, "unseen") == []
-    assert values(broker, "unseen", "read_uncommitted") == [b'{"id":1}', b'{"id":2}']
+    assert values(broker, topic) == []
+    assert values(broker, topic, "read_uncommitted") == [b'{"id":1}', b'{"id":2}']
     sink.commit(1)
-    assert _ids(broker, "unseen") == [1, 2]
+    assert _ids(broker, topic) == [1, 2]
     sink.commit(2)
     sink.write(rows([3]))
     sink.flush()
     sink.close()  # aborts: readers do not wait for the timeout
-    assert _ids(broker, "unseen") == [1, 2]
-    again = _once(broker, "unseen")
+    assert _ids(broker, topic) == [1, 2]
+    again = _once(broker, topic)
     assert again.recover() == 2
     again.close()
 

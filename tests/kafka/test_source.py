@@ -58,18 +58,19 @@ def _wait_for(reader: KafkaReader, ids: set[int]) -> None:
 # -- where it ends ------------------------------------------------------------------------------------------------
 
 
-def test_bounded_end_behind_control_records_and_aborted_rows(broker: Broker) -> None:
-    broker.create_topic("transactional")
+def test_bounded_end_behind_control_records_and_aborted_rows(broker: Broker, way: str) -> None:
+    topic = f"transactional-{way}"
+    broker.create_topic(topic)
     producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": "x"})
     producer.init_transactions(SECONDS)
     for i, commit in enumerate((True, False)):
         producer.begin_transaction()
-        producer.produce("transactional", b'{"id": %d}' % i)
+        producer.produce(topic, b'{"id": %d}' % i)
         producer.flush(SECONDS)
         producer.commit_transaction(SECONDS) if commit else producer.abort_transaction(SECONDS)
-    reader = open_reader(broker, "transactional", ID, OFFSET, **END)
+    reader = open_reader(broker, topic, ID, OFFSET, **END)
     assert _read(reader) == ([(0, 0, 1)], [])
-    assert reader.positions() == {"transactional-0": 4}
+    assert reader.positions() == {f"{topic}-0": 4}
     reader.close()
 
 
@@ -96,27 +97,29 @@ def test_an_empty_topic_ends_at_once(broker: Broker) -> None:
     assert _ids(open_reader(broker, "empty", **END)) == []
 
 
-def test_limits_neither_repeat_nor_skip(broker: Broker) -> None:
-    broker.create_topic("limited")
-    send(broker, "limited", numbers(*range(50)))
-    reader, seen = open_reader(broker, "limited"), []
+def test_limits_neither_repeat_nor_skip(broker: Broker, way: str) -> None:
+    topic = f"limited-{way}"
+    broker.create_topic(topic)
+    send(broker, topic, numbers(*range(50)))
+    reader, seen = open_reader(broker, topic), []
     for end in (7, 8, 30, 50):
-        reader.limit({"limited-0": end})
+        reader.limit({f"{topic}-0": end})
         seen += [row[0] for row in _read(reader, 5)[0]]
-        assert reader.positions() == {"limited-0": end}
+        assert reader.positions() == {f"{topic}-0": end}
     reader.limit(None)
-    send(broker, "limited", numbers(50))
+    send(broker, topic, numbers(50))
     _wait_for(reader, {50})
     reader.close()
     assert seen == list(range(50))
 
 
-def test_a_limit_leaves_out_partitions_that_it_does_not_name(broker: Broker) -> None:
-    broker.create_topic("halves", 2)
+def test_a_limit_leaves_out_partitions_that_it_does_not_name(broker: Broker, way: str) -> None:
+    topic = f"halves-{way}"
+    broker.create_topic(topic, 2)
     for p in range(2):
-        send(broker, "halves", numbers(*range(10 * p, 10 * p + 5)), partition=p)
-    reader = open_reader(broker, "halves")
-    reader.limit({"halves-1": 2})
+        send(broker, topic, numbers(*range(10 * p, 10 * p + 5)), partition=p)
+    reader = open_reader(broker, topic)
+    reader.limit({f"{topic}-1": 2})
     assert sorted(r[0] for r in _read(reader)[0]) == [10, 11]
     reader.limit(None)
     _wait_for(reader, {0, 1, 2, 3, 4, 12, 13, 14})
@@ -207,13 +210,14 @@ def test_a_removed_offset_is_told(broker: Broker) -> None:
     assert _ids(open_reader(broker, "expired", scan_offset__reset="latest", **at, **END)) == []
 
 
-def test_retention_that_overtakes_a_reader_is_told(broker: Broker) -> None:
-    broker.create_topic("overtaken")
-    send(broker, "overtaken", numbers(*range(5)))
-    reader = open_reader(broker, "overtaken")
-    reader.limit({"overtaken-0": 2})
+def test_retention_that_overtakes_a_reader_is_told(broker: Broker, way: str) -> None:
+    topic = f"overtaken-{way}"
+    broker.create_topic(topic)
+    send(broker, topic, numbers(*range(5)))
+    reader = open_reader(broker, topic)
+    reader.limit({f"{topic}-0": 2})
     assert [row[0] for row in _read(reader)[0]] == [0, 1]
-    broker.delete_records("overtaken", 0, 4)
+    broker.delete_records(topic, 0, 4)
     reader.limit(None)
     with pytest.raises(ConnectorError, match="no longer has offset 2"):
         _wait_for(reader, {4})
@@ -258,13 +262,14 @@ def test_a_topic_that_is_deleted_is_told(broker: Broker) -> None:
     assert not caught.value.retryable
 
 
-def test_several_topics_are_one_table(broker: Broker) -> None:
-    for i, topic in enumerate(("several-a", "several-b")):
+def test_several_topics_are_one_table(broker: Broker, way: str) -> None:
+    a, b = f"several-a-{way}", f"several-b-{way}"
+    for i, topic in enumerate((a, b)):
         broker.create_topic(topic)
         send(broker, topic, numbers(i))
     where = ColumnSpec("topic", pa.string(), metadata="topic", virtual=True)
-    reader = open_reader(broker, "several-a;several-b", ID, where, **END)
-    assert sorted(_read(reader)[0]) == [(0, "several-a", 1), (1, "several-b", 1)]
+    reader = open_reader(broker, f"{a};{b}", ID, where, **END)
+    assert sorted(_read(reader)[0]) == [(0, a, 1), (1, b, 1)]
     reader.close()
 
 
@@ -307,22 +312,24 @@ def test_metadata_of_a_record(broker: Broker) -> None:
     assert time.time() - seen["appended"][1].timestamp() < 60
 
 
-def test_poison_is_a_dead_letter_and_its_neighbours_live(broker: Broker) -> None:
-    broker.create_topic("poison")
-    send(broker, "poison", [b'{"id": 1}', b"{{{", b'{"id": 2}'], [b"a", b"b", b"c"], timestamp=7000)
-    reader = open_reader(broker, "poison", ID, OFFSET, **END)
+def test_poison_is_a_dead_letter_and_its_neighbours_live(broker: Broker, way: str) -> None:
+    topic = f"poison-{way}"
+    broker.create_topic(topic)
+    send(broker, topic, [b'{"id": 1}', b"{{{", b'{"id": 2}'], [b"a", b"b", b"c"], timestamp=7000)
+    reader = open_reader(broker, topic, ID, OFFSET, **END)
     rows, dead = _read(reader)
     reader.close()
     assert rows == [(1, 0, 1), (2, 2, 1)]
     assert [(d.source, d.partition, d.offset, d.value, d.key, d.timestamp) for d in dead] == [
-        ("poison", 0, 1, b"{{{", b"b", 7000)
+        (topic, 0, 1, b"{{{", b"b", 7000)
     ]
 
 
-def test_a_tombstone_deletes_its_key(broker: Broker) -> None:
-    broker.create_topic("tombs")
-    send(broker, "tombs", [b'{"id": 1}', None], [b'{"id": 1}', b'{"id": 1}'])
-    reader = open_reader(broker, "tombs", ID, OFFSET, connector="upsert-kafka", key_format="json", **END)
+def test_a_tombstone_deletes_its_key(broker: Broker, way: str) -> None:
+    topic = f"tombs-{way}"
+    broker.create_topic(topic)
+    send(broker, topic, [b'{"id": 1}', None], [b'{"id": 1}', b'{"id": 1}'])
+    reader = open_reader(broker, topic, ID, OFFSET, connector="upsert-kafka", key_format="json", **END)
     assert _read(reader) == ([(1, 0, 1), (1, 1, -1)], [])
     reader.close()
 
@@ -365,8 +372,9 @@ def test_a_binlog_is_read_as_changes(broker: Broker, format_: str) -> None:
     assert [d.offset for d in dead] == [1]
 
 
-def test_many_rows_in_small_and_large_polls(broker: Broker) -> None:
-    broker.create_topic("many", 3)
-    send(broker, "many", numbers(*range(12_000)))
-    assert _ids(open_reader(broker, "many", **END), most=700) == list(range(12_000))
-    assert _ids(open_reader(broker, "many", **END), most=65_536) == list(range(12_000))
+def test_many_rows_in_small_and_large_polls(broker: Broker, way: str) -> None:
+    topic = f"many-{way}"
+    broker.create_topic(topic, 3)
+    send(broker, topic, numbers(*range(12_000)))
+    assert _ids(open_reader(broker, topic, **END), most=700) == list(range(12_000))
+    assert _ids(open_reader(broker, topic, **END), most=65_536) == list(range(12_000))

@@ -25,7 +25,7 @@ from forebay.connectors.topiclog.frames import PLAIN, read_rows
 from forebay.connectors.topiclog.store import open_store
 from forebay.engine.files import KILL_POINTS, set_kill_hook
 from forebay.engine.runtime.budget import Budget
-from forebay.engine.state import cold
+from forebay.engine.state import cold, groups
 from tests.connectors.lossy import LossyFiles
 from tests.oracle.test_sealed import seal_all
 from tests.sim.world import Crash, Fate, Mount, SimClock
@@ -108,6 +108,7 @@ class Simulation:
         with (
             mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep),
             mock.patch.object(cold, "FAN", 2),
+            mock.patch.object(groups, "LEAST", 0),
         ):
             for _ in range(lives):
                 self._live(turns)
