@@ -65,7 +65,7 @@ class Progress:
     @property
     def eta(self) -> float | None:
         """Seconds left; None when nothing can be said."""
-        return self.seconds / self.fraction * (1 - self.fraction) if 0.01 < self.fraction and self.seconds else None
+        return self.seconds / self.fraction * (1 - self.fraction) if self.fraction > 0.01 and self.seconds else None
 
 
 @dataclass(slots=True, eq=False)
