@@ -30,6 +30,7 @@ figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.orders --orders 2000000 --json bench/results/orders.json
 	$(BIN)/python -m bench.month_join --orders 10000000 --budget 1GB --variant plain,late-updates --json bench/results/month_join.json
 	$(BIN)/python -m bench.nexmark --source kafka --sink kafka --guarantee at-least-once,exactly-once --publish --durable --queries q0 --events 3000000 --json bench/results/exactly-once.json
+	$(BIN)/python -m bench.wire --json bench/results/wire.json
 	$(BIN)/python -m bench.latency --seconds 30 --json bench/results/latency.json
 	$(BIN)/python -m bench.readme
 

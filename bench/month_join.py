@@ -1,8 +1,10 @@
-"""A month of join state: `python -m bench.month_join --orders N --budget 1GB [--variant plain|late-updates] --json FILE`.
+"""A month of join state: `python -m bench.month_join --orders N --budget 1GB [--variant plain|late-updates|ttl] --json FILE`.
 
 Orders ⟕ refunds over 30 event days (`bench.month`), pinned to one core with all sealing and merging, into a sink that counts rows
 and adds up a checksum per day; both are compared with a recomputation without the engine. A row is an order, an update of
 one, or a refund. The generator's CPU seconds are counted apart.
+
+The variant `ttl` keeps both sides for 10 event days: refunds that come later find no order, and state stops growing.
 """
 
 from __future__ import annotations
@@ -23,16 +25,19 @@ from forebay.engine.connector import Changelog, Connector, Sink
 
 TABLES = """
 CREATE TABLE orders (order_id BIGINT, user_id BIGINT, shop_id BIGINT, city STRING, amount DECIMAL(10, 2), status STRING,
-  ts TIMESTAMP(3), note STRING) WITH ('connector' = 'month', 'table' = 'orders');
-CREATE TABLE refunds (refund_id BIGINT, order_id BIGINT, refunded DECIMAL(10, 2), `at` TIMESTAMP(3))
-  WITH ('connector' = 'month', 'table' = 'refunds');
+  ts TIMESTAMP(3), note STRING, WATERMARK FOR ts AS ts) WITH ('connector' = 'month', 'table' = 'orders');
+CREATE TABLE refunds (refund_id BIGINT, order_id BIGINT, refunded DECIMAL(10, 2), `at` TIMESTAMP(3),
+  WATERMARK FOR `at` AS `at`) WITH ('connector' = 'month', 'table' = 'refunds');
 CREATE TABLE wide (order_id BIGINT, user_id BIGINT, shop_id BIGINT, city STRING, amount DECIMAL(10, 2), status STRING,
   ts TIMESTAMP(3), note STRING, refund_id BIGINT, refunded DECIMAL(10, 2)) WITH ('connector' = 'days');
 """
 INSERT = """
 INSERT INTO wide SELECT o.*, r.refund_id, r.refunded FROM orders o LEFT JOIN refunds r ON r.order_id = o.order_id
 """
+HINT = "SELECT /*+ STATE_TTL('o' = '10 d', 'r' = '10 d') */"
 _DAY = 86_400_000
+TTL = 10
+"""Days."""
 PEER = 120_000
 """Rows a second of the best peer with its state on disk, on two cores of a machine of the same kind: a hand-written circuit of
 Feldera. Flink 2.2 with RocksDB did 43,000 messages from Kafka."""
@@ -65,17 +70,53 @@ class Days(Sink):
         pass
 
 
-def expected(month: Month) -> tuple[Any, Any]:
-    """Rows and checksum per day, without the engine."""
+def expected(month: Month, ttl: bool) -> tuple[Any, Any]:
+    """Rows and checksum per day, without the engine. A window of each input is one epoch."""
     rows, sums = np.zeros(DAYS, np.int64), np.zeros(DAYS, np.int64)
     for window in range(month.windows):
         ids = month.inserted(window)
         day = ids * DAYS // month.orders
         np.add.at(rows, day, 1)
         np.add.at(sums, day, ids * 3)
-    orders, _ = month.refunds()
+    orders, ticks = month.refunds()
+    if ttl:
+        orders = orders[_in_time(month, orders, ticks)]
     np.add.at(sums, orders * DAYS // month.orders, orders * 2 + 1)
     return rows, sums
+
+
+def _in_time(month: Month, orders: Any, ticks: Any) -> Any:
+    """Which refunds find their order: it is not older than the TTL before the least watermark at the start of the epoch."""
+    window = ticks // month.window
+    seen = np.searchsorted(ticks, np.arange(month.windows) * month.window)  # refunds before each window
+    last = np.where(seen > 0, ticks[np.maximum(seen - 1, 0)], -1)
+    horizon = np.minimum(np.arange(month.windows) * month.window - 1, last)[window]
+    millis = month.time(np.maximum(horizon, 0)).cast("int64").to_numpy() - TTL * _DAY
+    return (horizon < 0) | (month.time(orders).cast("int64").to_numpy() >= millis)
+
+
+class Samples:
+    """What the state is at the end of each event day."""
+
+    def __init__(self, driver: Any, windows: int) -> None:
+        self._driver = driver
+        self._windows = windows
+        self._epochs = 0
+        self.days: dict[int, tuple[int, float, float]] = {}
+
+    def take(self) -> None:
+        """After an epoch."""
+        self._epochs += 1
+        day = min(self._epochs * DAYS // self._windows, DAYS)
+        if day not in self.days:
+            states = [s for n in self._driver.flow.order for s in n.states().values()]
+            memory = sum(s.nbytes() for s in states) / 2**20
+            self.days[day] = (sum(s.rows() for s in states), memory, self._driver.cold.disk_bytes() / 2**20)
+
+    def report(self) -> dict[str, Any]:
+        """Rows, MB of memory and MB of disk at the end of some days."""
+        at = [day for day in (5, 10, 12, 15, 20, 25, 29) if day in self.days]
+        return {f"day_{day}_state": [round(value) for value in self.days[day]] for day in at}
 
 
 class Timed:
@@ -118,11 +159,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         con.execute(TABLES)
         driver = con.warehouse.driver
         epochs = Timed(driver._run, time.perf_counter)
-        driver._run = epochs  # type: ignore[method-assign]
+        samples = Samples(driver, month.windows)
+
+        def run_epoch(*given: Any) -> Any:
+            result = epochs(*given)
+            samples.take()
+            return result
+
+        driver._run = run_epoch  # type: ignore[method-assign]
         base = measure.peak_rss_mb()
 
         def work() -> dict[str, Any]:
-            con.execute(INSERT)
+            con.execute(INSERT.replace("SELECT", HINT) if args.variant == "ttl" else INSERT)
             con.wait(timeout=args.timeout)
             return {}
 
@@ -143,7 +191,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "segments": len(driver.flow.segments()),
             "seconds_held": driver.budget.held,
         }
-    rows, sums = expected(month)
+    more.update(samples.report())
+    rows, sums = expected(month, args.variant == "ttl")
     more["correct"] = bool((days.rows == rows).all() and (days.sums == sums).all())
     per_day = np.diff(days.seen)
     if (days.seen > 0).all():
@@ -162,7 +211,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--orders", type=int, default=10_000_000)
     made.add_argument("--budget", help="memory budget, such as 1GB")
     made.add_argument(
-        "--variant", default="plain", help="plain, late-updates (of orders that are cold), or both with a comma"
+        "--variant",
+        default="plain",
+        help="plain, late-updates (of orders that are cold), ttl (of 10 days), or several with commas",
     )
     made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
     made.add_argument("--directory", help="where the warehouse's files go")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from forebay.engine.connector import Option, is_secret
+from forebay.engine.connector import Option
 from forebay.engine.errors import OptionError
+from forebay.engine.secrets import is_secret
 
 _QUANTITY = re.compile(r"\s*(\d+)\s*([a-zA-Zµ]*)\s*")
 

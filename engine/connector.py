@@ -307,19 +307,6 @@ class Option:
     secret: bool = False
 
 
-SECRET_WORDS = ("password", "secret", "sasl.jaas.config", "token", "credential")
-
-
-def is_secret(name: str) -> bool:
-    """True for an option whose value must be masked wherever it is shown."""
-    return any(word in name.lower() for word in SECRET_WORDS)
-
-
-def masked(options: Mapping[str, str]) -> dict[str, str]:
-    """The options with secret values replaced by stars."""
-    return {k: "******" if is_secret(k) else v for k, v in options.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class Connector:
     """A named kind of table: its options and factories."""

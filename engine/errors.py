@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from enum import Enum
 
+from forebay.engine.secrets import hidden
+
 
 class Domain(Enum):
     """Who has to act."""
@@ -63,7 +65,8 @@ class SqlError(ForebayError):
     def __str__(self) -> str:
         if self.sql is None or self.line is None or self.column is None:
             return super().__str__()
-        source = self.sql.splitlines()[self.line - 1] if self.sql.splitlines() else ""
+        lines = hidden(self.sql).splitlines()
+        source = lines[self.line - 1] if lines else ""
         prefix = f"{self.line} | "
         caret = " " * (len(prefix) + self.column - 1) + "^"
         head, *rest = super().__str__().splitlines()

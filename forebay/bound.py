@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from forebay.engine.connector import Registry
 from forebay.planner import statements as st
@@ -54,6 +55,14 @@ def as_bound(catalog: Catalog, registry: Registry, relations: Relations, bound: 
                 del catalog.relations[name]
             else:
                 catalog.relations[name] = relation
+
+
+def rebound(ddl: str, option: str, value: str | None, relations: Relations) -> str:
+    """The DDL of a table with another value of an option, or without it."""
+    table = _defined(ddl, relations.catalog, relations.registry, relations)
+    assert isinstance(table, Table)
+    options = {k: v for k, v in table.options.items() if k != option}
+    return replace(table, options=options if value is None else {**options, option: value}).ddl(mask=False)
 
 
 def _defined(ddl: str, catalog: Catalog, registry: Registry, relations: Relations) -> Relation:

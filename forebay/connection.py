@@ -23,7 +23,7 @@ from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog
+from forebay.planner.catalog import Catalog, place_in
 from forebay.planner.dialect.script import parse
 from forebay.planner.options import Options
 from forebay.planner.udfs.time import CLOCK
@@ -107,6 +107,8 @@ class Connection(Session):
                     else:
                         result = self._executor.run(statement)
                 except SqlError as error:
+                    if error.sql is None:
+                        error.sql, (error.line, error.column) = statement.sql, place_in(statement.sql, error.message)
                     raise _in_script(error, statement.sql, sql, statement.line, statement.column) from None
         return result
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
-from forebay.bound import as_bound, definitions
+from forebay.bound import as_bound, definitions, rebound
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -28,6 +28,7 @@ from forebay.engine.errors import (
     UnsupportedError,
 )
 from forebay.engine.operators.table import TableOperator
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
@@ -35,6 +36,7 @@ from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
+from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.engine.types import from_arrow
 from forebay.interrupt import unless_interrupted
@@ -42,14 +44,18 @@ from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
+from forebay.planner.binder import notices
 from forebay.planner.catalog import (
+    STATE_TTL,
     Catalog,
     JobDefinition,
     MaterializedView,
     Table,
     View,
     altered,
+    check_connector,
     define,
+    state_ttl,
 )
 from forebay.planner.changelog import infer
 from forebay.planner.dialect.script import parse
@@ -113,15 +119,17 @@ class Executor:
         self.registry = registry
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
-        self._shows = Shows(catalog, self.driver, self.jobs)
+        self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
+        relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self.refresher = Refresher(self.driver.clock.monotonic)
-        self._lock = lock
         self._streams = 0
         self._opened = False
+        with self.driver.boundary() as flow:
+            flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
     def _handle(self, name: str) -> Job:
-        return Job(self.driver, name, self.catalog.jobs[name].sql, self.remove_job)
+        return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -258,7 +266,9 @@ class Executor:
         else:
             self._materialize(statement, None, {})
         self.save()
-        return Result(message=f"materialized view {statement.name} created")
+        result = Result(message=f"materialized view {statement.name} created")
+        result.warnings += notices(statement.query)
+        return result
 
     def _schedule(self, statement: st.CreateMaterializedView, *, fill: bool) -> None:
         """A view that is refreshed at intervals; with `fill` its rows are made now, else a checkpoint brings them."""
@@ -386,9 +396,9 @@ class Executor:
         table = self.catalog.table(statement.name)
         changed = altered(table, statement, self.registry, self.relations.types)
         self._check_bootstrap(changed)
-        if table.embedded and statement.action not in ("RENAME TO",):
+        if table.embedded and statement.action not in ("RENAME TO", "SET", "RESET"):
             self._alter_embedded(table, changed, statement)
-        elif table.embedded:
+        elif table.embedded and statement.action == "RENAME TO":
             raise UnsupportedError(
                 "an embedded table cannot be renamed", hint="CREATE the new table and INSERT INTO it"
             )
@@ -397,8 +407,27 @@ class Executor:
         if changed.name != table.name:
             del self.catalog.relations[table.name]
         self.catalog.relations[changed.name] = changed
+        message = f"table {table.name} altered" + self._follow_ttl(table, changed)
         self.save()
-        return Result(message=f"table {table.name} altered")
+        return Result(message=message)
+
+    def _follow_ttl(self, table: Table, changed: Table) -> str:
+        """Jobs that run keep the table's rows as its option says now; what to tell of those that cannot."""
+        ttl = state_ttl(changed.options)
+        if ttl == state_ttl(table.options):
+            return ""
+        micros = self.options.micros("table.exec.state.ttl") if ttl is None else ttl * 1000
+        with self.driver.boundary() as flow:
+            stuck = flow.set_ttl(table.name, micros or None)
+        for name, job in self.catalog.jobs.items():
+            if table.name in job.bound and name not in stuck:
+                bound = rebound(
+                    job.bound[table.name], STATE_TTL.name, changed.options.get(STATE_TTL.name), self.relations
+                )
+                self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
+        if not stuck:
+            return ""
+        return f"; jobs that keep no time of its rows follow when they are made again: {', '.join(sorted(stuck))}"
 
     def _alter_embedded(self, table: Table, changed: Table, statement: st.AlterTable) -> None:
         """Rebuild an embedded table under its new columns; nothing may be reading it."""
@@ -434,7 +463,9 @@ class Executor:
         name = self._job_name(f"insert_into_{table.name}")
         if not _tables(node):
             return self._insert_to_end(name, statement, node)
-        return self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result = self._start_job(name, statement.sql, (statement,), None, {}, save=True)
+        result.warnings += notices(statement.query)
+        return result
 
     def _insert_batch(self, statement: st.Insert, table: Table) -> Result:
         """The query's rows as they are now, into any table; a query may do all that a snapshot query may."""
@@ -471,6 +502,10 @@ class Executor:
         return self._start_job(name, statement.sql, statement.inserts, None, {}, save=True)
 
     def _assigned(self, statement: st.Insert, table: Table) -> Node:
+        if statement.options and table.embedded:
+            raise OptionError(f"{table.name} takes no OPTIONS hint", hint="only tables of a connector have options")
+        if statement.options:
+            check_connector(replace(table, options={**table.options, **statement.options}), self.registry)
         query = self.relations.binder().bind(statement.query, statement.sql)
         return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
 
@@ -783,6 +818,13 @@ class Executor:
     @run.register
     def _describe(self, statement: st.Describe) -> Result:
         return self._shows.describe(statement.name)
+
+    def _view_schema(self, view: View) -> pa.Schema:
+        """The columns that a view gives now."""
+        query = parse(view.sql)[0]
+        assert isinstance(query, st.Query)
+        schema = self.relations.binder().bind_batch(query.query, query.sql).schema
+        return pa.schema([f.with_name(n) for f, n in zip(schema, view.columns or schema.names)])
 
     @run.register
     def _set(self, statement: st.SetOption) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,17 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View, check_connector, state_columns
+from forebay.planner.catalog import (
+    STATE,
+    Catalog,
+    MaterializedView,
+    SystemStream,
+    Table,
+    View,
+    check_connector,
+    state_columns,
+    state_ttl,
+)
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
 from forebay.planner.expr import Expr
@@ -48,6 +58,8 @@ _FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
 _EARLIEST = ("log", "upsert-log", "upsert-kafka")
 """Connectors that start at the earliest offset unless told otherwise."""
 
+STATES = "state."
+"""Before the name of a piece of state, in a query."""
 _memories = itertools.count(1)
 
 
@@ -62,6 +74,8 @@ class Relations:
         """What connectors know the warehouse by: no two in memory share their topics."""
         self.registered: dict[str, pa.Table] = {}
         self._hidden: dict[str, pa.Schema] = {}
+        self.states: Callable[[], Mapping[str, pa.Schema]] = dict
+        """Schemas of the state that can be queried, by name without STATES."""
 
     # -- for binding --------------------------------------------------------------------------------------------
 
@@ -71,6 +85,9 @@ class Relations:
             return Relation(name, self._hidden[name])
         if name in self.registered:
             return Relation(name, self.registered[name].schema, bounded=True)
+        if name.startswith(STATES) and name not in self.catalog.relations:
+            schema = self.states().get(name.removeprefix(STATES))
+            return None if schema is None else Relation(name, schema, updating=True)
         found = self.catalog.relations.get(name)
         if options and found is not None:
             if not isinstance(found, Table) or found.embedded:
@@ -79,6 +96,8 @@ class Relations:
         match found:
             case Table():
                 return self._table_relation(found, dict(options))
+            case SystemStream():
+                return Relation(name, found.schema)
             case MaterializedView():
                 return Relation(name, found.schema, found.primary_key, updating=True)
             case View():
@@ -88,20 +107,21 @@ class Relations:
         return None
 
     def relation_names(self) -> Iterable[str]:
-        return [*self.catalog.relations, *self.registered]
+        return [*self.catalog.relations, *self.registered, *(STATES + n for n in self.states())]
 
     def _table_relation(self, table: Table, options: Mapping[str, str]) -> Relation:
         time = (table.watermark[0],) if table.watermark is not None else ()
+        ttl = state_ttl({**table.options, **options})
         if table.embedded:
-            return Relation(table.name, table.schema(), table.primary_key, updating=True)
+            return Relation(table.name, table.schema(), table.primary_key, updating=True, ttl=ttl)
         source = self._open(table, options, None)
         replaced = bool(table.primary_key) and self.bootstrap(table, options) is not None
         updating = replaced or source.changelog is not Changelog.APPEND
         key = table.primary_key if updating else ()
-        return Relation(table.name, table.schema(), key, updating, time, source.bounded)
+        return Relation(table.name, table.schema(), key, updating, time, source.bounded, ttl)
 
     def binder(self) -> Binder:
-        return Binder(self)
+        return Binder(self, self.options.micros("table.exec.state.ttl") // 1000)
 
     def types(self, texts: Sequence[str], schema: pa.Schema) -> list[SqlType]:
         """Types of expression texts over a schema."""
@@ -147,6 +167,8 @@ class Relations:
         """
         if table in self.registered:
             return self._memory_source(table)
+        if table.startswith(STATES) and table not in self.catalog.relations:
+            raise UnsupportedError(f"{table} can be queried, not followed", hint="read the tables that it is made of")
         found = self.catalog.find(table)
         if not isinstance(found, Table) or found.embedded:
             return None
@@ -169,7 +191,7 @@ class Relations:
             scan=scan,
             changelog=changelog,
             shareable=source.bounded or mode in _FIXED_STARTS or past is not None,
-            identity=hashlib.sha256(f"{found.ddl(mask=False)} {sorted(options.items())}".encode()).hexdigest()[:24],
+            identity=_identity(found, options),
             key=tuple(stored.get_field_index(k) for k in found.primary_key),
             computed=self._computed(found, stored, columns),
             past=past,
@@ -209,6 +231,8 @@ class Relations:
         if table in self.registered or not isinstance(found, Table) or found.embedded:
             return None
         names = state_columns({**found.options, **dict(options)}, found)
+        if names is not None and found.watermark is not None and found.watermark[0] not in names:
+            names.append(found.watermark[0])  # tells how old a row is
         return None if names is None else pa.schema([found.schema().field(n) for n in names])
 
     def computed(self, table: str, name: str, schema: pa.Schema) -> Expr | None:
@@ -308,3 +332,9 @@ class Relations:
 def _wanted(columns: frozenset[str] | None, seam: Seam | None) -> tuple[str, ...] | None:
     """The columns to read; the seam's is always among them."""
     return None if columns is None else tuple(sorted(columns | ({seam.column} if seam is not None else set())))
+
+
+def _identity(table: Table, options: Mapping[str, str]) -> str:
+    """What makes two scans of a table the same: its definition, but for how its state is kept."""
+    read = replace(table, options={k: v for k, v in table.options.items() if not k.startswith(STATE)})
+    return hashlib.sha256(f"{read.ddl(mask=False)} {sorted(options.items())}".encode()).hexdigest()[:24]

@@ -10,12 +10,21 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
+from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.operators.join import JoinOperator
+from forebay.engine.runtime import deadletters
+from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
-from forebay.engine.state import Segmented, State
+from forebay.engine.secrets import hidden
+from forebay.engine.serve.inspect import NamedState, find_state, named_states
+from forebay.engine.state import Segmented
+from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView, Table, View
+from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
+from forebay.planner.explain import duration
+from forebay.relations import STATES
 from forebay.result import Result
 
 _TEXT, _LONG = pa.string(), pa.int64()
@@ -30,14 +39,10 @@ _JOBS = pa.schema(
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])
 _STATE = pa.schema(
     [
-        ("node", _TEXT), ("jobs", _TEXT), ("state", _TEXT), ("rows", _LONG), ("bytes", _LONG),
-        ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("retractions_unmatched", _LONG),
-    ]
-)  # fmt: skip
-_DEAD = pa.schema(
-    [
-        ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("reason", _TEXT),
-        ("key", pa.binary()), ("value", pa.binary()), ("timestamp", _TIME),
+        ("name", _TEXT), ("node", _TEXT), ("jobs", _TEXT), ("key", _TEXT), ("columns", _TEXT), ("rows", _LONG),
+        ("bytes", _LONG), ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("oldest", _TIME),
+        ("filter_passed", pa.float64()), ("cache_hits", pa.float64()), ("write_amplification", pa.float64()),
+        ("retractions_unmatched", _LONG), ("ttl", _TEXT),
     ]
 )  # fmt: skip
 _CHANGES = pa.schema(
@@ -49,19 +54,48 @@ _CHANGES = pa.schema(
 _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
 
 
-def _tiers(state: State) -> tuple[int | None, ...]:
-    """(rows in segments, dead ones too until they are merged; segments; their bytes; unmatched retractions)."""
+def _tiers(named: NamedState) -> dict[str, Any]:
+    """What is on disk (rows that are dead count until they are merged away), and how well it is found."""
+    state: object = named.state
     if not isinstance(state, Segmented):
-        return (None, None, None, None)
+        return {}
     segments = state.cold_segments()
-    disk = sum(s.nbytes_on_disk for s in segments)
-    return (sum(s.rows for s in segments), len(segments), disk, state.unmatched)
+    asked = sum(s.places.asked for s in segments)
+    return {
+        "cold_rows": sum(s.rows for s in segments),
+        "segments": len(segments),
+        "disk_bytes": sum(s.nbytes_on_disk for s in segments),
+        "filter_passed": _share(sum(s.passed for s in segments), sum(s.asked for s in segments)),
+        "cache_hits": _share(asked - sum(s.places.read for s in segments), asked),
+        "write_amplification": state.write_amplification() if isinstance(state, Arrangement) else None,
+        "retractions_unmatched": state.unmatched,
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _ttls(flow: Dataflow) -> dict[int, str]:
+    """Per arrangement how long its rows live for those who read it, the longest first; by `id`."""
+    found: dict[int, set[int]] = {}
+    for node in flow.order:
+        if isinstance(node.operator, JoinOperator):
+            for arrangement, ttl in node.operator.lifetimes():
+                found.setdefault(id(arrangement), set()).add(MAX_WATERMARK if ttl is None else ttl)
+    return {
+        key: ", ".join("for ever" if t == MAX_WATERMARK else duration(t) for t in sorted(ttls, reverse=True))
+        for key, ttls in found.items()
+    }
 
 
 class Shows:
     """Answers SHOW and DESCRIBE."""
 
-    def __init__(self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self, catalog: Catalog, driver: Driver, jobs: Mapping[str, Job], view_schema: Callable[[View], pa.Schema]
+    ) -> None:
+        self._view_schema = view_schema
         self._catalog = catalog
         self._driver = driver
         self._jobs = jobs
@@ -91,10 +125,15 @@ class Shows:
         if statement.what == "COLUMNS":
             return self.describe(statement.name)
         relation = self._catalog.find(statement.name)
-        return Result(pa.table({statement.what.lower(): [relation.ddl()]}))
+        return Result(pa.table({statement.what.lower(): [hidden(relation.ddl())]}))
 
     def describe(self, name: str) -> Result:
         """Columns of a relation: name, type, whether it may be NULL, its place in the key, and what computes it."""
+        if name.startswith(STATES) and name not in self._catalog.relations:
+            with self._driver.boundary() as flow:
+                named = find_state(flow, name.removeprefix(STATES))
+            fields = [(f.name, str(from_arrow(f.type)), True, _key(f.name, named.key), None) for f in named.schema]
+            return Result(_table(_COLUMNS, fields))
         relation = self._catalog.find(name)
         match relation:
             case Table():
@@ -108,13 +147,14 @@ class Shows:
                     )
                     for c in relation.columns
                 ]
-            case MaterializedView():
+            case MaterializedView() | SystemStream():
                 rows = [
                     (f.name, str(from_arrow(f.type)), f.nullable, _key(f.name, relation.primary_key), None)
                     for f in relation.schema
                 ]
             case View():
-                raise UnsupportedError(f"{name} is a view", hint=f"SHOW CREATE VIEW {name}")
+                schema = self._view_schema(relation)
+                rows = [(f.name, str(from_arrow(f.type)), f.nullable, None, None) for f in schema]
         return Result(_table(_COLUMNS, rows))
 
     def _show_jobs(self) -> pa.Table:
@@ -126,17 +166,32 @@ class Shows:
 
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
-            rows = [
-                (node.label, ", ".join(sorted(node.jobs)), name, state.rows(), state.nbytes(), *_tiers(state))
-                for node in flow.order
-                for name, state in node.states().items()
-            ]
-        return _table(_STATE, rows)
+            ttls = _ttls(flow)
+            rows = [self._state_row(flow, named, ttls) for named in named_states(flow).values()]
+        return pa.Table.from_pylist(rows, _STATE)
+
+    def _state_row(self, flow: Dataflow, named: NamedState, ttls: dict[int, str]) -> dict[str, Any]:
+        jobs = named.node.jobs or {job for n in flow.order if named.node in n.inputs for job in n.jobs}
+        return {
+            "name": named.name,
+            "node": named.node.label,
+            "jobs": ", ".join(sorted(jobs)),
+            "key": ", ".join(named.key),
+            "columns": ", ".join(named.schema.names),
+            "rows": named.state.rows(),
+            "bytes": named.state.nbytes(),
+            "oldest": named.oldest(),
+            "ttl": ttls.get(id(named.state)),
+            **_tiers(named),
+        }
+
+    def state_schemas(self) -> dict[str, pa.Schema]:
+        """The schema of every piece of state, by name."""
+        with self._driver.boundary() as flow:
+            return {name: named.schema for name, named in named_states(flow).items()}
 
     def _dead_letters(self) -> pa.Table:
-        dead = list(self._driver.notes.dead)
-        rows = [(t, d.source, d.partition, d.offset, d.reason, d.key, d.value, _time(d.timestamp)) for t, d in dead]
-        return _table(_DEAD, rows)
+        return pa.Table.from_batches([deadletters.rows(list(self._driver.notes.dead))])
 
     def _schema_changes(self) -> pa.Table:
         seen = list(self._driver.notes.schema_changes)

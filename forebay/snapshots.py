@@ -15,15 +15,17 @@ import pyarrow as pa
 from forebay.engine.errors import CatalogError, UnboundedError
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.serve.inspect import find_state
 from forebay.engine.serve.snapshot import Snapshots, canonical_floats
 from forebay.planner import statements as st
 from forebay.planner.catalog import MaterializedView, Table
+from forebay.planner.expr import Binary, Column, Expr, Literal
 from forebay.planner.functions import CLOCK, session_context
 from forebay.planner.messages import explained
-from forebay.planner.nodes import Node, Scan
+from forebay.planner.nodes import Filter, Node, Scan
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import identifier
-from forebay.relations import Relations
+from forebay.relations import STATES, Relations
 
 _numbers = itertools.count()
 
@@ -54,14 +56,17 @@ class SnapshotQueries:
         """
         scans = list(scans_of(node))
         collected = {id(s): canonical_floats(collect(s)) for s in scans if not self.holds(s)}
+        wanted = dict(key_values(node))
         with self._driver.boundary():
-            pinned = {id(s): self._pinned(s) for s in scans if self.holds(s)}
+            pinned = {id(s): self._pinned(s, wanted.get(id(s))) for s in scans if self.holds(s)}
         with self._aside():
             return self._run(node, {**collected, **pinned})
 
     def holds(self, scan: Scan) -> bool:
         """Whether the warehouse itself has the rows of a scan."""
         relation = self._relations.catalog.relations.get(scan.table)
+        if relation is None and scan.table.startswith(STATES):
+            return True
         held = isinstance(relation, MaterializedView) or (isinstance(relation, Table) and relation.embedded)
         return held or scan.table in self._relations.registered
 
@@ -97,8 +102,12 @@ class SnapshotQueries:
         found: list[dict[str, Any]] = rows.to_pylist()
         return found[0] if found else None
 
-    def _pinned(self, scan: Scan) -> pa.Table:
+    def _pinned(self, scan: Scan, key: Mapping[str, pa.Scalar] | None = None) -> pa.Table:
         registered = self._relations.registered.get(scan.table)
+        if scan.table.startswith(STATES) and registered is None and scan.table not in self._relations.catalog.relations:
+            with self._driver.boundary() as flow:
+                rows = find_state(flow, scan.table.removeprefix(STATES)).rows(key)
+            return canonical_floats(rows).select(list(scan.columns))
         table = registered if registered is not None else self.contents(scan.table)
         return table.select(list(scan.columns))
 
@@ -135,6 +144,29 @@ def scans_of(node: Node) -> Iterator[Scan]:
         yield node
     for source in node.inputs:
         yield from scans_of(source)
+
+
+def key_values(node: Node) -> Iterator[tuple[int, dict[str, pa.Scalar]]]:
+    """Per scan (by `id`) under a filter, what the filter says that its columns are equal to."""
+    if isinstance(node, Filter) and isinstance(node.input, Scan):
+        scan, found = node.input, {}
+        for term in _conjuncts(node.predicate):
+            match term:
+                case Binary("=", Column(index), Literal(value, kind)) | Binary(
+                    "=", Literal(value, kind), Column(index)
+                ):
+                    found[scan.columns[index]] = pa.scalar(value, kind)
+        yield id(scan), found
+    for source in node.inputs:
+        yield from key_values(source)
+
+
+def _conjuncts(predicate: Expr) -> Iterator[Expr]:
+    if isinstance(predicate, Binary) and predicate.op == "AND":
+        yield from _conjuncts(predicate.left)
+        yield from _conjuncts(predicate.right)
+    else:
+        yield predicate
 
 
 def refuse_unbounded(name: str) -> UnboundedError:

@@ -13,11 +13,13 @@ from numba import boolean, int64, types
 from forebay.kernels.hash import i64_in, u8_in, u8_out
 from forebay.kernels.jit import kernel, routine
 from forebay.kernels.memory import copy_bytes, load_i32, load_u8, load_u32, load_u64, store_i32, store_u8, store_u64
+from forebay.kernels.words import address_of, byte_at
 
 DATA, STARTS, ENDS, NULLS, OPENING, CLOSING = range(6)
 """What a row of `columns` holds."""
 NULL_TEXT = 4
 LABELS = 5
+SLACK = 16
 """Places among the constants: `marked` * 2 for the head, `marked` * 2 + 1 for the tail."""
 
 i32_out = types.Array(types.int32, 1, "C")
@@ -46,7 +48,17 @@ def copy(target, source, count):
         store_i32(target + count - 4, int64(f))
     else:
         for k in range(count):
-            store_u8(target + k, int64(load_u8(source + k)))
+            store_u8(target + k, byte_at(source, k))
+    return target + count
+
+
+@routine
+def copy_constant(target, source, count):
+    """As `copy`, of bytes with 16 of slack on both sides."""
+    store_u64(target, load_u64(source))
+    store_u64(target + 8, load_u64(source + 8))
+    if count > 16:
+        copy(target + 16, source + 16, count - 16)
     return target + count
 
 
@@ -55,14 +67,14 @@ def assemble(columns, constants, places, drop, skip, marked, out, offsets):
     """out = the records back to back, offsets = Arrow offsets; returns their total length (beyond int32 they are meaningless).
 
     `places` bounds the constants; the first label of a record loses `drop` bytes; with `skip` NULLs are left out, label and
-    all; `marked` chooses head and tail of each record (empty: none is marked). `out` is large enough.
+    all; `marked` chooses head and tail of each record (empty: none is marked). `constants` and `out` have `SLACK` bytes to spare.
     """
-    base, text = out.ctypes.data, constants.ctypes.data
+    base, text = address_of(out), address_of(constants)
     at = base
     offsets[0] = 0
     for i in range(offsets.shape[0] - 1):
         frame = 2 if marked.shape[0] > 0 and marked[i] != 0 else 0
-        at = copy(at, text + places[frame], places[frame + 1] - places[frame])
+        at = copy_constant(at, text + places[frame], places[frame + 1] - places[frame])
         lost = drop
         for c in range(columns.shape[0]):
             null = columns[c, NULLS] != 0 and load_u8(columns[c, NULLS] + i) != 0
@@ -70,9 +82,9 @@ def assemble(columns, constants, places, drop, skip, marked, out, offsets):
                 continue
             label = places[LABELS + c] + lost
             lost = 0
-            at = copy(at, text + label, places[LABELS + c + 1] - label)
+            at = copy_constant(at, text + label, places[LABELS + c + 1] - label)
             if null:
-                at = copy(at, text + places[NULL_TEXT], places[NULL_TEXT + 1] - places[NULL_TEXT])
+                at = copy_constant(at, text + places[NULL_TEXT], places[NULL_TEXT + 1] - places[NULL_TEXT])
                 continue
             start, end = load_i32(columns[c, STARTS] + 4 * i), load_i32(columns[c, ENDS] + 4 * i)
             if columns[c, OPENING] != 0:
@@ -82,6 +94,6 @@ def assemble(columns, constants, places, drop, skip, marked, out, offsets):
             if columns[c, CLOSING] != 0:
                 store_u8(at, columns[c, CLOSING])
                 at += 1
-        at = copy(at, text + places[frame + 1], places[frame + 2] - places[frame + 1])
+        at = copy_constant(at, text + places[frame + 1], places[frame + 2] - places[frame + 1])
         offsets[i + 1] = at - base
     return at - base

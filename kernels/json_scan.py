@@ -47,7 +47,7 @@ _LOW40 = np.uint64(0xFFFFFFFFFF)
 _FALSE_TEXT = np.uint64(0x65736C6166)
 
 
-@inline
+@routine
 def blank(text, at, end):
     """The first byte from `at` that is no white space."""
     while at < end:
@@ -58,7 +58,7 @@ def blank(text, at, end):
     return at
 
 
-@inline
+@routine
 def special(w):
     """High bits of the bytes that end a run of plain text: quote, backslash, control, non-ASCII. The lowest is exact."""
     quote = w ^ _QUOTES
@@ -89,7 +89,7 @@ def _behind_escape(text, at, end):
 
 
 @routine
-def _behind_character(text, at, end):
+def behind_character(text, at, end):
     """Where the UTF-8 character of several bytes at `at` ends; -1 if it is none (The Unicode Standard, table 3-7)."""
     lead = byte_at(text, at)
     low, high, more = 0x80, 0xBF, 1
@@ -139,7 +139,7 @@ def string_end(text, at, end, size):
             escaped = 1
             at = _behind_escape(text, at, end)
         elif c >= 0x80:
-            at = _behind_character(text, at, end)
+            at = behind_character(text, at, end)
         else:
             return -1
         if at < 0:
@@ -147,7 +147,7 @@ def string_end(text, at, end, size):
     return -1
 
 
-@inline
+@routine
 def _digits(text, at, end):
     while at < end and _ZERO <= byte_at(text, at) <= _NINE:
         at += 1
@@ -186,7 +186,7 @@ def number_end(text, at, end):
     return at << 1 | 1
 
 
-@inline
+@routine
 def named(text, at, end, size, name, length):
     """Whether the `length` bytes at the address `name` (padded to whole words) stand at `at`."""
     if at + length > end:

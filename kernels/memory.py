@@ -2,7 +2,8 @@
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
 buffers silently: only those may call them that own all they pass: `engine.state.rows`, `engine.state.index` and
-`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages.
+`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages; and kernels that walk text
+(see `kernels.words`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from forebay.kernels.jit import inline
+from forebay.kernels.jit import routine
 from forebay.kernels.memory import load_u8, load_u64
 
 _I64, _I128 = (ir.IntType(n) for n in (64, 128))
@@ -41,6 +41,16 @@ def low_zeros(typingctx, x):
 
 
 @intrinsic
+def high_zeros(typingctx, x):
+    """Number of zero bits above the highest set bit of a uint64, as an int64; x must not be 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctlz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def high_product(typingctx, a, b):
     """The upper 64 bits of the product of two uint64."""
 
@@ -51,19 +61,19 @@ def high_product(typingctx, a, b):
     return types.uint64(types.uint64, types.uint64), codegen
 
 
-@inline
+@routine
 def byte_at(text, at):
     """The byte at an index of the text, as an int64."""
     return np.int64(load_u8(text + at))
 
 
-@inline
+@routine
 def byte(text, at, end):
     """The byte at an index of the text, as an int64; 0 from `end` on."""
     return np.int64(load_u8(text + at)) if at < end else 0
 
 
-@inline
+@routine
 def word(text, at, size):
     """Eight bytes from `at`, little-endian, of a text of `size` bytes."""
     if at + 8 <= size:

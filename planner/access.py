@@ -13,6 +13,7 @@ import pyarrow as pa
 from forebay.engine.expression import Leaf
 from forebay.planner.expr import Call, Case, Column, Expr, Literal, Unary
 from forebay.planner.exprs import children, rewritten
+from forebay.planner.lifetimes import timed
 from forebay.planner.nodes import Filter, Join, Node, Project, Scan
 from forebay.planner.relation import CatalogView
 from forebay.planner.stored import stored_side
@@ -78,9 +79,9 @@ def scan_reads(roots: Iterable[Node], catalog: CatalogView) -> Reads:
             case Filter():
                 visit(node.input, needed.union(leaves(node.predicate, node.input.schema)))
             case Join():
-                for source, keys in ((node.left, node.left_keys), (node.right, node.right_keys)):
+                for source, keys, ttl in zip(node.inputs, (node.left_keys, node.right_keys), node.ttl):
                     side = stored_side(source, keys, catalog)
-                    source = source if side is None else side.table
+                    source = side.table if side is not None else timed(source, catalog) if ttl else source
                     visit(source, _all(source))
             case _:
                 for source in node.inputs:

@@ -13,11 +13,12 @@ from forebay.planner import rules
 from forebay.planner.assign import assigned
 from forebay.planner.build import project
 from forebay.planner.expr import Column
+from forebay.planner.lifetimes import with_lifetimes
 from forebay.planner.messages import find_token
 from forebay.planner.nodes import Node, Sink
 from forebay.planner.planning import planned
 from forebay.planner.relation import CatalogView, Relation
-from forebay.planner.rewrite import Rewriter
+from forebay.planner.rewrite import BESIDE_STAR, Rewriter
 from forebay.planner.rules.join_ttl import drop_hint
 from forebay.planner.rules.refuse_pending import refuse_pending
 
@@ -27,8 +28,10 @@ __all__ = ["Binder", "CatalogView", "Relation", "notices"]
 class Binder:
     """Binds queries against a catalog. `sql`, where given, is the text that the query was parsed from."""
 
-    def __init__(self, catalog: CatalogView) -> None:
+    def __init__(self, catalog: CatalogView, ttl: int = 0) -> None:
+        """`ttl`: how long the rows of joins live in ms, where neither a hint nor a table says; 0: for ever."""
         self._catalog = catalog
+        self._ttl = ttl
 
     def bind(self, query: exp.Expression, sql: str | None = None, names: Sequence[str] = ()) -> Node:
         """The logical plan of a continuous query; the output's names are `names`, else those of the select list.
@@ -54,9 +57,10 @@ class Binder:
             node, schema = planned(rewritten.query, rewritten.leaves, sql)
             if names and len(names) != len(schema):
                 raise SqlError(f"{len(names)} column names are given, the query has {len(schema)} columns", sql=sql)
-            node = drop_hint(rewrite(named(node, list(names) or schema.names)))
+            node = drop_hint(rewrite(named(node, list(names) or distinct(schema.names))))
             if rewrite is rules.apply:
                 refuse_pending(node)
+                node = with_lifetimes(node, self._catalog, self._ttl)
         except UnsupportedError as error:
             raise placed(error, sql) from error
         except RecursionError as error:
@@ -95,6 +99,15 @@ def notices(query: exp.Expression) -> list[str]:
     if query.args.get("order") is not None and query.args.get("limit") is None and query.args.get("fetch") is None:
         return ["ORDER BY without LIMIT is dropped: the rows of a continuous result have no order"]
     return []
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of their own for columns that `*` gives more than once: `a`, then `a0`, `a1`, as in Flink."""
+    found: dict[str, None] = {}
+    for base in (name.removesuffix(BESIDE_STAR) for name in names):
+        tries = (base, *(f"{base}{n}" for n in range(len(names))))
+        found[next(name for name in tries if name not in found)] = None
+    return list(found)
 
 
 def named(node: Node, names: Sequence[str]) -> Node:

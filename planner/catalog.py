@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,14 +21,19 @@ from forebay.engine.connector import (
     Registry,
     TableSpec,
     check_options,
-    masked,
 )
 from forebay.engine.errors import CatalogError, OptionError, SqlError, nearest
+from forebay.engine.runtime import deadletters
+from forebay.engine.secrets import masked
 from forebay.engine.types import SqlType
 from forebay.planner import statements as st
 from forebay.planner.dialect.script import parse
+from forebay.planner.options import duration
 
 FORMAT = 1
+STATE = "state."
+"""What the names of options begin with that say how a table's state is kept, and not how the table is read."""
+STATE_TTL = Option(f"{STATE}ttl", "how long joins keep the table's rows, such as '35 d'; '0' for ever")
 STATE_COLUMNS = Option(
     "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
 )
@@ -184,14 +190,26 @@ class JobDefinition:
     """DDL of tables and views that could change while it runs, as they were when it was made."""
 
 
-Relation = Table | View | MaterializedView
+@dataclass(frozen=True, slots=True)
+class SystemStream:
+    """What the warehouse itself tells as it comes: jobs read it from their start on; nobody writes or drops it."""
+
+    name: str
+    schema: pa.Schema
+    primary_key: tuple[str, ...] = ()
+
+    def ddl(self) -> str:
+        return f"-- {quoted(self.name)} is the warehouse's own"
+
+
+Relation = Table | View | MaterializedView | SystemStream
 
 
 class Catalog:
     """Everything that has a name."""
 
     def __init__(self) -> None:
-        self.relations: dict[str, Relation] = {}
+        self.relations: dict[str, Relation] = {deadletters.NAME: SystemStream(deadletters.NAME, deadletters.SCHEMA)}
         self.jobs: dict[str, JobDefinition] = {}
 
     # -- look-up ------------------------------------------------------------------------------------------------
@@ -217,7 +235,8 @@ class Catalog:
         """
         found = self.find(name)
         if not isinstance(found, Table):
-            raise CatalogError(f"{name} is a view, not a table", hint="only tables can be written and altered")
+            what = "the warehouse's own" if isinstance(found, SystemStream) else "a view, not a table"
+            raise CatalogError(f"{name} is {what}", hint="only tables can be written and altered")
         return found
 
     def names(self, kind: type[Relation]) -> list[str]:
@@ -254,6 +273,8 @@ class Catalog:
             CatalogError: it is missing, of another kind, or jobs use it.
         """
         found = self.find(name)
+        if isinstance(found, SystemStream):
+            raise CatalogError(f"{name} is the warehouse's own", hint="it can be read only")
         wanted = {"TABLE": Table, "VIEW": View, "MATERIALIZED VIEW": MaterializedView}[kind]
         if not isinstance(found, wanted):
             word = {Table: "TABLE", View: "VIEW", MaterializedView: "MATERIALIZED VIEW"}[type(found)]
@@ -275,7 +296,8 @@ class Catalog:
     def to_json(self, options: Mapping[str, str]) -> bytes:
         """The catalog and the session's saved options."""
         passing = {n for n, r in self.relations.items() if isinstance(r, View) and r.temporary}
-        kept = [r for n, r in self.relations.items() if n not in passing or self.dependents(n)]
+        own = {n for n, r in self.relations.items() if isinstance(r, SystemStream)}
+        kept = [r for n, r in self.relations.items() if n not in own and (n not in passing or self.dependents(n))]
         value = {
             "format": FORMAT,
             "options": dict(options),
@@ -298,7 +320,7 @@ def define(statement: st.CreateTable, catalog: Catalog, registry: Registry, type
         return _define(statement, catalog, registry, typer)
     except SqlError as error:
         if error.sql is None:
-            error.sql, error.line, error.column = statement.sql, *_place(statement, error.message)
+            error.sql, error.line, error.column = statement.sql, *place_in(statement.sql, error.message)
         raise
 
 
@@ -366,6 +388,7 @@ def checked(table: Table, registry: Registry, typer: Typer) -> Table:
                 hint="add a computed column, for example: ts AS TO_TIMESTAMP_LTZ(millis, 3)",
             )
         typer([text], table.schema())
+    state_ttl(table.options)
     if not table.embedded:
         check_connector(table, registry)
     return table
@@ -378,7 +401,7 @@ def check_connector(table: Table, registry: Registry) -> None:
         OptionError: naming the option, and the nearest known one.
     """
     connector = registry.connector(table.options["connector"])
-    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, *connector.options]
+    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, STATE_TTL, *connector.options]
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)
@@ -389,6 +412,21 @@ def check_connector(table: Table, registry: Registry) -> None:
     state_columns(table.options, table)
     if connector.source is None and connector.sink is None:
         raise OptionError(f"connector '{connector.name}' can be neither read nor written")
+
+
+def state_ttl(options: Mapping[str, str]) -> int | None:
+    """How long joins keep a table's rows, in ms; 0: for ever; None: the table does not say.
+
+    Raises:
+        OptionError: it is no duration.
+    """
+    text = options.get(STATE_TTL.name)
+    if text is None:
+        return None
+    try:
+        return duration(text) // 1000
+    except OptionError as error:
+        raise OptionError(f"option '{STATE_TTL.name}': {error.message}") from error
 
 
 def state_columns(options: Mapping[str, str], table: Table) -> list[str] | None:
@@ -520,10 +558,11 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _place(statement: st.Statement, message: str) -> tuple[int, int]:
-    """Line and column in the statement's own text of the first name that the message quotes."""
+def place_in(sql: str, message: str) -> tuple[int, int]:
+    """Line and column in the text of the first name that the message quotes."""
     for name in message.split("'")[1::2]:
-        at = statement.sql.find(name)
-        if at >= 0:
-            return statement.sql.count("\n", 0, at) + 1, at - (statement.sql.rfind("\n", 0, at) + 1) + 1
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql)
+        if name and found is not None:
+            at = found.start()
+            return sql.count("\n", 0, at) + 1, at - (sql.rfind("\n", 0, at) + 1) + 1
     return 1, 1

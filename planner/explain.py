@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from forebay.engine.secrets import masked
 from forebay.engine.types import from_arrow
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Binary, Call, Case, Cast, Column, Expr, InList, Like, Literal, Unary
+from forebay.planner.lifetimes import time_of, timed
 from forebay.planner.nodes import (
     Aggregate,
     AggregateCall,
@@ -99,13 +101,20 @@ def headline(node: Node) -> str:
     return type(node).__name__
 
 
-def _side(name: str, node: Node, keys: Sequence[int], catalog: CatalogView) -> str:
-    """What a join keeps of one side."""
+def _side(name: str, node: Node, keys: Sequence[int], ttl: int | None, catalog: CatalogView) -> str:
+    """What a join keeps of one side, and for how long by which time."""
     by = f" by {_group_names(keys, node)}" if keys else ""
     stored = stored_side(node, keys, catalog)
+    life = ""
+    if ttl is not None:
+        kept = stored.table if stored is not None else timed(node, catalog)
+        column = time_of(kept, catalog)
+        life = f" for {duration(ttl * 1000)} " + (
+            "after they came" if column is None else f"of {kept.schema.names[column]}"
+        )
     if stored is None:
-        return f"{name} rows{by}"
-    return f"table {stored.table.table}{by}, shared by jobs"
+        return f"{name} rows{by}{life}"
+    return f"table {stored.table.table}{by}{life}, shared by jobs"
 
 
 def state_line(node: Node, traits: dict[int, Traits], catalog: CatalogView) -> str:
@@ -116,8 +125,8 @@ def state_line(node: Node, traits: dict[int, Traits], catalog: CatalogView) -> s
         ):
             return f"rows by {_group_names(key, node)}, by which the input is not unique"
         case Join(_, left, right, _, left_keys, right_keys):
-            sides = (("left", left, left_keys), ("right", right, right_keys))
-            return ", ".join(_side(side, part, keys, catalog) for side, part, keys in sides)
+            sides = zip(("left", "right"), (left, right), (left_keys, right_keys), node.ttl)
+            return ", ".join(_side(*side, catalog) for side in sides)
         case Aggregate(_, source, keys, calls):
             multisets = [c for c in calls if c.distinct or (c.name in ("min", "max") and traits[id(source)].updating)]
             extra = [f"values of {call_text(c, source.schema.names)}" for c in multisets]
@@ -141,7 +150,7 @@ def _group_names(keys: Sequence[int], source: Node) -> str:
 
 
 def _options(options: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in options)
+    return ", ".join(f"{k}={v!r}" for k, v in masked(dict(options)).items())
 
 
 def _named(expr: Expr, name: str, names: Sequence[str]) -> str:
@@ -158,8 +167,6 @@ def _join(node: Join) -> str:
         parts.append(f"where {text(node.residual, _sides(left, right))}")
     if node.null_aware:
         parts.append("null-aware")
-    if node.ttl != (None, None):
-        parts.append("ttl " + ", ".join("default" if t is None else duration(t * 1000) for t in node.ttl))
     return " ".join(parts)
 
 

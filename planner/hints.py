@@ -29,13 +29,22 @@ def hint_options(table: exp.Table) -> tuple[tuple[str, str], ...]:
     for hint in table.args.get("hints") or ():
         pairs.update((i.this.name, i.expression.name) for i in hint.expressions if isinstance(i, exp.EQ))
     for comment in table.comments or ():
-        found = re.fullmatch(r"\s*OPTIONS\s*\((.*)\)\s*", comment, re.IGNORECASE | re.DOTALL)
-        if found is None:
-            continue
-        if not re.fullmatch(rf"\s*{_PAIR.pattern}\s*(,\s*{_PAIR.pattern}\s*)*", found.group(1)):
-            raise SqlError("the OPTIONS hint cannot be read", hint="write /*+ OPTIONS('key'='value', ...) */")
-        pairs.update((k.replace("''", "'"), v.replace("''", "'")) for k, v in _PAIR.findall(found.group(1)))
+        pairs.update(comment_options(comment))
     return tuple(sorted(pairs.items()))
+
+
+def comment_options(comment: str) -> dict[str, str]:
+    """The pairs of a comment that is an OPTIONS hint; none of another.
+
+    Raises:
+        SqlError: the hint cannot be read.
+    """
+    found = re.fullmatch(r"\s*OPTIONS\s*\((.*)\)\s*", comment, re.IGNORECASE | re.DOTALL)
+    if found is None:
+        return {}
+    if not re.fullmatch(rf"\s*{_PAIR.pattern}\s*(,\s*{_PAIR.pattern}\s*)*", found.group(1)):
+        raise SqlError("the OPTIONS hint cannot be read", hint="write /*+ OPTIONS('key'='value', ...) */")
+    return {k.replace("''", "'"): v.replace("''", "'") for k, v in _PAIR.findall(found.group(1))}
 
 
 def state_ttls(select: exp.Select) -> dict[str, int]:

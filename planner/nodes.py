@@ -105,7 +105,9 @@ class Join(Node):
     null_aware: bool = False
     """Anti join of NOT IN: any NULL key on the right empties the result."""
     ttl: tuple[int | None, int | None] = (None, None)
-    """STATE_TTL per side in ms; None: the table's or the session's."""
+    """Per side how long its rows live, in ms; None: for ever. Until `planner.lifetimes` has been there: of a STATE_TTL hint."""
+    ttl_of: tuple[str, str] = ("", "")
+    """Per side the table whose option rules that; empty where a hint does, or where the side is not one table's rows."""
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -46,6 +46,12 @@ SESSION_OPTIONS = {
             "table.exec.source.idle-timeout", "duration", "0 ms", "a split silent so long holds no watermark"
         ),
         SessionOption(
+            "table.exec.state.ttl",
+            "duration",
+            "0 ms",
+            "how long the rows of a join live in its state unless a hint or the table says otherwise; 0: for ever",
+        ),
+        SessionOption(
             "watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"
         ),
     )

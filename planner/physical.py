@@ -21,7 +21,8 @@ from forebay.engine.errors import InternalError, UnsupportedError
 from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
-from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
+from forebay.engine.operators.horizon import Lifetime
+from forebay.engine.operators.join import STAMP, ArrangeOperator, JoinOperator, JoinSpec
 from forebay.engine.operators.lens import Lens, Showing
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
 from forebay.engine.operators.remember import RememberOperator
@@ -48,6 +49,7 @@ from forebay.planner.canonical import fingerprint
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Column, Expr
 from forebay.planner.exprs import is_volatile
+from forebay.planner.lifetimes import has_watermark, timed
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.relation import CatalogView
 from forebay.planner.render import to_sql
@@ -121,7 +123,9 @@ class Lowering:
     replay: bool | None = None
     """Whether histories of tables flow through the job; None: as each table says."""
     _steps: dict[str, Step] = field(default_factory=dict)
-    _sides: list[StoredSide] = field(default_factory=list)
+    _kept: list[plan.Node] = field(default_factory=list)
+    _ttls: dict[str, list[int | None]] = field(default_factory=dict)
+    """Per arrangement what its joins look back."""
     _numbers: int = 0
 
     # -- outputs ------------------------------------------------------------------------------------------------
@@ -332,8 +336,8 @@ class Lowering:
         return self._operator(node.schema, label, node, (step,), make, rowwise=rowwise)
 
     def _join(self, node: plan.Join) -> Step:
-        left, left_keys, left_lens = self._stored(node.left, node.left_keys)
-        right, right_keys, right_lens = self._stored(node.right, node.right_keys)
+        left, left_keys, left_lens, left_life = self._stored(node, 0, node.left_keys)
+        right, right_keys, right_lens, right_life = self._stored(node, 1, node.right_keys)
         both = pa.schema([*node.left.schema, *node.right.schema])
         residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,), both)
         residual_sql = [to_sql(e, _names(len(residual_leaves))) for e in residual_exprs]
@@ -351,6 +355,7 @@ class Lowering:
                 residual=residual,
                 left_lens=left_lens(),
                 right_lens=right_lens(),
+                lives=(left_life, right_life),
             )
             first, second = inputs
             if not isinstance(first, ArrangeOperator) or not isinstance(second, ArrangeOperator):
@@ -360,19 +365,31 @@ class Lowering:
         return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make)
 
     def _stored(
-        self, node: plan.Node, keys: tuple[int, ...]
-    ) -> tuple[Step, tuple[int, ...], Callable[[], Lens | None]]:
-        """The arrangement of a side of a join, the keys in it, and what makes the lens through which the join sees it."""
+        self, join: plan.Join, number: int, keys: tuple[int, ...]
+    ) -> tuple[Step, tuple[int, ...], Callable[[], Lens | None], Lifetime]:
+        """A side of a join: its arrangement, the keys in it, what makes the lens through which the join sees it, and how long."""
+        node, ttl = join.inputs[number], join.ttl[number]
         side = stored_side(node, keys, self.tables)
-        if side is None:
-            return self._arrange(node, keys), keys, lambda: None
-        self.traits.update(infer(side.table, self.tables))
-        self._sides.append(side)  # traits are by id
-        return self._arrange(side.table, side.keys), side.keys, lambda: self._lens(side, node.schema)
+        stored = side.table if side is not None else timed(node, self.tables) if ttl else node
+        self.traits.update(infer(stored, self.tables))
+        self._kept.append(stored)  # traits are by id
+        stamped = ttl is not None and not self.traits[id(stored)].time
+        step = self._arrange(stored, keys if side is None else side.keys, stamped, None if ttl is None else ttl * 1000)
+        life = Lifetime(
+            ttl=None if ttl is None else ttl * 1000,
+            arrival=stamped or not has_watermark(stored, self.tables),
+            table=join.ttl_of[number],
+        )
+        if side is not None:
+            return step, side.keys, lambda: self._lens(side, node.schema, stamped), life
+        if len(step.schema) == len(node.schema):
+            return step, keys, lambda: None, life
+        columns = tuple(range(len(node.schema)))
+        return step, keys, lambda: Lens(columns, node.schema, lambda rows: (rows, None), filters=False), life
 
-    def _lens(self, side: StoredSide, schema: pa.Schema) -> Lens | None:
+    def _lens(self, side: StoredSide, schema: pa.Schema, stamped: bool) -> Lens | None:
         stored = side.table.schema
-        if side.predicate is None and side.exprs == tuple(map(Column, range(len(stored)))):
+        if not stamped and side.predicate is None and side.exprs == tuple(map(Column, range(len(stored)))):
             return None
         leaves, exprs = gathered([*side.exprs, *([] if side.predicate is None else [side.predicate])], stored)
         leaves = leaves or [Leaf(0)]  # a batch without columns cannot say how many rows it has
@@ -385,21 +402,30 @@ class Lowering:
         show = Showing(schema, mask, pick, Program(self.context, pick.schema, outputs))
         return Lens(tuple(columns), schema, show, filters=mask is not None)
 
-    def _arrange(self, node: plan.Node, key: tuple[int, ...]) -> Step:
+    def _arrange(self, node: plan.Node, key: tuple[int, ...], stamped: bool, ttl: int | None) -> Step:
+        """The node's rows by key; `stamped`: each with the time at which it came. `ttl`: how long the join sees them, in µs."""
         source = self.lower(node)
-        if isinstance(source, OperatorStep) and source.keyed == key:
+        if isinstance(source, OperatorStep) and source.keyed == key and ttl is None:
             return source
-        tag = f"/by{key}"
+        tag = f"/by{key}" + ("/stamped" if stamped else "")
+        self._ttls.setdefault(fingerprint(node) + tag, []).append(ttl)
+        ttls = self._ttls[fingerprint(node) + tag]
         known = self._steps.get(fingerprint(node) + tag)
         if known is not None:
             return known
         keys = self.traits[id(node)].keys
         identity = min(keys, key=len) if keys else None
+        schema = node.schema.append(STAMP) if stamped else node.schema
+        time = len(node.schema) if stamped else next(iter(self.traits[id(node)].time), None)
 
         def make(_: Sequence[Operator | None]) -> Operator:
-            return ArrangeOperator(Arrangement(node.schema, key, identity))
+            return ArrangeOperator(Arrangement(schema, key, identity, time=time, stamped=stamped))
 
-        step = self._operator(node.schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build())
+        def suits(running: Operator, watermark: int | None) -> bool:
+            return isinstance(running, ArrangeOperator) and all(running.reaches(ttl, watermark) for ttl in ttls)
+
+        made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build())
+        step = replace(made, suits=suits)
         self._steps[fingerprint(node) + tag] = step
         return step
 

@@ -32,6 +32,8 @@ __all__ = ["CatalogView", "Relation", "Rewriter", "Rewritten"]
 _REFUSED = {exp.MatchRecognize: "MATCH_RECOGNIZE", exp.TableSample: "TABLESAMPLE", exp.Pivot: "PIVOT"}
 _TTL = "state_ttl"
 """Meta key of a table's time to live in ms."""
+BESIDE_STAR = "\x1e"
+"""Ends the name of a column that is selected beside `*`."""
 _RANKINGS = frozenset(("ROW_NUMBER", "RANK", "DENSE_RANK", "NTILE"))
 """DataFusion numbers rows in UInt64; in Flink the numbers are BIGINT."""
 
@@ -61,7 +63,10 @@ class Rewriter:
             CatalogError: a relation is unknown.
             UnsupportedError: a construct that has no plan, by name.
         """
-        return Rewritten(with_flink_types(self._query(query.copy()), self._floats), self.leaves)
+        query = query.copy()
+        if isinstance(query, exp.Select):
+            _set_apart(query)
+        return Rewritten(with_flink_types(self._query(query), self._floats), self.leaves)
 
     def _query(self, query: exp.Expression) -> exp.Expression:
         holder = exp.Subquery(this=query)
@@ -138,6 +143,8 @@ class Rewriter:
     def _refuse(self, query: exp.Expression) -> None:
         """Raises for constructs that have no plan, by name."""
         for node in query.walk():
+            if isinstance(node, exp.Select) and not node.expressions:
+                raise self._placed(SqlError("SELECT selects nothing", hint="name columns, or write *"), node)
             if isinstance(node, exp.With) and node.args.get("recursive"):
                 raise self._unsupported(node, "WITH RECURSIVE is not supported")
             if isinstance(node, exp.Table) and node.args.get("version") is not None:
@@ -239,6 +246,14 @@ def _function_name(window: exp.Window) -> str:
     if not isinstance(call, exp.Func):
         return ""  # a window that is only named here
     return str(call.this).upper() if isinstance(call, exp.Anonymous) else str(call.sql_name())
+
+
+def _set_apart(select: exp.Select) -> None:
+    """Columns beside a `*` that gives them too: DataFusion wants other names, which `binder.distinct` takes back."""
+    items = select.expressions
+    if any(item.is_star for item in items):
+        for item in [i for i in items if isinstance(i, exp.Column) and not i.is_star]:
+            item.replace(exp.alias_(item.copy(), item.name + BESIDE_STAR, quoted=True))
 
 
 def name_items(select: exp.Select) -> None:

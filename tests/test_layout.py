@@ -41,6 +41,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 STDLIB_OF_KERNELS = {
     "hashlib",
+    "logging",
     "os",
     "platform",
     "tempfile",

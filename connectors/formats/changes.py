@@ -35,7 +35,7 @@ from forebay.connectors.formats.batches import (
     split_schema,
 )
 from forebay.connectors.formats.documents import Instant, Malformed, kind
-from forebay.connectors.formats.fetch import Choice, Fetch
+from forebay.connectors.formats.fetch import Choice, Fetch, overlaid
 from forebay.connectors.formats.json import rows_of
 from forebay.connectors.formats.shape import NULL, OBJECT, Bytes, Scan, Shape, Slot
 from forebay.connectors.formats.values import Rules, converter, field_converter
@@ -251,6 +251,7 @@ class ChangeDecoder(BatchDecoder):
             columns.append(_metadata(fetch, root.at(path), at, reading, self.schema.field(name).type, bad))
         rows = rows_of([columns[i] for i in self._order], self.schema, len(row))
         record, left = scan.record[row], scan.left()
+        self._shape.release(scan)
         left[scan.record[changes.left]] = True
         left[record[bad > 0]] = True
         needed = weights > 0 if self._upsert else np.ones(len(row), bool)
@@ -301,10 +302,7 @@ class ChangeDecoder(BatchDecoder):
         at = sides.at
         if sides.old is not None:
             former = scan.spans_of(slot.number + distance, changes.twin.space)
-            given = sides.old < 0
-            given[given] = former[~sides.old[given]] != 0
-            if given.any():
-                at = np.where(given, sides.old, at)
+            at = overlaid(former, at, sides.old)
         return Choice(at, distance)
 
 

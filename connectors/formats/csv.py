@@ -11,10 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from forebay.connectors import options as read
 from forebay.connectors.formats.batches import (
@@ -22,15 +19,15 @@ from forebay.connectors.formats.batches import (
     Mask,
     Part,
     Rows,
-    missing_values,
     no_rows,
     not_null_check,
-    settled,
+    present,
     split_schema,
 )
-from forebay.connectors.formats.columns import Inexact, chunk, finish
 from forebay.connectors.formats.documents import Malformed
-from forebay.connectors.formats.json import IGNORE_ERRORS
+from forebay.connectors.formats.json import IGNORE_ERRORS, columns_of
+from forebay.connectors.formats.separated import Splitter
+from forebay.connectors.formats.shape import Slot
 from forebay.connectors.formats.values import Rules, field_converter
 from forebay.engine.connector import Changelog, Encoder, Option
 from forebay.engine.errors import OptionError
@@ -85,6 +82,19 @@ def _character(options: Mapping[str, str], option: Option) -> str | None:
     return text
 
 
+def splitter_of(schema: pa.Schema, syntax: Syntax) -> Splitter | None:
+    """What splits lines into columns; None where that is left to the reference: nested columns, ambiguous characters."""
+    characters = [c for c in (syntax.delimiter, syntax.quote, syntax.escape, "\n", "\r") if c is not None]
+    if not len(schema) or any(pa.types.is_nested(f.type) for f in schema) or len(set(characters)) < len(characters):
+        return None
+    comment = "#" if syntax.comments else None
+    delimiter, quote, escape, mark = (
+        -1 if c is None else ord(c) for c in (syntax.delimiter, syntax.quote, syntax.escape, comment)
+    )
+    null = None if syntax.null is None else syntax.null.encode()
+    return Splitter([f.type for f in schema], (delimiter, quote, escape, mark), null)
+
+
 def check_types(schema: pa.Schema) -> None:
     """Refuse types without a CSV form.
 
@@ -109,12 +119,13 @@ class CsvDecoder(BatchDecoder):
         self.schema = schema
         split_schema(schema, {})
         check_types(schema)
-        rules = Rules(null_on_error=read.boolean(options, IGNORE_ERRORS))
-        self.skip_bad = rules.null_on_error
+        self._rules = Rules(null_on_error=read.boolean(options, IGNORE_ERRORS))
+        self.skip_bad = self._rules.null_on_error
         self._syntax = syntax_of(options)
-        self._fields = [field_converter(f, rules) for f in schema]
+        self._fields = [field_converter(f, self._rules) for f in schema]
         self._check = not_null_check(schema)
-        self._flat = not any(pa.types.is_nested(f.type) for f in schema) and len(schema) > 0
+        self._slots = [Slot(i, f.type, 0) for i, f in enumerate(schema)]
+        self._splitter = splitter_of(schema, self._syntax)
 
     def parse(self, value: bytes) -> Mapping[str, Any] | None:
         try:
@@ -163,57 +174,9 @@ class CsvDecoder(BatchDecoder):
         return text
 
     def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
-        present = values.is_valid().to_numpy(zero_copy_only=False)
-        plain = present & self._plain(values)
-        record = np.flatnonzero(plain)
-        try:
-            table = self._read(values.filter(pa.array(plain)))
-            columns = [finish(self._without_nulls(table, f), f.type) for f in self.schema]
-        except Inexact:
-            return no_rows(self.schema), present
-        rows, left = pa.RecordBatch.from_arrays(columns, schema=self.schema), present & ~plain
-        empty = missing_values(rows, record, len(values))
-        if empty is not None:
-            left |= empty
-        return settled(rows, record, None, left), left
-
-    def _plain(self, values: pa.BinaryArray) -> Mask:
-        """The lines without anything that needs a closer look."""
-        special = [c for c in ("\n", "\r", self._syntax.quote, self._syntax.escape) if c is not None]
-        if self._syntax.comments:
-            special.append("#")
-        plain: Mask = (pc.binary_length(values).fill_null(0).to_numpy() > 0) & self._flat
-        for character in special:
-            found = pc.fill_null(pc.match_substring(values, character), False)
-            plain &= ~found.to_numpy(zero_copy_only=False)
-        return plain
-
-    def _read(self, values: pa.BinaryArray) -> pa.Table:
-        joined = b"\n".join(values.to_pylist())
-        names = self.schema.names
-        try:
-            table = pacsv.read_csv(
-                pa.BufferReader(joined),
-                pacsv.ReadOptions(use_threads=False, block_size=len(joined) + 1, column_names=names),
-                pacsv.ParseOptions(delimiter=self._syntax.delimiter, quote_char=False, ignore_empty_lines=False),
-                pacsv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, null_values=[]
-                ),
-            )
-        except (pa.ArrowException, ValueError):
-            raise Inexact from None
-        if table.num_rows != len(values):
-            raise Inexact
-        return table
-
-    def _without_nulls(self, table: pa.Table, column: pa.Field) -> pa.Array:
-        text = chunk(table.column(column.name))
-        meanings = [] if self._syntax.null is None else [self._syntax.null]
-        if not pa.types.is_string(column.type):
-            meanings.append("")
-        for meaning in meanings:
-            text = pc.if_else(pc.equal(text, pa.scalar(meaning)), pa.scalar(None, pa.string()), text)
-        return text
+        if self._splitter is None:
+            return no_rows(self.schema), present(values)
+        return columns_of(self._splitter.scan(values), self._slots, self.schema, self._rules)
 
     def read_document(self, document: Mapping[str, Any]) -> Rows:
         row = tuple([convert(document) for convert in self._fields])

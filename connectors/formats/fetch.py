@@ -7,9 +7,11 @@ read by the reference instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.connectors.formats.documents import Malformed, parse
@@ -17,7 +19,6 @@ from forebay.connectors.formats.shape import Bytes, Indices, Scan, Slot
 from forebay.connectors.formats.values import Rules, converter
 
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
-_POWERS = np.array([float(10**k) for k in range(23)])
 _TENS = np.array([10**k for k in range(20)], np.uint64)
 _ALPHABET = np.full(256, 255, np.uint8)
 _ALPHABET[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = np.arange(64)
@@ -149,6 +150,12 @@ class Fetch:
         return pa.Array.from_buffers(slot.type, n, buffers, nulls, children=[elements])
 
 
+def overlaid(former: Indices, at: Indices, old: Indices) -> Indices:
+    """Where values are: at ~row of `former` that `old` names, if that is given, else at the row that `at` names."""
+    out = np.empty(len(at), np.int64)
+    return out if _kernels().overlay(former, at, old, out) else at
+
+
 _NO_SPANS = np.empty(0, np.int64)
 
 
@@ -156,6 +163,21 @@ def _kernels() -> Any:
     from forebay.kernels import json_values  # compiled, or loaded, by processes that read JSON only
 
     return json_values
+
+
+@cache
+def _fives() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The first 128 bits of 5**k for k from -342 to 308, in two words; rounded up for negative k, else cut."""
+    powers = []
+    for k in range(-342, 309):
+        power = 5 ** abs(k)
+        if k < 0:
+            power = (
+                1 << (power - 1).bit_length() + 127 if k >= -27 else 1 << 2 * (power - 1).bit_length() + 128
+            ) // power + 1
+        excess = power.bit_length() - 128
+        powers.append(power >> excess if excess >= 0 else power << -excess)
+    return np.array([p >> 64 for p in powers], np.uint64), np.array([p & _WORD for p in powers], np.uint64)
 
 
 def _bits(n: int) -> Bytes:
@@ -188,7 +210,7 @@ def _leaf(type_: pa.DataType, data: Bytes, spans: Indices, epochs: bool, bad: By
         return _fixed(type_, n, bits, kernels.decimals(data, spans, type_.scale, _TENS, words, pairs, bits, bad), pairs)
     if pa.types.is_floating(type_):
         numbers = np.empty(n, np.float64)
-        nulls = kernels.floats(data, spans, type_.bit_width == 32, _POWERS, numbers, bits, bad)
+        nulls = kernels.floats(data, spans, type_.bit_width == 32, *_fives(), numbers, bits, bad)
         return _fixed(type_, n, bits, nulls, numbers.astype(type_.to_pandas_dtype(), copy=False))
     out = np.empty(n, np.int64)
     if pa.types.is_temporal(type_):

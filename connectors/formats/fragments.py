@@ -56,6 +56,16 @@ class Text:
         return (*addresses, *(self.brackets or (0, 0)))
 
 
+def room(count: int) -> Bytes:
+    """Memory of Arrow's pool to write to, which keeps it at hand: numpy's would be mapped and given back with every batch."""
+    return np.frombuffer(pa.allocate_buffer(max(count, 1)), np.uint8)
+
+
+def room_for_offsets(n: int) -> Int32s:
+    """Memory for the n + 1 offsets of n values."""
+    return room(4 * (n + 1)).view(np.int32)
+
+
 def marks(array: pa.Array) -> Bytes:
     """1 where NULL; `NOTHING` if no value is."""
     return arrays.is_null(array).view(np.uint8) if array.null_count else NOTHING
@@ -84,7 +94,7 @@ class Template:
         skip: bool = False,
     ) -> None:
         parts = (*plain, *marked, null, *labels)
-        self.constants: Bytes = np.frombuffer(b"".join(parts), np.uint8)
+        self.constants: Bytes = np.frombuffer(b"".join(parts) + bytes(kernels.SLACK), np.uint8)
         self.places = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         self.drop = drop
         self.skip = skip
@@ -101,8 +111,8 @@ def assemble(template: Template, columns: Sequence[Text], n: int, marked: Bytes 
         DataError: they take more than 2 GiB.
     """
     nulls = sum(template.null_width for c in columns if len(c.null))
-    out = np.empty((template.width + nulls) * n + sum(c.nbytes for c in columns), np.uint8)
-    offsets = np.empty(n + 1, np.int32)
+    bound = (template.width + nulls) * n + sum(c.nbytes for c in columns)
+    out, offsets = room(bound + kernels.SLACK), room_for_offsets(n)
     table = np.array([c.row() for c in columns], np.int64).reshape(-1, 6)
     size = kernels.assemble(
         table, template.constants, template.places, template.drop, template.skip, marked, out, offsets

@@ -23,7 +23,7 @@ from forebay.connectors.formats.batches import (
     split_schema,
 )
 from forebay.connectors.formats.fetch import Fetch
-from forebay.connectors.formats.shape import Shape
+from forebay.connectors.formats.shape import Scan, Shape, Slot
 from forebay.connectors.formats.values import Rules, field_converter
 from forebay.engine.connector import Changelog, Option
 from forebay.engine.errors import OptionError
@@ -81,16 +81,10 @@ class JsonDecoder(BatchDecoder):
         self._shape = Shape(pa.struct(list(schema)))
 
     def read_columns(self, values: pa.BinaryArray) -> tuple[Part, Mask]:
-        scan = self._shape.scan(values)
-        bad = np.zeros(len(scan.record), np.uint8)
-        fetch, root = Fetch(scan, self._rules), self._shape.root
-        columns = [fetch.column(root[f.name], bad) for f in self.schema]
-        rows, left = rows_of(columns, self.schema, len(bad)), scan.left()
-        left[scan.record[bad > 0]] = True
-        empty = missing_values(rows, scan.record, len(values))
-        if empty is not None:
-            left |= empty
-        return settled(rows, scan.record, None, left), left
+        root, scan = self._shape.root, self._shape.scan(values)
+        made = columns_of(scan, [root[f.name] for f in self.schema], self.schema, self._rules)
+        self._shape.release(scan)
+        return made
 
     def learn(self, document: Mapping[str, Any]) -> None:
         self._shape.learn(document)
@@ -102,6 +96,19 @@ class JsonDecoder(BatchDecoder):
 
     def unknown_fields(self, document: Mapping[str, Any]) -> Sequence[str]:
         return [name for name in document if name not in self._known]
+
+
+def columns_of(scan: Scan, slots: Sequence[Slot], schema: pa.Schema, rules: Rules) -> tuple[Part, Mask]:
+    """One row per record that was scanned, a slot per column; see `BatchDecoder.read_columns`."""
+    bad = np.zeros(len(scan.record), np.uint8)
+    fetch = Fetch(scan, rules)
+    rows = rows_of([fetch.column(slot, bad) for slot in slots], schema, len(bad))
+    left = scan.left()
+    left[scan.record[bad > 0]] = True
+    empty = missing_values(rows, scan.record, len(left))
+    if empty is not None:
+        left |= empty
+    return settled(rows, scan.record, None, left), left
 
 
 def rows_of(columns: Sequence[pa.Array], schema: pa.Schema, n: int) -> pa.RecordBatch:

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from forebay.connectors.formats.fragments import NOTHING, Bytes, Frame, Int32s, Template, Text, assemble, marks, passed
+from forebay.connectors.formats.fragments import (
+    NOTHING,
+    Bytes,
+    Frame,
+    Template,
+    Text,
+    assemble,
+    marks,
+    passed,
+    room,
+    room_for_offsets,
+)
 from forebay.engine.state import arrays
 from forebay.kernels import digits, strings, times
 
@@ -78,8 +89,7 @@ def object_template(
 
 def _rendered(kernel: Callable[..., Any], n: int, width: int, null: Bytes, *arguments: Any) -> Text:
     """What a kernel writes that takes (arguments..., null, out, starts), at most `width` bytes a value."""
-    out: Bytes = np.empty(n * width, np.uint8)
-    offsets: Int32s = np.empty(n + 1, np.int32)
+    out, offsets = room((n + 1) * width), room_for_offsets(n)
     kernel(*arguments, null, out, offsets)
     return Text.of(out, offsets, null)
 
@@ -145,8 +155,7 @@ def _base64(array: pa.Array, style: Style) -> Text:
 
 def rewritten(kernel: Callable[..., Any], text: Text, size: int, *arguments: Any) -> Text:
     """What a kernel makes of the bytes of every value, `size` bytes in all at most."""
-    out: Bytes = np.empty(size, np.uint8)
-    offsets: Int32s = np.empty(len(text.starts) + 1, np.int32)
+    out, offsets = room(size), room_for_offsets(len(text.starts))
     kernel(text.data, text.starts, text.ends, *arguments, text.null, out, offsets)
     return Text.of(out, offsets, text.null)
 

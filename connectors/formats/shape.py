@@ -69,6 +69,7 @@ class Shape:
         self._unlearned = set(self._objects(self.root))
         self._room = [0] * len(self._spaces)
         self._tables = self._build()
+        self._spare: list[Indices] = []
 
     def _slot(self, type_: pa.DataType, space: int) -> Slot:
         slot = Slot(self._slots, type_, space)
@@ -142,13 +143,13 @@ class Shape:
         from forebay.kernels.json_scan import scan  # compiled, or loaded, by processes that read JSON only
 
         n, tables = len(values), self._tables
-        data, offsets = _buffers(values)
+        data, offsets = buffers(values)
         valid = values.is_valid().cast(pa.uint8()).to_numpy() if values.null_count else np.empty(0, np.uint8)
         counts, state, record = np.empty(len(self._spaces), np.int64), np.empty(n, np.uint8), np.empty(n, np.int64)
         room = [n, *[max(n + 64, r) for r in self._room[1:]]]
         while True:
             bases, total = self._bases(room)
-            spans = np.empty(total, np.int64)
+            spans = self._space(total)
             full = scan(
                 data,
                 offsets,
@@ -163,8 +164,21 @@ class Shape:
             )
             if full < 0:
                 return Scan(data, spans, bases, counts, state, record[: counts[0]])
+            self._spare.append(spans)
             room[full] *= 2
             self._room = room
+
+    def _space(self, size: int) -> Indices:
+        """An array of at least that size: touching fresh memory would cost half as much as the scan."""
+        try:
+            spare = self._spare.pop()
+        except IndexError:
+            return np.empty(size, np.int64)
+        return spare if len(spare) >= size else np.empty(size, np.int64)
+
+    def release(self, scan: Scan) -> None:
+        """Take back the memory of a scan that nobody reads any more."""
+        self._spare.append(scan.flat)
 
     def _bases(self, room: list[int]) -> tuple[Indices, int]:
         """Where the spans of each slot begin, and how many there are."""
@@ -194,7 +208,8 @@ class _Tables:
         return self.entries, self.nodes, self.names, self.spaces, self.members
 
 
-def _buffers(values: pa.BinaryArray) -> tuple[Bytes, npt.NDArray[np.int32]]:
+def buffers(values: pa.BinaryArray) -> tuple[Bytes, npt.NDArray[np.int32]]:
+    """The bytes and the offsets of a column."""
     _, offsets, data = values.buffers()
     starts = np.frombuffer(offsets, np.int32, len(values) + 1, 4 * values.offset)
     return np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), starts

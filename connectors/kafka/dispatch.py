@@ -131,7 +131,7 @@ class DirectDispatch(Dispatch):
         self._topics: dict[str, int] = {}
 
     def send(self, topic: str, records: Encoded, partitions: Partitions | None, wait: Callable[[], Any]) -> None:
-        messages = _messages(records, partitions)
+        messages = laid_out(records, partitions)
         flags = _COPY if partitions is None else _COPY | _EACH_PARTITION
         handle, done = self._topic(topic), 0
         while done < len(messages):
@@ -186,7 +186,7 @@ class DirectDispatch(Dispatch):
         self._topics.clear()
 
 
-def _messages(records: Encoded, partitions: Partitions | None) -> npt.NDArray[Any]:
+def laid_out(records: Encoded, partitions: Partitions | None) -> npt.NDArray[Any]:
     """C's messages of the records, whose buffers must live as long."""
     messages = np.zeros(len(records), _MESSAGE)
     messages["partition"] = _NO_PARTITION if partitions is None else partitions

@@ -8,6 +8,8 @@ partitions, which have nothing but messages and their ends and errors, are forwa
 polled for the rest. librdkafka ends a forwarding when it stops a partition, some time after it was told to: it is therefore
 renewed when a partition is taken (again), and for all of them when nothing comes, or every second.
 
+librdkafka's threads fetch, check and unpack the next messages, into a queue of bounded bytes, while a chunk is decoded.
+
 Every message that librdkafka hands over is given back once: when its chunk ends, with or without an exception. It lives that
 long so that the key and time of a dead letter, which decoding had no need of, can be looked up.
 """

@@ -48,7 +48,7 @@ class AggregateSpec:
 class Aggregation:
     """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit.
 
-    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies.
+    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies. The first is the watched one.
     """
 
     def __init__(self, spec: AggregateSpec, extra: int = 0) -> None:
@@ -56,7 +56,7 @@ class Aggregation:
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
         self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
         width = EXTRA + extra + self._calls.width
-        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), pinned=extra > 0)
+        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), EXTRA if extra else None)
 
     def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
         """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""
@@ -113,6 +113,13 @@ class Aggregation:
         keys = self.table.keys.gather(groups).columns if self._spec.keys else []
         return pa.RecordBatch.from_arrays([*keys, *results], schema=self._spec.schema)
 
+    def current(self, groups: Ids) -> pa.RecordBatch:
+        """The output rows of those of these groups that have one, between epochs."""
+        words = self.table.read(groups)
+        live = np.flatnonzero(self.shown(words))
+        words, groups = words[live], groups[live]
+        return self.rows(groups, self.results(self.view(words, groups), self.collections(groups)))
+
     def drop(self, groups: Ids) -> None:
         """Forget open groups and all that their calls hold."""
         self._calls.drop(groups)
@@ -133,13 +140,13 @@ class AggregateOperator(Operator):
 
     def __init__(self, spec: AggregateSpec) -> None:
         self.schema = spec.schema
-        self._groups = Aggregation(spec)
+        self.groups = Aggregation(spec)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         batches = [b for b in inputs[0] if b.num_rows]
         if not batches:
             return []
-        groups = self._groups
+        groups = self.groups
         delta, opened = groups.locate(batches)
         ids = opened.ids
         before, collected = groups.view(opened.words, ids), groups.collections(ids)
@@ -150,15 +157,15 @@ class AggregateOperator(Operator):
         self, ids: Ids, before: Words, after: Words, collected: list[pa.Array], collected_after: list[pa.Array]
     ) -> list[Batch]:
         """-old +new of the groups whose rows differ."""
-        touched = np.arange(ids.shape[0]) if self._groups.collects else _changed(before, after)
+        touched = np.arange(ids.shape[0]) if self.groups.collects else _changed(before, after)
         n = touched.shape[0]
         view = np.empty((2 * n, before.shape[1]), np.int64)
         gather(before, touched, view[:n])
         gather(after, touched, view[n:])
         at = pa.array(touched)
         made = [pa.concat_arrays([a.take(at), b.take(at)]) for a, b in zip(collected, collected_after)]
-        results = self._groups.results(view, made)
-        was, lives = self._groups.shown(view[:n]), self._groups.shown(view[n:])
+        results = self.groups.results(view, made)
+        was, lives = self.groups.shown(view[:n]), self.groups.shown(view[n:])
         same = was & lives
         for column in results:
             same &= same_values(column.slice(0, n), column.slice(n))
@@ -170,15 +177,15 @@ class AggregateOperator(Operator):
         if kept.shape[0] < 2 * n:
             results = [c.take(pa.array(kept)) for c in results]
         kept[~old] -= n
-        return [Batch(self._groups.rows(ids[touched[kept]], results), weights)]
+        return [Batch(self.groups.rows(ids[touched[kept]], results), weights)]
 
     @property
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
-        return {UNMATCHED: self._groups.unmatched}
+        return {UNMATCHED: self.groups.unmatched}
 
     def states(self) -> Mapping[str, State]:
-        return self._groups.states()
+        return self.groups.states()
 
 
 def _changed(before: Words, after: Words) -> Ids:

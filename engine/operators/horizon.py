@@ -15,7 +15,7 @@ Bounds and watermarks are state: they are in the checkpoint, and go back with a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -34,8 +34,8 @@ class Lifetime:
     ttl: int | None = None
     arrival: bool = False
     """Its rows are dated by when they came, not by event time."""
-    origin: str = ""
-    """Whose option gives the TTL: 'table <name>', or empty if no change of an option matters."""
+    table: str = ""
+    """The table whose option says so, for when it changes; empty: none does."""
 
 
 class Horizon(State):
@@ -63,6 +63,10 @@ class Horizon(State):
         for i, life in enumerate(self.lives):
             if life.ttl is not None:
                 self.bounds[i] = max(self.bounds[i], min(known) - life.ttl)
+
+    def set_ttl(self, index: int, ttl: int | None) -> None:
+        """From the next epoch on. A longer one brings nothing back."""
+        self.lives[index] = replace(self.lives[index], ttl=ttl)
 
     def _value(self) -> tuple[list[int], list[int | None], int]:
         return list(self.bounds), list(self._marks), self.late

@@ -57,6 +57,8 @@ _PAIRING = ("inner", "left", "right", "full")
 _LEFT_PRESENCE = ("left", "full", "left semi", "left anti", "left mark")
 _RIGHT_PRESENCE = ("right", "full", "right semi", "right anti")
 LATE = "late_rows"
+STAMP = pa.field("$came", pa.timestamp("us"))
+"""The column of a stamped arrangement that tells when a row came."""
 
 
 class ArrangeOperator(Operator):
@@ -80,6 +82,11 @@ class ArrangeOperator(Operator):
     def contents(self) -> Iterator[Batch]:
         """All live rows at the last epoch boundary."""
         return self.arrangement.contents()
+
+    def reaches(self, ttl: int | None, watermark: int | None) -> bool:
+        """Whether nothing has been dropped that a newcomer would see who looks back `ttl` µs (None: to the beginning)."""
+        dropped = self.arrangement.dropped
+        return dropped == ALWAYS or (ttl is not None and watermark is not None and watermark - ttl >= dropped)
 
     def states(self) -> Mapping[str, State]:
         return {"rows": self.arrangement}
@@ -369,14 +376,45 @@ class JoinOperator(Operator):
             alive[fewer] = side.rows.count(_at(changed.rows, fewer), side.new) > 0
         return alive
 
-    def _keep_marks(self) -> None:
-        """Marks where presence depends on matches that can expire."""
+    def _keep_marks(self) -> list[bool]:
+        """Begin to keep marks where presence depends on matches that can expire: on the left (True), or the right."""
+        begun = []
         for is_left, rows, other in ((True, self._left, 1), (False, self._right, 0)):
             kinds = _LEFT_PRESENCE if is_left else _RIGHT_PRESENCE
-            if self._spec.kind in kinds and self._spec.lives[other].ttl is not None and is_left not in self._marks:
+            if self._spec.kind in kinds and self.horizon.lives[other].ttl is not None and is_left not in self._marks:
                 self._marks[is_left] = Matched(rows)
+                begun.append(is_left)
+        return begun
 
     # -- time to live -------------------------------------------------------------------------------------------
+
+    def lifetimes(self) -> Iterator[tuple[Arrangement, int | None]]:
+        """What is read, and how long its rows live for this join, in µs."""
+        yield from zip((self._left, self._right), (life.ttl for life in self.horizon.lives))
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
+        mine = [i for i, life in enumerate(self.horizon.lives) if life.table == table and table]
+        if self._spec.null_aware or not mine:
+            return True
+        if ttl is not None and any((self._left, self._right)[i].time is None for i in mine):
+            return False
+        for i in mine:
+            self.horizon.set_ttl(i, ttl)
+        for is_left in self._keep_marks():
+            self._mark_matched(is_left, epoch)
+        return True
+
+    def _mark_matched(self, is_left: bool, epoch: int) -> None:
+        """Mark all rows of a side that have a match at the end of the epoch: from now on matches can expire."""
+        turn = Turn(epoch, 0, (None, None))
+        left = self._side(self._left, self._spec.left_keys, [], turn, True)
+        right = self._side(self._right, self._spec.right_keys, [], turn, False)
+        side, other = (left, right) if is_left else (right, left)
+        for ids in side.rows.visible(side.new):
+            rows = side.rows.rows_at(ids)
+            keep, matched = side.show(rows)[1], self._exists(rows, side, other, other.new)
+            self._marks[is_left].update([rows], [matched if keep is None else matched & keep], epoch, ALWAYS)
+        self._marks[is_left].marks.commit()
 
     def _advance(self, turn: Turn) -> None:
         """Fix what is visible in this epoch, and let the arrangements drop what is not."""
@@ -399,7 +437,7 @@ class JoinOperator(Operator):
         return {LATE: self.horizon.late}
 
     def states(self) -> Mapping[str, State]:
-        if not self.horizon:
+        if not self.horizon and not self._marks:
             return {}
         marks = {f"matched {'left' if is_left else 'right'}": m.marks for is_left, m in self._marks.items()}
         return {"horizon": self.horizon, **marks}

@@ -83,9 +83,9 @@ class NormalizeOperator(Operator):
         rows = pa.concat_batches([gone, come])
         return [Batch(rows, np.repeat(np.array([-1, 1]), [gone.num_rows, come.num_rows]) if gone.num_rows else None)]
 
-    def contents(self) -> Iterator[pa.RecordBatch]:
+    def contents(self) -> Iterator[Batch]:
         """The live rows, in batches."""
-        return self.rows.contents()
+        return map(Batch, self.rows.contents())
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -149,16 +149,16 @@ class WindowAggregateOperator(Operator):
     def __init__(self, spec: AggregateSpec, window_end: int) -> None:
         self.schema = spec.schema
         self._window_end = window_end
-        self._groups = Aggregation(spec, extra=1)
+        self.groups = Aggregation(spec, extra=1)
         self._closed = ClosedUntil()
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         batches = [b for b in (self._in_time(b) for b in inputs[0] if b.num_rows) if b.num_rows]
         if batches:
-            delta, opened = self._groups.locate(batches)
+            delta, opened = self.groups.locate(batches)
             ends = np.concatenate([to_micros(b.rows.column(self._window_end)) for b in batches])
-            self._groups.table.words[opened.ids, EXTRA] = ends[opened.first]
-            self._groups.feed(delta, opened)
+            self.groups.table.words[opened.ids, EXTRA] = ends[opened.first]
+            self.groups.feed(delta, opened)
             if self._closed.earliest is not None:
                 self._closed.earliest = min(self._closed.earliest, int(ends.min()))
         watermark = turn.watermarks[0]
@@ -174,35 +174,36 @@ class WindowAggregateOperator(Operator):
         late = ~null & (to_micros(column) <= self._closed.value)
         if not null.any() and not late.any():
             return batch
-        self._groups.table.counters[NULL_TIMES] += int(null.sum())
-        self._groups.table.counters[LATE] += int(late.sum())
+        self.groups.table.counters[NULL_TIMES] += int(null.sum())
+        self.groups.table.counters[LATE] += int(late.sum())
         return batch.take(np.flatnonzero(~(null | late)))
 
     def _close(self, watermark: int) -> list[Batch]:
         if self._closed.earliest is not None and self._closed.earliest > watermark:
             return []
-        table = self._groups.table
+        table = self.groups.table
+        table.recall_until(watermark)
         ids = table.all_ids()
         words = table.read(ids)
-        live = self._groups.shown(words)
+        live = self.groups.shown(words)
         ends = words[:, EXTRA]
         due = live & (ends <= watermark)
-        self._closed.earliest = int(ends[live & ~due].min(initial=2**63 - 1))
+        self._closed.earliest = int(ends[live & ~due].min(initial=table.least_cold()))
         if not due.any():
             return []
         groups = ids[due]
-        view = self._groups.view(words[due], groups)
-        results = self._groups.results(view, self._groups.collections(groups))
-        rows = self._groups.rows(groups, results)
+        view = self.groups.view(words[due], groups)
+        results = self.groups.results(view, self.groups.collections(groups))
+        rows = self.groups.rows(groups, results)
         table.open(groups)
-        self._groups.drop(groups)
+        self.groups.drop(groups)
         return [Batch(rows)]
 
     @property
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
-        counters = self._groups.table.counters
-        return {LATE: int(counters[LATE]), NULL_TIMES: int(counters[NULL_TIMES]), UNMATCHED: self._groups.unmatched}
+        counters = self.groups.table.counters
+        return {LATE: int(counters[LATE]), NULL_TIMES: int(counters[NULL_TIMES]), UNMATCHED: self.groups.unmatched}
 
     def states(self) -> Mapping[str, State]:
-        return {"closed": self._closed, **self._groups.states()}
+        return {"closed": self._closed, **self.groups.states()}

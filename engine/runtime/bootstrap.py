@@ -113,6 +113,8 @@ class Bootstrap:
         self.plan = plan
         self._shop = shop
         self._taken: list[str] = []
+        self.attached = False
+        """The job has what was built, and runs."""
         self._started = shop.clock.monotonic()
 
     def names(self) -> dict[str, OperatorStep]:
@@ -143,6 +145,7 @@ class Bootstrap:
         """The operators that were built, by path: the job has them from now on."""
         mine = {name: step for name, step in self.names().items() if name in self._shop.builds}
         self._taken = list(mine)
+        self.attached = True
         kill_point("bootstrap.ready")
         return {step.path: self._shop.builds.pop(name).operator for name, step in mine.items()}
 
@@ -277,10 +280,18 @@ class Build:
         for operator in self._chain:
             batches = operator.process([batches], _TURN)
         for batch in batches:
-            self._bulk.add(batch.rows)
+            self._bulk.add(self._stamped(batch.rows))
         if self._bulk.full:
             self._bulk.cut()
             self._save()
+
+    def _stamped(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with the time at which they came, where the arrangement keeps that: all come now."""
+        arrangement = self.operator.arrangement
+        if not arrangement.stamped:
+            return rows
+        stamp = pa.scalar(self._shop.clock.now(), pa.int64()).cast(arrangement.schema[-1].type)
+        return pa.RecordBatch.from_arrays([*rows.columns, pa.repeat(stamp, rows.num_rows)], schema=arrangement.schema)
 
     def fraction(self) -> float:
         """Reading is taken for as much work as writing."""

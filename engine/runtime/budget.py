@@ -8,6 +8,7 @@ merged in between.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import time
@@ -15,13 +16,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from forebay.engine.runtime.dataflow import Dataflow
-from forebay.engine.runtime.outbox import Outbox
+from forebay.engine.runtime.outbox import QUEUE, Outbox
 from forebay.engine.state import Tiered
-from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.coldstore import CACHE, ColdStore
+from forebay.engine.state.segment import LOADED
 
 log = logging.getLogger(__name__)
+_LIBC = ctypes.CDLL(None)
 SEAL = 0.6
 HOLD = 0.9
+RESERVE = 8
+"""One part in so many is for what an epoch and a step of sealing or merging make and forget."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
 _EVERY = 32768
@@ -62,14 +67,28 @@ class Budget:
             return
         self._rows, self._looked = 0, now
         states = list(_tiered(flow))
+        self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
         self.used = self._count(flow)
         if self.used > SEAL * self.limit:
             self._seal(states)
         for state in states:
+            sealing = state.sealing
             state.maintain()
+            if sealing and not state.sealing:
+                _trim()
         while self.used > HOLD * self.limit and self._make_room(states):
             self.used = self._count(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
+
+    @property
+    def queue(self) -> int:
+        """Bytes that may wait for one sink before its sources are held back."""
+        return min(QUEUE, self.limit // 8)
+
+    @property
+    def epoch(self) -> int:
+        """Bytes of input rows that one epoch may bring, about: what it makes of them is several times as much."""
+        return self.limit // 32
 
     def _seal(self, states: list[Tiered]) -> None:
         if any(a.sealing for a in states):
@@ -84,6 +103,7 @@ class Budget:
         for state in states:
             if state.sealing:
                 state.finish_sealing()
+                _trim()
                 return True
         if not self._warned:
             self._warned = True
@@ -95,13 +115,24 @@ class Budget:
         return False
 
     def _count(self, flow: Dataflow) -> int:
-        total = self.cold.nbytes() + sum({id(p): p.backlog.nbytes() for p in flow.parked.values()}.values())
+        total = (
+            self.limit // RESERVE
+            + self.cold.nbytes()
+            + sum({id(p): p.backlog.nbytes() for p in flow.parked.values()}.values())
+        )
         for node in flow.order:
             for state in node.states().values():
                 total += state.nbytes() - (state.idle_bytes() if isinstance(state, Tiered) else 0)
             if isinstance(node.outlet, Outbox):
                 total += node.outlet.nbytes() if node.outlet.spec.directory is None else node.outlet.queued
         return total
+
+
+def _trim() -> None:
+    """Give memory that was freed back to the system, where malloc can: its arenas keep much of it otherwise."""
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _tiered(flow: Dataflow) -> Iterable[Tiered]:

@@ -123,6 +123,8 @@ class Dataflow:
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
         self._shared: dict[str, Node] = {}
+        self._placed: dict[str, dict[str, Node]] = {}
+        """Per job: the node of each path of its plan."""
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -142,14 +144,14 @@ class Dataflow:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
         built: Mapping[str, Operator] | None = None,
-    ) -> dict[str, str]:
+    ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). `built`: by path, operators that have their history already. Returns the
-        placement. On an exception nothing is attached.
+        (their states are about to be loaded). `built`: by path, operators that have their history already. On an exception
+        nothing is attached.
         """
         placed = _Attachment(job, now, placement or {}, positions or {}, built or {})
         try:
@@ -160,7 +162,7 @@ class Dataflow:
         except BaseException:
             self._discard(job)
             raise
-        return {path: node.id for path, node in placed.nodes.items()}
+        self._placed[job] = placed.nodes
 
     def _place(self, step: Step, into: _Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
@@ -186,7 +188,9 @@ class Dataflow:
         if isinstance(step, RelationStep):
             return f"relation/{step.relation}" in self.nodes
         known = self._shared.get(step.key) if step.key is not None else None
-        return known is not None and known.contents() is not None
+        if known is None or not _suits(step, known):
+            return False
+        return known.contents() is not None
 
     def _find(self, step: Step, into: _Attachment) -> Node | None:
         """A node that already does what the step asks and can show a newcomer its past."""
@@ -195,6 +199,8 @@ class Dataflow:
             return self.nodes.get(wanted)
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
+            return None
+        if known not in into.fresh and not _suits(step, known):
             return None
         unread = known.scan is not None and known.scan.untouched and known.history is None
         return known if known in into.fresh or unread or known.contents() is not None else None
@@ -233,15 +239,42 @@ class Dataflow:
         return node
 
     def _insert(self, node: Node) -> None:
+        self._use_cold(node)
+        self.nodes[node.id] = node
+        self.order.append(node)
+
+    def _use_cold(self, node: Node) -> None:
         for state in node.states().values():
             if self.cold is not None and isinstance(state, Tiered) and not node.complete:
                 state.use(self.cold)
-        self.nodes[node.id] = node
-        self.order.append(node)
+
+    def set_ttl(self, table: str, ttl: int | None) -> set[str]:
+        """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
+
+        Returns the jobs that cannot follow, because their state has no time of the rows.
+        """
+        held = {id(n): unit.held for unit in self.units() for n in unit.nodes}
+        stuck: set[str] = set()
+        for node in self.order:
+            if node.operator is not None:
+                epoch = held.get(id(node))
+                if not node.operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch):
+                    stuck |= node.jobs
+                self._use_cold(node)
+        return stuck
 
     def relation(self, name: str) -> Node:
         """The node of an embedded table or materialized view."""
         return self.nodes[f"relation/{name}"]
+
+    def placements(self) -> dict[str, dict[str, str]]:
+        """Per job: the id of the node at each path of its plan, for a checkpoint."""
+        return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self._placed.items()}
+
+    def is_read(self, name: str) -> bool:
+        """Whether a job reads the relation."""
+        node = self.nodes.get(f"relation/{name}")
+        return node is not None and any(node in n.inputs for n in self.order)
 
     # -- removal ------------------------------------------------------------------------------------------------
 
@@ -257,6 +290,7 @@ class Dataflow:
         self._remove(self.nodes[f"relation/{name}"])
 
     def _discard(self, job: str) -> None:
+        self._placed.pop(job, None)
         for node in [n for n in self.order if job in n.jobs]:
             node.jobs.discard(job)
             if not node.jobs:
@@ -517,6 +551,8 @@ class Dataflow:
         shared.scan.widen(private.scan.columns)
         for node in self.order:
             node.inputs = [shared if i is private else i for i in node.inputs]
+        for nodes in self._placed.values():
+            nodes.update({path: shared for path, node in nodes.items() if node is private})
         shared.jobs |= private.jobs
         private.jobs.clear()
         self._remove(private)
@@ -524,3 +560,9 @@ class Dataflow:
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""
         return [n for n in self.order if job in n.jobs]
+
+
+def _suits(step: Step, known: Node) -> bool:
+    """Whether a running node still has the past that the step needs."""
+    suits = step.suits if isinstance(step, OperatorStep) else None
+    return suits is None or known.operator is None or suits(known.operator, known.watermark)

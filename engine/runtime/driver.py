@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
+from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
@@ -26,7 +29,7 @@ from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
-from forebay.engine.runtime.outbox import QUEUE, Outbox, SinkRunner
+from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.state.coldstore import ColdStore
 
@@ -127,9 +130,10 @@ class Driver:
             self._awake.set()
 
     def configure(self, *, latency: float, checkpoint_interval: float) -> None:
-        """Change the options, in seconds; a shorter interval takes effect at once."""
+        """Change the options, in seconds; another interval counts from now."""
+        if checkpoint_interval != self.options.checkpoint_interval:
+            self._next_checkpoint = self.clock.monotonic() + checkpoint_interval
         self.options = replace(self.options, latency=latency, checkpoint_interval=checkpoint_interval)
-        self._next_checkpoint = min(self._next_checkpoint, self.clock.monotonic() + checkpoint_interval)
 
     def attach(
         self,
@@ -152,7 +156,7 @@ class Driver:
             return job
 
     def _attach(self, job: Job, plan: JobPlan, **how: Any) -> None:
-        job.placement = self.flow.attach(job.name, plan, self._tick(), **how)
+        self.flow.attach(job.name, plan, self._tick(), **how)
         for node in self.flow.nodes_of(job.name):
             if isinstance(node.outlet, Outbox):
                 node.outlet.wake = self._awake.set
@@ -182,7 +186,8 @@ class Driver:
                 build = None
             if build is not None:
                 return True
-        return any([self._attach_built(job, bootstrap) for job, bootstrap in waiting])
+        attached = [self._attach_built(job, bootstrap) for job, bootstrap in waiting]
+        return any(attached)
 
     def _attach_built(self, job: Job, bootstrap: Bootstrap) -> bool:
         if job.status is not Status.BOOTSTRAPPING or not relations_there(bootstrap.plan, self.flow):
@@ -212,7 +217,7 @@ class Driver:
         return {
             name
             for j in self.jobs.values()
-            if j.bootstrap is not None and not j.placement
+            if j.bootstrap is not None and not j.bootstrap.attached
             for name in j.bootstrap.names()
         }
 
@@ -288,7 +293,8 @@ class Driver:
     def _held_back(self, node: Node) -> bool:
         """Whether all jobs that read a scan wait for their sinks. One that has room keeps a shared scan going."""
         jobs = [self.jobs[name] for name in node.jobs if name in self.jobs]
-        return bool(jobs) and all(any(o.full() for o in job.outboxes) for job in jobs)
+        most = self.budget.queue
+        return bool(jobs) and all(any(o.full() or o.queued > most for o in job.outboxes) for job in jobs)
 
     def _poll(self, scans: list[Node]) -> dict[str, Fetched | None]:
         """Poll every scan at least once; wait for more rows while there are few."""
@@ -310,9 +316,16 @@ class Driver:
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break
             self.clock.sleep(0.002)
-        full = any(f.batch.num_rows >= self._batch for parts in fetched.values() for f in parts)
-        self._batch = self.options.backlog if full else self.options.batch
+        polled_batches = [f.batch.rows for parts in fetched.values() for f in parts]
+        full = any(rows.num_rows >= self._batch for rows in polled_batches)
+        self._batch = self._backlog(polled_batches) if full else self.options.batch
         return {i: merge(fetched.get(i, [])) for i in polled}
+
+    def _backlog(self, batches: list[pa.RecordBatch]) -> int:
+        """Rows of the next poll while catching up, given what this one brought: fewer if they are wide for the budget."""
+        width = max(int(b.nbytes) // b.num_rows for b in batches if b.num_rows)
+        rows: int = self.budget.epoch // max(width, 1)
+        return max(self.options.batch, min(self.options.backlog, rows))
 
     def _poll_one(self, node: Node) -> Fetched | None:
         assert node.scan is not None
@@ -344,6 +357,9 @@ class Driver:
             if part is not None:
                 self._note(node_id, part)
         fed, self._pending = self._pending, {}
+        dead = [(self._table_of(i), d) for i, part in live.items() if part is not None for d in part.dead]
+        if dead and self.flow.is_read(deadletters.NAME):
+            fed[f"relation/{deadletters.NAME}"] = [Batch(deadletters.rows(dead))]
         self._run(live, fed)
         return True
 
@@ -373,10 +389,13 @@ class Driver:
         self._set_now(now)
         return now
 
-    def _note(self, node_id: str, fetched: Fetched) -> None:
+    def _table_of(self, node_id: str) -> str:
         scan = self.flow.nodes[node_id].scan
         assert scan is not None
-        self._note_of(scan.spec.table, fetched)
+        return scan.spec.table
+
+    def _note(self, node_id: str, fetched: Fetched) -> None:
+        self._note_of(self._table_of(node_id), fetched)
 
     def _note_of(self, table: str, fetched: Fetched) -> None:
         notes = self.notes
@@ -425,7 +444,7 @@ class Driver:
         with self.boundary() as flow:
             job = self.jobs[name]
             job.restarts += 1
-            if job.bootstrap is not None and not job.placement:
+            if job.bootstrap is not None and not job.bootstrap.attached:
                 job.status = Status.BOOTSTRAPPING
                 return
             if self._threads:
@@ -468,7 +487,11 @@ class Driver:
         """At the interval; with nothing on disk also when sinks have taken much, which is kept in memory until a cut."""
         if self.clock.monotonic() >= self._next_checkpoint:
             return True
-        return self.store is None and self._in_flight is None and any(o.nbytes() > QUEUE for o in self._outboxes())
+        return (
+            self.store is None
+            and self._in_flight is None
+            and any(o.nbytes() > self.budget.queue for o in self._outboxes())
+        )
 
     def checkpoint(self, keep: Callable[[int], None] | None = None) -> None:
         """Cut at this boundary and make it durable in the background; skipped while one is under way.
@@ -495,7 +518,7 @@ class Driver:
             outbox.seal(checkpoint)
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
-            "placements": {j.name: j.placement for j in self.jobs.values() if j.placement},
+            "placements": self.flow.placements(),
             "parked": self.flow.save_parked(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),

@@ -27,8 +27,6 @@ class Job:
     """One INSERT, STATEMENT SET or materialized view at run time."""
 
     name: str
-    placement: dict[str, str] = field(default_factory=dict)
-    """Path of each step in the job's plan → node id."""
     status: Status = Status.RUNNING
     error: Exception | None = None
     restarts: int = 0

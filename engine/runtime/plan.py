@@ -84,6 +84,8 @@ class OperatorStep(Step):
     """Set if it arranges the rows of its one input."""
     keyed: tuple[int, ...] | None = None
     """Set if it keeps its own output arranged by these columns: a join by them needs no other arrangement."""
+    suits: Callable[[Operator, int | None], bool] | None = None
+    """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:

@@ -39,7 +39,7 @@ from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
-from forebay.engine.state.cold import COLD, ColdRows
+from forebay.engine.state.cold import COLD, NONE, ColdRows
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
@@ -57,7 +57,6 @@ _EXPIRED_CHUNKS = 4
 """Hot chunks that are rid of expired rows in one step."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
-_NONE = np.zeros(0, np.int64)
 _PART = b"part"
 _NOTE = b"note"
 _ID = pa.field("__id", pa.int64(), False)
@@ -111,6 +110,8 @@ class Arrangement(Tiered):
         """The columns by which rows are equal: all but a stamp."""
         self.identity = tuple(identity) if identity is not None else tuple(self.whole)
         self._readers: list[Reader] = []
+        self.dropped = ALWAYS
+        """Rows older than this may be gone."""
         self.unmatched = 0
         """Retractions that found no row."""
         self._unmatched_before = 0
@@ -454,6 +455,10 @@ class Arrangement(Tiered):
             if valid is not None:
                 yield ids[~valid]
 
+    def hot_ids(self) -> Iterator[Ids]:
+        """The ids of live rows in memory, a chunk at a time."""
+        return self._live_ids()
+
     def _live_ids(self, view: View | None = None, since: int = 1, until: int = _FOREVER) -> Iterator[Ids]:
         """The hot row ids that the view has, a chunk at a time."""
         last = min(self._store.next_id, until)
@@ -614,7 +619,8 @@ class Arrangement(Tiered):
 
     def use(self, store: ColdStore) -> None:
         """Rows may go to this store from now on."""
-        self._cold = ColdRows(self.schema, store, self.time)
+        if self._cold is None:
+            self._cold = ColdRows(self.schema, store, self.time)
 
     def cold_rows(self) -> ColdRows:
         """Its cold rows; `use` has made them."""
@@ -662,7 +668,7 @@ class Arrangement(Tiered):
         expiring = self.time is not None and self._expire()
         if self._cold is None:
             return expiring
-        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else _NONE)
+        merging = self._cold.maintain(np.concatenate([ids for _, ids in self._pending]) if self._pending else NONE)
         self._live -= self._cold.take_dropped()
         if self._sealing is None:
             return merging or expiring
@@ -697,6 +703,12 @@ class Arrangement(Tiered):
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
 
+    def write_amplification(self) -> float | None:
+        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
+        if self._cold is None or not self._cold.sealed_bytes:
+            return None
+        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
+
     # -- expiry -------------------------------------------------------------------------------------------------
 
     def reader(self) -> Reader:
@@ -714,11 +726,20 @@ class Arrangement(Tiered):
         """The time that every reader has passed: older rows may be gone."""
         return min((r.since for r in self._readers), default=ALWAYS)
 
+    def oldest(self) -> int | None:
+        """About the time of the oldest row (of those in memory the first chunk is asked); None: there is none with a time."""
+        found = [s.times[0] for s in self.cold_segments() if s.times is not None]
+        hot = next(self._live_ids(since=self._sealed_to), None) if self.time is not None else None
+        if hot is not None:
+            found.append(int(self._times(hot).min()))
+        return min((t for t in found if t != NEVER), default=None)
+
     def _expire(self) -> bool:
         """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""
         since = self.since
         if since == ALWAYS:
             return False
+        self.dropped = max(self.dropped, since)
         if self._cold is not None:
             self._cold.expired = max(self._cold.expired, since)
         first = self._sealing.end if self._sealing is not None else self._sealed_to >> SHIFT
@@ -768,6 +789,8 @@ class Arrangement(Tiered):
         whole = full or self._moved
         since, killed = (1, []) if whole else (self._saved_to, self._killed)
         batches = [_note(b"reset")] if self._moved and not full else []
+        if self.dropped > ALWAYS:
+            batches.append(_note(b"dropped", str(self.dropped).encode()))
         if killed:
             dead = np.concatenate(killed)
             dead = dead[dead < max(since, self._sealed_to)]
@@ -820,6 +843,8 @@ class Arrangement(Tiered):
                 dead.append(batch.column(0).to_numpy())
             elif part == b"rows":
                 kept.append(batch)
+            elif part == b"dropped":
+                self.dropped = int(batch.schema.metadata[_NOTE])
             elif part == b"cold":
                 cold[part] = [batch]
             else:

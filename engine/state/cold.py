@@ -34,12 +34,12 @@ FAN = 8
 """Segments of one size that are merged into one."""
 MOST = 14
 """Segments that a probe looks through at most, but for a short while."""
-_SLICE = 1 << 17
-"""Rows merged in one step."""
+_SLICE, _STEP = 1 << 17, 4 << 20
+"""Rows, and about how many bytes of them, are merged in one step."""
 _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
-_NONE = np.zeros(0, np.int64)
+NONE = np.zeros(0, np.int64)
 
 
 class Deaths:
@@ -59,6 +59,11 @@ class Deaths:
         out = np.empty(ids.shape[0], np.uint8)
         kernels.test_bits(self._bits.addresses, ids, out)
         return out.view(bool)
+
+    def keep(self, chunks: Ids) -> None:
+        """Forget the bits of all ids but those of these chunks: nobody will ask for them."""
+        for chunk in self._bits.chunks.keys() - set(chunks.tolist()):
+            self._bits.drop(chunk)
 
     def nbytes(self) -> int:
         return self._bits.nbytes()
@@ -93,6 +98,10 @@ class ColdRows:
         self.dead = Deaths()
         self._merge: _Merge | None = None
         self.merges = 0
+        self.sealed_bytes = 0
+        """Bytes of segments that came from memory."""
+        self.merged_bytes = 0
+        """Bytes written again by merges since the process began."""
 
     def __bool__(self) -> bool:
         return bool(self.segments)
@@ -113,9 +122,10 @@ class ColdRows:
 
     def add(self, segment: Segment) -> None:
         """A segment that was built is part of these rows from now on."""
+        self.sealed_bytes += segment.nbytes_on_disk
         self.segments[segment.number] = segment
 
-    def maintain(self, held: Ids = _NONE) -> bool:
+    def maintain(self, held: Ids = NONE) -> bool:
         """One step of merging, after a look for segments that have expired; False when there is nothing to do.
 
         Of the dead rows only `held` ids are kept.
@@ -132,8 +142,9 @@ class ColdRows:
             self.dropped += self._merge.expired
             for segment in self._merge.inputs:
                 self._forget(segment)
+            self.merged_bytes += merged.nbytes_on_disk
             if merged.rows:
-                self.add(merged)
+                self.segments[merged.number] = merged
             else:
                 self.store.forget(merged.places)
             self._merge = None
@@ -193,6 +204,7 @@ class ColdRows:
         for segment, count in zip(self.segments.values(), dead):
             segment.dead = count
         self.store.live.update(numbers)
+        self.sealed_bytes = sum(s.nbytes_on_disk for s in self.segments.values())
 
     def close(self) -> None:
         """Nobody will read these rows again."""
@@ -222,9 +234,9 @@ class ColdRows:
                     which = which if places is None else places[which]
                     yield which.astype(np.int32), rows + self._base(segment)
 
-    def scan(self) -> Iterator[Ids]:
-        """The handles of all rows, in pieces."""
-        for segment in list(self.segments.values()):
+    def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
+        """The handles of all rows (or of those of some segments), in pieces."""
+        for segment in list(self.segments.values()) if segments is None else segments:
             for at in range(0, segment.fences.shape[0], segment.step):
                 blocks = np.arange(at, min(at + segment.step, segment.fences.shape[0]))
                 yield segment.rows_of(blocks) + self._base(segment)
@@ -310,7 +322,7 @@ class _Merge:
         """Rows that had expired and are not copied."""
         self._owner = owner
         total = sum(s.rows for s in inputs)
-        self._slices = max(1, -(-total // _SLICE))
+        self._slices = max(1, -(-total // _SLICE), sum(s.nbytes_on_disk for s in inputs) // _STEP)
         self._done = 0
         self._builder = owner.builder(total)
 

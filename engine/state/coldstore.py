@@ -27,7 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
 _KEY = np.dtype([("segment", ">u8"), ("block", ">u4")])
 _FILE_BYTES = 256 << 20
-_CACHE = 32 << 20
+CACHE = 32 << 20
 
 declare("cold.ingest.before", "cold.ingest.after", "cold.collect.before")
 
@@ -49,6 +49,9 @@ class Addresses:
     def __init__(self, segment: int, blocks: int) -> None:
         self.segment = segment
         self.at = np.zeros(blocks, np.int64)
+        self.asked = 0
+        """Blocks that readers wanted; of these `read` had to come from the files."""
+        self.read = 0
 
 
 class ColdStore:
@@ -64,6 +67,8 @@ class ColdStore:
         """Segments that somebody has, or is writing."""
         self._cached: deque[tuple[Bytes, Addresses, Blocks]] = deque()
         self._cached_bytes = 0
+        self.cache = CACHE
+        """Bytes of blocks that are kept; not below what one step of a reader needs together (`segment.LOADED`)."""
         self.written = 0
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
@@ -113,19 +118,21 @@ class ColdStore:
 
     def load(self, places: Addresses, blocks: Blocks) -> None:
         """Bring distinct blocks of a segment into memory; they stay until a few more `load`s later."""
+        places.asked += blocks.shape[0]
         while not (there := places.at[blocks] != 0).all():  # what is there may have to make room for the rest
             self._bring(places, blocks[~there])
 
     def _bring(self, places: Addresses, absent: Blocks) -> None:
         found = self._get(places.segment, _keys(places.segment, absent))
         self.read_blocks += len(found)
+        places.read += len(found)
         data = np.frombuffer(b"".join([*found, bytes(SLACK)]), np.uint8)
         ends = np.cumsum([len(b) for b in found])
         places.at[absent[0]] = data.ctypes.data
         places.at[absent[1:]] = data.ctypes.data + ends[:-1]
         self._cached.append((data, places, absent))
         self._cached_bytes += data.nbytes
-        while self._cached_bytes - self._cached[0][0].nbytes > _CACHE:
+        while self._cached_bytes - self._cached[0][0].nbytes > self.cache:
             self._evict()
 
     def forget(self, places: Addresses) -> None:
@@ -211,7 +218,7 @@ class ColdStore:
             found = self._open().get(keys)
         except Exception as error:
             raise StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}") from error
-        if any(value is None for value in found):
+        if None in found:
             raise StateError("cold state is missing blocks", detail=f"segment {segment} in {self.directory}")
         values: Sequence[bytes] = found
         return values

@@ -52,8 +52,10 @@ class GroupTable(Tiered):
     `counters` are the owner's (late rows, unmatched retractions): rolled back with the rest, not saved.
     """
 
-    def __init__(self, keys: RowTable, width: int, dependents: Sequence[Dependent] = (), pinned: bool = False) -> None:
-        """`dependents` keep rows by group, which leave memory with it; `pinned` groups never do."""
+    def __init__(
+        self, keys: RowTable, width: int, dependents: Sequence[Dependent] = (), watched: int | None = None
+    ) -> None:
+        """`dependents` keep rows by group, which leave memory with it. `watched`: the word that `recall_until` goes by."""
         self.keys = keys
         self.width = width
         self.words: Words = np.zeros((0, width), np.int64)
@@ -65,7 +67,7 @@ class GroupTable(Tiered):
         self.counters: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
         self.key = keys.key if isinstance(keys, KeyTable) else ()
-        self._pinned = pinned or not self.key
+        self.watched = watched
         self._dependents = list(dependents)
         self._spill: Spill | None = None
 
@@ -79,9 +81,18 @@ class GroupTable(Tiered):
         mark = self.keys.births()
         ids = self.keys.intern(rows)
         self.reserve(self.keys.capacity)
-        if self._spill is not None and self._spill.groups and len(self.keys._born) > mark:
+        if self._spill is not None and self._spill.groups and self.keys.births() > mark:
             self.keys.give_birth(self._spill.recall(self.keys.take_births(mark)))
         return ids
+
+    def recall_until(self, most: int) -> None:
+        """See to it that all groups whose watched word is at most `most` are in memory."""
+        if self._spill is not None:
+            self._spill.recall_until(most)
+
+    def least_cold(self) -> int:
+        """No group that is not in memory has less in its watched word."""
+        return min(self._spill.groups.least.values(), default=2**63 - 1) if self._spill is not None else 2**63 - 1
 
     def reserve(self, capacity: int) -> None:
         """Make room for words of ids below `capacity`."""
@@ -160,17 +171,21 @@ class GroupTable(Tiered):
     # -- tiers --------------------------------------------------------------------------------------------------
 
     def use(self, store: ColdStore) -> None:
-        if not self._pinned:
+        if self.key:
             self._spill = Spill(self, self._dependents, store)
 
     def hot_bytes(self) -> int:
         if self._spill is None:
             return 0
-        return self._hot() + sum(d.nbytes() for d in self._dependents) - self.idle_bytes()
+        return self.busy_bytes() + sum(d.nbytes() - d.idle_bytes() for d in self._dependents)
+
+    def busy_bytes(self) -> int:
+        """Of the bytes of hot groups, those of live ones."""
+        by_id = self.words.nbytes + self._stamp.nbytes + self._dirty.nbytes
+        return self.keys.busy_bytes() + int(by_id * self.keys.used_share())
 
     def idle_bytes(self) -> int:
-        own = int(self._hot() * (1 - self.keys.used_share()))
-        return own + sum(d.idle_bytes() for d in self._dependents)
+        return self._hot() - self.busy_bytes() + sum(d.idle_bytes() for d in self._dependents)
 
     def seal(self, share: float) -> bool:
         if self._spill is None or self.hot_bytes() < LEAST:

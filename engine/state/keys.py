@@ -147,6 +147,11 @@ class RowTable:
         """Of the memory by id, what live rows use."""
         return self.count / max(self._live.shape[0], 1)
 
+    def busy_bytes(self) -> int:
+        """Of `nbytes`, those of live rows."""
+        share = self.used_share()
+        return sum(c.busy_bytes(share) for c in self._columns) + int((self._live.nbytes + self._free.nbytes) * share)
+
 
 class KeyTable(RowTable):
     """Rows found by the columns `key` (all by default). NULL is a key like any other; with no key columns all rows are one."""
@@ -292,6 +297,9 @@ class KeyTable(RowTable):
 
     def nbytes(self) -> int:
         return super().nbytes() + self._slots.nbytes + self._hashes.nbytes
+
+    def busy_bytes(self) -> int:
+        return super().busy_bytes() + self._slots.nbytes + int(self._hashes.nbytes * self.used_share())
 
 
 def _next_hash(hashes: Hashes) -> Hashes:

@@ -154,7 +154,8 @@ class OrderedRows(Segmented):
 
     def idle_bytes(self) -> int:
         """Bytes held for rows to come."""
-        return int((self.nbytes() - self._cold_bytes()) * (1 - self.table.keys.used_share()))
+        index = self._index.nbytes() if self._index is not None else 0
+        return self.table.idle_bytes() + int(index * (1 - self.table.keys.used_share()))
 
     def cold_segments(self) -> list[Segment]:
         return list(self.cold.segments.values()) if self.cold is not None else []

@@ -22,6 +22,7 @@ from forebay.engine.state.rows import Ids
 from forebay.engine.state.times import NEVER, time_of
 from forebay.kernels import cold as kernels
 from forebay.kernels.cold import ENTRY, HEAD, LANES, SLACK
+from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
 BLOCK = 4096
@@ -78,6 +79,11 @@ class Segment:
         self.places = Addresses(number, self.fences.shape[0])
         self.step = max(1, LOADED * self.fences.shape[0] // max(self.nbytes_on_disk, 1))
         """Blocks to read at a time."""
+        self.chunks: Ids | None = None
+        """The chunks of 64K ids that its rows have; not known of a segment that was opened again."""
+        self.asked = 0
+        """Hashes that were looked for; `passed` of them the filter let through."""
+        self.passed = 0
 
     def nbytes(self) -> int:
         """Bytes of memory."""
@@ -87,6 +93,8 @@ class Segment:
         """(index of the hash, row of the segment) of every row with one of the hashes, in pieces."""
         picked = np.empty(hashes.shape[0], np.int64)
         picked = picked[: kernels.filter_test(hashes, self.filter, picked)]
+        self.asked += hashes.shape[0]
+        self.passed += picked.shape[0]
         if not picked.shape[0]:
             return
         first, last = np.empty_like(picked), np.empty_like(picked)
@@ -136,6 +144,7 @@ class Builder:
         self._time = time
         self._sample: list[Ids] = []
         self._oldest, self._newest = NEVER, -NEVER
+        self._chunks: Ids = np.zeros(0, np.int64)
 
     def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         """Append rows whose hashes ascend, and are not below those of earlier pieces."""
@@ -168,7 +177,9 @@ class Builder:
         head += b" " * (-(len(head) + 4) % 8)
         footer = len(head).to_bytes(4, "little") + head + fences.tobytes() + self._filter.tobytes()
         self._writer.finish(footer)
-        return Segment(self.number, footer)
+        segment = Segment(self.number, footer)
+        segment.chunks = self._chunks
+        return segment
 
     def abandon(self) -> None:
         """Forget the segment."""
@@ -196,6 +207,7 @@ class Builder:
         data, ends = self._encode(rows, hashes, ids, first, counts)
         self._writer.put(data, ends)
         self._fences.append(hashes[first])
+        self._chunks = np.union1d(self._chunks, ids >> SHIFT)
         self._rows += rows.num_rows
         self._bytes += int(ends[-1])
 

@@ -29,17 +29,20 @@ from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_LARGE = 8 << 20
 
 
 def grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
     """The array, or a copy of it with room for at least `size` rows, of which new ones hold `fill`.
 
-    Zeroed memory stays untouched until it is used, and numpy asks for huge pages for it; remapping in place gets neither.
+    Large arrays grow by half, smaller ones double. Zeroed memory stays untouched until it is used, and numpy asks for huge
+    pages for it; remapping in place gets neither.
     """
     have = array.shape[0]
     if size <= have:
         return array
-    larger = np.zeros((max(size, 2 * have, 64), *array.shape[1:]), array.dtype)
+    more = have // 2 if array.nbytes > _LARGE else have
+    larger = np.zeros((max(size, have + more, 64), *array.shape[1:]), array.dtype)
     larger[:have] = array
     if fill:
         larger[have:] = fill
@@ -105,6 +108,10 @@ class Column(ABC):
 
     @abstractmethod
     def nbytes(self) -> int: ...
+
+    def busy_bytes(self, share: float) -> int:
+        """Of these, those of live values, if that share of the slots is in use."""
+        return int(self.nbytes() * share)
 
     @abstractmethod
     def _put(self, ids: Ids, array: pa.Array) -> None: ...
@@ -184,7 +191,9 @@ class _Text(Column):
     def squeeze(self, live: Ids) -> None:
         lengths = self._lengths[live]
         ends = np.cumsum(lengths)
-        heap = np.empty(int(ends[-1]) if live.shape[0] else 0, np.uint8)
+        size = int(ends[-1]) if live.shape[0] else 0
+        # what lived before will live again: untouched room for it costs nothing, growing step by step would copy
+        heap = np.zeros(self._heap.shape[0] if 4 * size > self._heap.shape[0] else 2 * size, np.uint8)
         places = ends - lengths
         for part in range(0, live.shape[0], 1 << 16):  # int32 offsets within a part
             ids = live[part : part + (1 << 16)]
@@ -192,10 +201,13 @@ class _Text(Column):
             offsets = (places[part : part + ids.shape[0]] - start).astype(np.int32)
             kernels.copy_text(self._places[ids], self._lengths[ids], self._heap, offsets, heap[start:stop])
         self._places[live] = places
-        self._heap, self._size, self._dead = heap, heap.shape[0], 0
+        self._heap, self._size, self._dead = heap, size, 0
 
     def nbytes(self) -> int:
-        return self._places.nbytes + self._lengths.nbytes + self._heap.nbytes
+        return self._places.nbytes + self._lengths.nbytes + self._size
+
+    def busy_bytes(self, share: float) -> int:
+        return int((self._places.nbytes + self._lengths.nbytes) * share) + self._size - self._dead
 
 
 class _Rare(Column):

@@ -23,21 +23,25 @@ import pyarrow as pa
 from forebay.engine.consolidate import same_values
 from forebay.engine.errors import StateError
 from forebay.engine.state.arrays import Mask, hash_rows
-from forebay.engine.state.cold import ColdRows, Deaths
+from forebay.engine.state.cold import NONE, ColdRows, Deaths
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.segment import Builder, Hashes, Segment
+from forebay.kernels.rows import SHIFT
 
 if TYPE_CHECKING:
     from forebay.engine.state.groups import GroupTable
 
 Ids = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int64]
-_SLICE = 1 << 16
-"""Rows written in one step."""
+_STEP, _STEPS = 4 << 20, 6
+"""Bytes written at a time, about, and how many times between two epochs: what comes in meanwhile needs room, too."""
+MOST_SEGMENTS = 12
 MOST = 1 << 21
 """Groups of one eviction: what is sorted at once."""
 _SAMPLE = 1 << 14
+_DEAD = 1 << 14
+"""Dead rows that may stay however few are alive."""
 _PART = b"part"
 COLD_PART = b"cold"
 _NOTE = b"note"
@@ -79,12 +83,29 @@ class ColdTable(ColdRows):
         self.dead = dead if dead is not None else self.dead
         self.live = 0
         """Rows whose id is not dead."""
+        self.least: dict[int, int] = {}
+        """By segment, for a table that watches a word: no live row of it has less."""
         self._table = table
         self._noted = b""
 
+    def maintain(self, held: Ids = NONE) -> bool:
+        before = list(self.segments)
+        merging = super().maintain(held)
+        merged = [n for n in before if n not in self.segments and n in self.least]
+        if merged:
+            least = min(self.least.pop(n) for n in merged)
+            self.least.update({n: least for n in self.segments if n not in before})
+        return merging
+
+    def _to_merge(self) -> list[Segment]:
+        """As by size; all of them when dead rows are the greater part."""
+        mostly_dead = self.rows() > 2 * self.live + _DEAD
+        return super()._to_merge() or (list(self.segments.values()) if mostly_dead else [])
+
     def note(self, full: bool, **more: int) -> list[pa.RecordBatch]:
         """What a checkpoint has to say of these rows, if it was not said before."""
-        note = json.dumps({"segments": list(self.segments), "live": self.live, **more}).encode()
+        least = [self.least.get(n) for n in self.segments]
+        note = json.dumps({"segments": list(self.segments), "live": self.live, "least": least, **more}).encode()
         if note == self._noted and not full:
             return []
         self._noted = note
@@ -117,6 +138,8 @@ class Spill:
             dependent.cold = ColdTable(dependent.table, store, self.groups.dead)
         self._next = 1
         """The next cold id."""
+        self._opened = 0
+        """Segments of an earlier process have ids below."""
         self._killed: list[Ids] = []
         self._eviction: _Eviction | None = None
 
@@ -152,26 +175,50 @@ class Spill:
 
     def step(self, stamps: Ids) -> bool:
         """One step of eviction and of merging; False if there was nothing to do."""
-        merged = [table.maintain() for table in self.tables()]
+        merging = self._merge()
         if self._eviction is None:
-            return any(merged)
-        if self._eviction.step(stamps):
-            self._finish(self._eviction, stamps)
-            self._eviction = None
+            return merging
+        for _ in range(_STEPS):
+            self._write(stamps)
         return True
+
+    def _merge(self) -> bool:
+        """A step of merging each table; several where segments have become many, for what is evicted has to be kept up with."""
+        tables, worked = self.tables(), False
+        merges = sum(t.merges for t in tables)
+        for table in tables:
+            steps = _STEPS if len(table.segments) > MOST_SEGMENTS else 1
+            while steps and table.maintain():
+                steps, worked = steps - 1, True
+        if sum(t.merges for t in tables) > merges:
+            self._forget_deaths()
+        return worked
+
+    def _forget_deaths(self) -> None:
+        """Merging has left out dead rows: nobody asks for the deaths of ids that no segment has."""
+        before = np.arange((self._opened >> SHIFT) + 1)
+        segments = [s for table in self.tables() for s in table.segments.values()]
+        chunks = [before if s.chunks is None else s.chunks for s in segments]
+        self.groups.dead.keep(np.unique(np.concatenate([np.zeros(0, np.int64), *chunks])))
 
     def finish(self, stamps: Ids) -> None:
         """All that is left of the eviction under way."""
         while self._eviction is not None:
-            if self._eviction.step(stamps):
-                self._finish(self._eviction, stamps)
-                self._eviction = None
+            self._write(stamps)
+
+    def _write(self, stamps: Ids) -> None:
+        if self._eviction is not None and self._eviction.step(stamps):
+            self._finish(self._eviction, stamps)
+            self._eviction = None
 
     def _finish(self, done: _Eviction, stamps: Ids) -> None:
         """What was written leaves memory; groups touched meanwhile stay, and what was written of them is dead."""
         stays = stamps[done.ids] >= done.since
         gone = done.ids[~stays]
         self._die(done.cold_ids[stays])
+        if self._table.watched is not None:
+            least = int(self._table.words[gone, self._table.watched].min(initial=2**63 - 1))
+            self.groups.least.update({s.number: least for cold, s in done.segments if cold is self.groups and s.rows})
         self.groups.live += gone.shape[0]
         for part in done.parts[1:]:
             keep = ~stays[part.place]
@@ -212,11 +259,37 @@ class Spill:
             dead.append(cold_ids)
         if came:
             places, cold_ids = np.concatenate(came), np.concatenate(dead)
-            for dependent in self._dependents:
-                self._recall_rows(dependent, hashes[places], cold_ids, ids[places])
-            self.groups.live -= cold_ids.shape[0]
-            self._die(cold_ids)
+            self._came(hashes[places], cold_ids, ids[places])
         return ids[wanted]
+
+    def recall_until(self, most: int) -> None:
+        """Make the groups hot whose watched word is at most that."""
+        for number, segment in list(self.groups.segments.items()):
+            if self.groups.least[number] > most:
+                continue
+            left = 2**63 - 1
+            for handles in self.groups.scan([segment]):
+                left = min(left, self._recall_piece(handles, most))
+            self.groups.least[number] = left
+
+    def _recall_piece(self, handles: Ids, most: int) -> int:
+        """Recall those of some groups that are due; the least watched word of the others."""
+        assert self._table.watched is not None
+        handles = handles[~self.groups.dead.test(self.groups.ids(handles))]
+        column = len(self._keys.schema) + self._table.watched
+        watched = self.groups.gather(handles, [column]).column(0).to_numpy()
+        due = handles[watched <= most]
+        if due.shape[0]:
+            rows, words = self.groups.unpack(due)
+            self._came(hash_rows(rows, self._keys.key), self.groups.ids(due), self._table.admit(rows, words))
+        return int(watched[watched > most].min(initial=2**63 - 1))
+
+    def _came(self, hashes: Hashes, cold_ids: Ids, groups: Ids) -> None:
+        """Cold groups are hot: their rows follow, and they die as cold ones."""
+        for dependent in self._dependents:
+            self._recall_rows(dependent, hashes, cold_ids, groups)
+        self.groups.live -= cold_ids.shape[0]
+        self._die(cold_ids)
 
     def _recall_rows(self, dependent: Dependent, hashes: Hashes, cold_ids: Ids, groups: Ids) -> None:
         """The rows of groups that were cold as `cold_ids`."""
@@ -273,7 +346,7 @@ class Spill:
             else:
                 self.groups.dead.set(batch.column(0).to_numpy())
         if note is not None:
-            self._next = note["next"]
+            self._next = self._opened = note["next"]
             open_cold(self.groups, note)
 
 
@@ -298,6 +371,7 @@ def open_cold(cold: ColdTable | None, note: dict[str, Any]) -> None:
         raise StateError("a checkpoint has cold state, and there is no store for it")
     cold.open(note["segments"])
     cold.live = note["live"]
+    cold.least = {n: least for n, least in zip(note["segments"], note["least"]) if least is not None}
 
 
 def _same(mine: pa.RecordBatch, other: pa.RecordBatch, key: Sequence[int]) -> Mask:
@@ -318,6 +392,8 @@ class _Part:
         self.place = place
         self.dependent = dependent
         self.builder: Builder | None = None
+        self.step = max(1, _STEP * ids.shape[0] // max(table.busy_bytes(), 1)) if ids.shape[0] else 1
+        """Rows to write at a time."""
 
 
 class _Eviction:
@@ -341,20 +417,20 @@ class _Eviction:
             self.parts.append(_Part(dependent.table, dependent.cold, rows[order], places[order], dependent))
         self._part = 0
         self._at = 0
-        self._segments: list[tuple[ColdTable, Segment]] = []
+        self.segments: list[tuple[ColdTable, Segment]] = []
 
     def step(self, stamps: Ids) -> bool:
         """Write one slice; True when that was the last."""
         part = self.parts[self._part]
         if part.builder is None and part.ids.shape[0]:
             part.builder = part.cold.builder(part.ids.shape[0])
-        piece = slice(self._at, self._at + _SLICE)
+        piece = slice(self._at, self._at + part.step)
         place = part.place[piece]
         untouched = stamps[self.ids[place]] < self.since  # a row of a touched group may be gone, and its id another's
         place = place[untouched]
         if place.shape[0] and part.builder is not None:
             part.builder.add(part.cold.pack(part.ids[piece][untouched]), self.hashes[place], self.cold_ids[place])
-        self._at += _SLICE
+        self._at += part.step
         if self._at >= part.ids.shape[0]:
             self._end_part(part)
         return self._part == len(self.parts)
@@ -363,10 +439,10 @@ class _Eviction:
         if part.builder is not None:
             segment = part.builder.finish()
             part.builder = None
-            self._segments.append((part.cold, segment))
+            self.segments.append((part.cold, segment))
         self._part, self._at = self._part + 1, 0
         if self._part == len(self.parts):
-            for cold, written in self._segments:
+            for cold, written in self.segments:
                 if written.rows:
                     cold.add(written)
                 else:
@@ -377,5 +453,5 @@ class _Eviction:
         for part in self.parts:
             if part.builder is not None:
                 part.builder.abandon()
-        for cold, segment in self._segments:
+        for cold, segment in self.segments:
             cold.store.forget(segment.places)

@@ -1,4 +1,4 @@
-"""The command line: `forebay sql`, `run`, `jobs`, `restore`, `demo`. The engine is loaded by the commands that need it, not by --help."""
+"""The command line: `forebay sql`, `run`, `jobs`, `restore`, `demo`. Commands load the engine if they need it, --help never."""
 
 from __future__ import annotations
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import forebay
@@ -33,6 +35,7 @@ def _prompt(connect: Callable[[], Session], output: Output) -> None:
     is to be restored or kernels are compiled, some."""
     from forebay.cli.repl import Repl
 
+    signal.signal(signal.SIGTERM, _terminated)  # unlike Ctrl-C it ends the session
     with ThreadPoolExecutor(1, "forebay-opening") as behind:
         opening = behind.submit(connect)
         try:
@@ -40,6 +43,10 @@ def _prompt(connect: Callable[[], Session], output: Output) -> None:
         finally:
             if opening.exception() is None:
                 opening.result().close()
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def run_script(con: Session, text: str, output: Output, *, stop_at_error: bool = False, timing: bool = False) -> bool:

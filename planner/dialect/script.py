@@ -18,6 +18,7 @@ from forebay.engine.errors import SqlError, nearest
 from forebay.planner import statements as st
 from forebay.planner.dialect.definitions import columns_of, create_table, hint_options, property_options
 from forebay.planner.dialect.flink import Flink, FlinkParser
+from forebay.planner.hints import comment_options
 
 SHOWN = (
     "MATERIALIZED VIEWS",
@@ -54,6 +55,9 @@ def parse(script: str) -> list[st.Statement]:
         line = script.count("\n") + 1
         raise SqlError("the text cannot be read", sql=script, line=line, column=1, detail=str(error)) from error
     return [_Reader(script, chunk).statement() for chunk in _split(tokens)]
+
+
+_LAST_HINT = re.compile(r"\s*/\*\+.*?\*/", re.DOTALL)
 
 
 def parse_expression(text: str) -> exp.Expression:
@@ -102,8 +106,10 @@ class _Reader:
         self.parser = FlinkParser(dialect=Flink(), error_level=ErrorLevel.IMMEDIATE)
         self._load(tokens)
         first, last = tokens[0], tokens[-1]
+        hint = _LAST_HINT.match(script, last.end + 1)  # no token of its own, and yet part of the statement
+        self.ends = hint.end() if hint is not None else last.end + 1
         self.place = {
-            "sql": script[first.start : last.end + 1],
+            "sql": script[first.start : self.ends],
             "line": script.count("\n", 0, first.start) + 1,
             "column": first.start - (script.rfind("\n", 0, first.start) + 1) + 1,
         }
@@ -268,13 +274,15 @@ class _Reader:
         return self._create_view(parsed, start_of_query)
 
     def _create_savepoint(self) -> st.CreateSavepoint:
-        self.need("CREATE", "SAVEPOINT")
+        self.need("CREATE")
+        self.need("SAVEPOINT")
         name = self.quoted_or_name()
         location = self.text() if self.take("TO") else None
         return st.CreateSavepoint(name=name, location=location, **self.place)
 
     def _restore(self) -> st.RestoreSavepoint:
-        self.need("RESTORE", "SAVEPOINT")
+        self.need("RESTORE")
+        self.need("SAVEPOINT")
         return st.RestoreSavepoint(name=self.quoted_or_name(), **self.place)
 
     def _query_start(self) -> Token | None:
@@ -302,7 +310,7 @@ class _Reader:
         common: dict[str, Any] = {
             "name": ".".join(p.name for p in table.parts),
             "query": parsed.expression,
-            "query_sql": self.script[start.start : self.tokens[-1].end + 1],
+            "query_sql": self.script[start.start : self.ends],
             "columns": tuple(c.name for c in schema.expressions) if schema is not None else (),
             "if_not_exists": bool(parsed.args.get("exists")),
             "comment": comment,
@@ -375,6 +383,7 @@ class _Reader:
         self.need("INTO")
         self.take("TABLE")
         target = self.name()
+        comments = self.parser._prev_comments or ()
         hint = self.guarded(self.parser._parse_table_hint)
         columns: list[str] = []
         if self.word() == "(" and self.parser._next and self.parser._next.text.upper() not in ("SELECT", "WITH"):
@@ -387,6 +396,8 @@ class _Reader:
             raise self.fail("expected SELECT or VALUES")
         query = self.guarded(self.parser._parse_statement)
         options = hint_options(hint.expressions) if hint is not None else {}
+        for comment in comments:
+            options |= comment_options(comment)
         return st.Insert(target=target, query=query, columns=tuple(columns), options=options, **self.place)
 
     def _statement_set(self) -> st.Statement:

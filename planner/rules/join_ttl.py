@@ -21,7 +21,9 @@ def join_ttl(node: Node) -> Node | None:
     right, right_ttl = _without_hint(node.right)
     if left_ttl is None and right_ttl is None:
         return None
-    return replace(node, left=left, right=right, ttl=(left_ttl or node.ttl[0], right_ttl or node.ttl[1]))
+    old_left, old_right = node.ttl
+    ttl = (old_left if left_ttl is None else left_ttl, old_right if right_ttl is None else right_ttl)
+    return replace(node, left=left, right=right, ttl=ttl)
 
 
 def drop_hint(node: Node) -> Node:

@@ -65,7 +65,7 @@ QUERIES = {
 """Queries, and how many of their first columns are a key of the result."""
 
 
-def wait_for(done: Callable[[], Any], seconds: float = 60) -> None:
+def wait_for(done: Callable[[], Any], seconds: float = 300) -> None:
     """Until `done()` is true."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -98,6 +101,27 @@ def test_run_is_terminated_with_a_last_checkpoint(tmp_path: Path) -> None:
     assert "last checkpoint" in errors
     with forebay.connect(tmp_path / "w", resume=False) as con:
         assert con.sql("SELECT n FROM v").fetchall()[0][0] > 0
+
+
+def test_a_prompt_that_is_terminated_leaves_with_a_last_checkpoint(tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "forebay", "sql", str(tmp_path / "w")]
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={**os.environ, "TERM": "dumb"}) as process:
+        os.close(end)
+        os.write(terminal, b"CREATE TABLE t (a INT);\r")
+        os.write(terminal, b"INSERT INTO t VALUES (1);\r")
+        shown = b""
+        while b"1 rows changed" not in shown:
+            shown += os.read(terminal, 65536)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while os.read(terminal, 65536):
+                pass
+        assert process.wait() == 128 + signal.SIGTERM
+    os.close(terminal)
+    assert list((tmp_path / "w" / "checkpoints").glob("manifest-*"))
+    with forebay.connect(tmp_path / "w", resume=False) as con:
+        assert con.sql("SELECT * FROM t").fetchall() == [(1,)]
 
 
 def test_jobs_of_no_warehouse(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import forebay.connectors.kafka.sink  # noqa: F401 - it has kill points
 from forebay.connectors import default_registry
-from forebay.engine.connector import is_secret
 from forebay.engine.errors import OptionError
 from forebay.engine.files import KILL_POINTS
+from forebay.engine.secrets import is_secret
 
 REGISTRY = default_registry()
 

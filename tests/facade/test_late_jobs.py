@@ -27,6 +27,23 @@ def test_a_job_made_after_a_restart_reads_from_the_start(tmp_path: Path) -> None
             assert con.warehouse.driver.wait(lambda s=shown: con.sql(s).fetchall() == [(4, 16)], 30)
 
 
+def test_a_job_that_has_caught_up_goes_on_from_there_after_a_restart(tmp_path: Path) -> None:
+    """The scan of its own that it began with is gone by then."""
+    with forebay.connect(tmp_path) as con:
+        con.execute(TABLES)
+        driver = con.warehouse.driver
+        assert driver.wait(lambda: con.sql("SELECT n FROM first").fetchall() == [(3,)], 30)
+        con.execute("CREATE MATERIALIZED VIEW second AS SELECT COUNT(*) AS n, SUM(n) AS total FROM numbers")
+        assert driver.wait(lambda: con.sql("SELECT * FROM second").fetchall() == [(3, 6)], 30)
+        assert driver.wait(lambda: sum(node.scan is not None for node in driver.flow.order) == 1, 30)
+    with forebay.connect(tmp_path) as con:
+        con.execute("INSERT INTO numbers VALUES (10)")
+        driver = con.warehouse.driver
+        assert driver.wait(lambda: con.sql("SELECT * FROM first").fetchall() == [(4, 16)], 30)
+        assert driver.wait(lambda: con.jobs["second"].metrics()["lag"] == 0, 30)
+        assert con.sql("SELECT * FROM second").fetchall() == [(4, 16)]
+
+
 def test_a_view_that_no_checkpoint_knows_is_built_from_the_restored_tables(tmp_path: Path) -> None:
     tables = """
     CREATE TABLE t (k INT, v INT, PRIMARY KEY (k) NOT ENFORCED);

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from sqlglot import exp
 
+import forebay
 from forebay.connectors import topiclog
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, ColumnSpec, Fetched, TableSpec
+from forebay.engine.runtime import deadletters
 from forebay.planner import binder
 from forebay.planner.assign import assigned
 from forebay.planner.dialect.script import parse
@@ -154,6 +156,20 @@ def test_the_options_of_the_page_are_known() -> None:
 @pytest.mark.parametrize("insert", [s for s in STATEMENTS if isinstance(s, Insert)], ids=lambda s: s.target)
 def test_the_queries_of_the_page_bind_and_fit(insert: Insert) -> None:
     relations = [binder.Relation(s.name, spec(s.name).schema()) for s in STATEMENTS if isinstance(s, CreateTable)]
+    relations.append(binder.Relation(deadletters.NAME, deadletters.SCHEMA))
     plan = binder.Binder(TinyCatalog(*relations)).bind(insert.query, insert.sql)
     target = pa.schema([f for f, c in zip(spec(insert.target).schema(), spec(insert.target).columns) if not c.virtual])
     assert assigned(plan, insert.target, target, None, insert.sql).schema.names == target.names
+
+
+def test_the_page_runs_as_it_stands() -> None:
+    with forebay.connect() as con:
+        con.execute(";\n".join(s.sql for s in STATEMENTS))
+        con.execute("CREATE MATERIALIZED VIEW cities AS SELECT id, city FROM orders")
+        con.execute("INSERT INTO binlog_messages VALUES ('{\"database\": ')")
+
+        def shown() -> bool:
+            good = con.sql("SELECT id, city FROM cities").fetchall() == [(1, "Berlin")]
+            return good and con.sql("SELECT * FROM bad_by_topic").fetchall() == [("binlog", 1)]
+
+        assert con.warehouse.driver.wait(shown, 30), con.execute("SHOW DEAD LETTERS").fetchall()

@@ -125,7 +125,7 @@ def test_what_is_written_is_read_back(name: str, values: list[dict[str, Any]], d
     assert not decoded.dead and not decoded.unknown_fields
     assert decoded.batch.weight_array().tolist() == signs
     for column in SCHEMA.names:
-        assert str(decoded.batch.rows.column(column)) == str(given_batch.rows.column(column))
+        assert str(decoded.batch.rows.column(column).to_pylist()) == str(given_batch.rows.column(column).to_pylist())
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ def test_memory_returns(broker: Broker) -> None:
 # -- records ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kafka
 def test_which_way_is_taken_by_a_sink(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     broker.create_topic("ways")
     head = ColumnSpec("h", pa.map_(pa.string(), pa.binary()), metadata="headers")
@@ -207,6 +208,7 @@ def test_which_way_is_taken_by_a_sink(broker: Broker, monkeypatch: pytest.Monkey
 
     assert way(ID) is DirectDispatch
     assert way(ID, head) is ClientDispatch
+    assert way(ID, properties_sasl_mechanism="OAUTHBEARER") is ClientDispatch
     monkeypatch.setattr(direct, "ENABLED", False)
     assert way(ID) is ClientDispatch
 

@@ -14,7 +14,7 @@ from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.state import Segmented, Tiered
 from forebay.engine.state.arrangement import Arrangement
 from tests.oracle.harness import Oracle, bag, changes, create
-from tests.oracle.test_nexmark import events, total_order, views
+from tests.oracle.test_nexmark import events, test_windows_over_a_whole_stream, total_order, views
 from tests.planner import nexmark, tpch
 from tests.state.test_tiers import close_chunk
 
@@ -86,3 +86,9 @@ def test_nexmark_over_cold_groups(tmp_path: Path) -> None:
         for name in names:
             shown = again.shown(f"v_{name}")
             assert shown == bag(con.sql(total_order(nexmark.QUERIES[name])).fetchall()), name
+
+
+@pytest.mark.parametrize("name", ["q5", "q7"])
+def test_windows_over_cold_groups(name: str) -> None:
+    """Groups of a window are found when it closes, wherever they are."""
+    test_windows_over_a_whole_stream(name)

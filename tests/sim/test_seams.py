@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import forebay.connection  # noqa: F401 - and all that has kill points
+import forebay.connection
+import forebay.connectors.kafka.sink  # noqa: F401 - these are all that have kill points
 from forebay.connectors import default_registry
 from forebay.engine.files import KILL_POINTS
 

@@ -91,10 +91,17 @@ def test_rows_and_probes_are_those_of_updates(
         found = []
         for side in (goal, other):
             pairs = side.probe(wanted, key, side.new(1), nulls_match=nulls)
-            found.append(sorted(repr((int(p), r)) for places, ids in pairs for p, r in zip(places, side.rows_at(ids).to_pylist())))
+            found.append(
+                sorted(
+                    repr((int(p), r)) for places, ids in pairs for p, r in zip(places, side.rows_at(ids).to_pylist())
+                )
+            )
         assert found[0] == found[1]
-    nulls_ = [sorted(map(repr, (r for ids in a.null_keyed(a.new(1)) for r in a.rows_at(ids).to_pylist()))) for a in (goal, other)]
-    assert nulls_[0] == nulls_[1]
+    assert null_keyed(goal) == null_keyed(other)
+
+
+def null_keyed(side: Arrangement) -> list[str]:
+    return sorted(repr(row) for ids in side.null_keyed(side.new(1)) for row in side.rows_at(ids).to_pylist())
 
 
 def test_it_lives_on_like_any_other(store: ColdStore, tmp_path: Path) -> None:

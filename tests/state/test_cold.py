@@ -166,7 +166,7 @@ def test_a_store_is_opened_again_and_collects(tmp_path: Path) -> None:
 
 
 def test_blocks_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.state.coldstore._CACHE", 20_000)
+    monkeypatch.setattr("forebay.engine.state.coldstore.CACHE", 20_000)
     monkeypatch.setattr("forebay.engine.state.segment.LOADED", 12_000)
     store = ColdStore(None)
     cold = ColdRows(SCHEMA, store)

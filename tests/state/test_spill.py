@@ -20,6 +20,7 @@ from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.normalize import LastRows, NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.rank import RankOperator, RankSpec
+from forebay.engine.operators.window import WindowAggregateOperator
 from forebay.engine.state import Segmented, Tiered
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.groups import GroupTable
@@ -31,12 +32,16 @@ SCHEMA = pa.schema(
     [("k", pa.string()), ("d", pa.decimal128(10, 2)), ("f", pa.float64()), ("v", pa.int64()), ("s", pa.string())]
 )
 K, D, F, V, S = range(5)
+DAY_1 = 1_767_225_600_000_000
+"""2026-01-01, in microseconds."""
 
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("spill", "cold"):
-        monkeypatch.setattr(f"forebay.engine.state.{module}._SLICE", 3)
+    monkeypatch.setattr("forebay.engine.state.spill._STEP", 1)
+    monkeypatch.setattr("forebay.engine.state.spill._STEPS", 2)
+    monkeypatch.setattr("forebay.engine.state.spill._DEAD", 5)
+    monkeypatch.setattr("forebay.engine.state.cold._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
     monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
 
@@ -67,6 +72,18 @@ def rank(kind: str, append_only: bool) -> Operator:
     return RankOperator(RankSpec(kind, (K,), order, 1, 2, True, SCHEMA.append(pa.field("r", pa.int64())), append_only))
 
 
+def window() -> Operator:
+    """By window end, which is a key."""
+    calls = (
+        CallSpec("count", (), pa.int64()),
+        CallSpec("count", (1,), pa.int64(), distinct=True),
+        CallSpec("max", (1,), pa.int64()),
+    )
+    schema = pa.schema([WINDOWED.field(2), WINDOWED.field(0), *(pa.field(f"a{i}", pa.int64()) for i in range(3))])
+    return WindowAggregateOperator(AggregateSpec(WINDOWED, (2, 0), calls, schema), 2)
+
+
+WINDOWED = pa.schema([("k", pa.string()), ("v", pa.int64()), ("window_end", pa.timestamp("ms"))])
 OPERATORS: dict[str, tuple[bool, Callable[[], Operator]]] = {
     "distinct": (False, lambda: AggregateOperator(AggregateSpec(SCHEMA, (K, F), (), SCHEMA_KF))),
     "aggregate": (False, lambda: aggregate(False)),
@@ -76,6 +93,7 @@ OPERATORS: dict[str, tuple[bool, Callable[[], Operator]]] = {
     "rank, append-only": (True, lambda: rank("rank", True)),
     "normalize": (False, lambda: NormalizeOperator(SCHEMA, (F, K))),
     "upsert key": (False, lambda: UpsertKeyOperator(SCHEMA, (K, F))),
+    "window": (False, window),
 }
 SCHEMA_KF = pa.schema([SCHEMA.field(K), SCHEMA.field(F)])
 
@@ -119,22 +137,25 @@ def each(operator: Operator, action: str) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_evicting_changes_no_output(name: str) -> None:
     append_only, make = OPERATORS[name]
+    schema = WINDOWED if name == "window" else SCHEMA
     seen = 0
 
     @settings(max_examples=12, deadline=None)
-    @given(history=histories(SCHEMA, append_only, 25), seed=st.integers(0, 2**32))
+    @given(history=histories(schema, append_only, 25), seed=st.integers(0, 2**32))
     def follows(history: list[Any], seed: int) -> None:
         nonlocal seen
         random, store = Random(seed), ColdStore(None)
         hot, cold = make(), use(make(), store)
         saved: dict[str, list[pa.RecordBatch]] = {}
+        watermark = DAY_1
         for epoch in history * 3:
+            watermark += random.randrange(2) * random.randrange(40) * 10**6
             if random.random() < 0.3:
-                cold.process([batches_of(SCHEMA, random.choice(history))], turn())
+                cold.process([batches_of(schema, random.choice(history))], turn(watermark=watermark))
                 each(cold, "rollback")
                 care_for(cold, random)
-            batches = batches_of(SCHEMA, epoch)
-            assert net(cold.process([batches], turn())) == net(hot.process([batches], turn()))
+            batches, now = batches_of(schema, epoch), turn(watermark=watermark)
+            assert net(cold.process([batches], now)) == net(hot.process([batches], now))
             each(cold, "commit")
             each(hot, "commit")
             care_for(cold, random)
@@ -215,9 +236,10 @@ def test_keys_of_one_hash_are_told_apart(store: ColdStore, monkeypatch: pytest.M
         assert table.rows() == len(model)
 
 
-def test_memory_goes_to_other_groups(store: ColdStore) -> None:
+def test_memory_goes_to_other_groups(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids and hash slots of evicted groups are used again: memory follows the hot ones."""
     schema = pa.schema([("k", pa.int64())])
+    monkeypatch.setattr("forebay.engine.state.spill._STEP", 1 << 20)
     table = GroupTable(KeyTable(schema), 4)
     table.use(store)
     sizes = []
@@ -259,3 +281,26 @@ def test_the_oldest_go_first(store: ColdStore) -> None:
     table.finish_sealing()
     assert sorted(table.keys.gather(table.all_ids()).column(0).to_pylist()) == [1, 3]
     assert Batch(next(iter(table._spill.contents()))).num_rows == 2  # type: ignore[union-attr]
+
+
+def test_dead_groups_leave_no_trace(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same groups out and in again, for long: neither segments nor deaths pile up."""
+    monkeypatch.setattr("forebay.engine.state.spill._STEP", 1 << 20)
+    monkeypatch.setattr("forebay.engine.state.cold._SLICE", 1 << 17)
+    schema = pa.schema([("k", pa.int64())])
+    table = GroupTable(KeyTable(schema), 1)
+    table.use(store)
+    rows = pa.RecordBatch.from_pydict({"k": range(20_000)}, schema=schema)
+    for number in range(20):
+        ids = table.intern(rows)
+        table.open(ids)
+        assert (table.words[ids, 0] == number).all()
+        table.words[ids, 0] += 1
+        table.commit()
+        table.seal(1.0)
+        while table.maintain():
+            pass
+    spill = table._spill
+    assert spill is not None
+    assert spill.groups.rows() <= 60_000
+    assert len(spill.groups.dead._bits.chunks) <= 3  # of 6 in all
