@@ -264,8 +264,18 @@ class Dataflow:
         return stuck
 
     def relation(self, name: str) -> Node:
-        """The node of an embedded table or materialized view."""
-        return self.nodes[f"relation/{name}"]
+        """The node of an embedded table or materialized view.
+
+        Raises:
+            StateError: it is not there before its job runs.
+        """
+        found = self.nodes.get(f"relation/{name}")
+        if found is None:
+            raise StateError(
+                f"{name} is not there yet: histories of the tables that it reads are being loaded",
+                hint="SHOW JOBS tells how far that is, and what has failed",
+            )
+        return found
 
     def placements(self) -> dict[str, dict[str, str]]:
         """Per job: the id of the node at each path of its plan, for a checkpoint."""

@@ -151,18 +151,18 @@ def rows_of(schema: pa.Schema, rows: Sequence[Any]) -> pa.Table:
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema)], schema=schema)
 
 
-def tables(root: Path, mode: str, connector: str = "log", options: str = "") -> str:
-    """DDL of the two tables. `options`: of the connector, each with a comma before it."""
+def tables(root: Path, mode: str, connector: str = "log", options: str = "", prefix: str = "") -> str:
+    """DDL of the two tables. `options`: of the connector, each with a comma before it; `prefix`: of the topics' names."""
     history = (
         f"'bootstrap.until' = '{T:%Y-%m-%d %H:%M:%S}', 'bootstrap.partition-keys' = 'dt', 'bootstrap.mode' = '{mode}'"
     )
     return f"""
     CREATE TABLE orders (order_id BIGINT, user_id BIGINT, amount BIGINT, note STRING, updated TIMESTAMP(3),
       PRIMARY KEY (order_id) NOT ENFORCED) WITH (
-      'connector' = 'upsert-{connector}', 'topic' = 'orders', 'key.format' = 'json', 'value.format' = 'json',
+      'connector' = 'upsert-{connector}', 'topic' = '{prefix}orders', 'key.format' = 'json', 'value.format' = 'json',
       'bootstrap.path' = '{root}/orders', 'bootstrap.version' = 'updated', {history} {options});
     CREATE TABLE refunds (refund_id BIGINT, order_id BIGINT, refunded TIMESTAMP(3)) WITH (
-      'connector' = '{connector}', 'topic' = 'refunds', 'format' = 'json',
+      'connector' = '{connector}', 'topic' = '{prefix}refunds', 'format' = 'json',
       'bootstrap.path' = '{root}/refunds', 'bootstrap.time-column' = 'refunded', {history} {options});
     """
 

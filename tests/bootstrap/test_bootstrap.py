@@ -14,9 +14,9 @@ from forebay.connection import Connection
 from tests.bootstrap.orders import QUERIES, T, World, append, expected, settled, tables, wait_for
 
 
-def start(con: Connection, root: Path, mode: str, names: list[str]) -> None:
+def start(con: Connection, root: Path, mode: str, names: list[str], **how: str) -> None:
     """A view, and a job into an upsert topic whose rows another view shows, of each query."""
-    con.execute(tables(root, mode))
+    con.execute(tables(root, mode, **how))
     for name in names:
         query, keys = QUERIES[name]
         con.execute(f"CREATE MATERIALIZED VIEW {name} AS {query}")

@@ -15,7 +15,7 @@ from forebay.connection import Connection
 from forebay.connectors.topiclog import open_store
 from forebay.connectors.topiclog.frames import PLAIN
 from forebay.connectors.topiclog.store import StoreOptions
-from forebay.engine.errors import ConnectorError, OptionError
+from forebay.engine.errors import ConnectorError, OptionError, StateError
 from tests.bootstrap.orders import wait_for
 
 UNTIL = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -131,5 +131,7 @@ def test_options_that_do_not_fit_are_refused_when_the_table_is_made(con: Connect
 def test_without_files_the_job_says_so(con: Connection, tmp_path: Path) -> None:
     con.execute(table(tmp_path))
     con.execute("CREATE MATERIALIZED VIEW v AS SELECT id FROM t")
+    with pytest.raises(StateError, match="v is not there yet"):
+        con.sql("SELECT * FROM v")
     with pytest.raises(ConnectorError, match=r"there is no .*/h"):
         con.jobs["v"].wait()
