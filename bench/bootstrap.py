@@ -82,7 +82,9 @@ def generate(root: Path, orders: int) -> int:
         directory = root / "orders" / f"dt={FIRST + timedelta(days=day)}"
         directory.mkdir(parents=True)
         parts = [(day, 0)] + ([(day - 1, 1)] if day else [])
-        with pq.ParquetWriter(directory / "part-0.parquet", rows(np.zeros(0, np.int64), np.zeros(0, np.int64), 0).schema) as out:
+        with pq.ParquetWriter(
+            directory / "part-0.parquet", rows(np.zeros(0, np.int64), np.zeros(0, np.int64), 0).schema
+        ) as out:
             for of, version in parts:
                 first, end = orders * of // DAYS, orders * (of + 1) // DAYS
                 for at in range(first, end, _PIECE):
@@ -150,7 +152,9 @@ def restart(args: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("bench.bootstrap", description="From a history in Parquet to state, and back after a restart.")
+    made = argparse.ArgumentParser(
+        "bench.bootstrap", description="From a history in Parquet to state, and back after a restart."
+    )
     made.add_argument("--orders", type=int, default=10_000_000)
     made.add_argument("--budget", default="1GB", help="memory budget")
     made.add_argument("--directory", help="where the history and the warehouse go; a temporary one without it")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from forebay.cli.output import Output
-from forebay.session import Session
+
+if TYPE_CHECKING:
+    from forebay.session import Session
 
 _REDRAW = 0.25
 
