@@ -29,6 +29,7 @@ figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.nexmark --source kafka --publish --queries q0,q3,q4,q9,q18,q20 --events 3000000 --json bench/results/nexmark-kafka.json
 	$(BIN)/python -m bench.orders --orders 2000000 --json bench/results/orders.json
 	$(BIN)/python -m bench.month_join --orders 10000000 --budget 1GB --variant plain,late-updates --json bench/results/month_join.json
+	$(BIN)/python -m bench.keyed --budget 128MB --json bench/results/keyed.json
 	$(BIN)/python -m bench.nexmark --source kafka --sink kafka --guarantee at-least-once,exactly-once --publish --durable --queries q0 --events 3000000 --json bench/results/exactly-once.json
 	$(BIN)/python -m bench.wire --json bench/results/wire.json
 	$(BIN)/python -m bench.latency --seconds 30 --json bench/results/latency.json

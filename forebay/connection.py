@@ -144,6 +144,7 @@ class Connection(Session):
         return self._executor.lookup(relation, key)
 
     def register(self, name: str, data: Any) -> None:
+        self._check_open()
         self._executor.register(name, data)
 
     def create_function(self, function: Callable[..., Any]) -> None:
@@ -162,7 +163,12 @@ class Connection(Session):
     def wait(
         self, names: Iterable[str | JobHandle] | str | JobHandle | None = None, timeout: float | None = None
     ) -> bool:
-        wanted = list(self.catalog.jobs) if names is None else names_of(names)
+        self._check_open()
+        given = [names] if isinstance(names, str | JobHandle) else None if names is None else list(names)
+        for name in given or ():
+            if isinstance(name, str) and name not in self.catalog.relations:
+                self.catalog.job(name)
+        wanted = list(self.catalog.jobs) if given is None else names_of(given)
         driver = self.warehouse.driver
         done = driver.wait(lambda: all(self._executor.caught_up(n) for n in wanted), timeout)
         for name in wanted:
@@ -172,6 +178,7 @@ class Connection(Session):
         return done
 
     def checkpoint(self, timeout: float | None = None) -> bool:
+        self._check_open()
         return self.warehouse.driver.checkpoint_now(timeout)
 
     # -- life ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
+from forebay.altering import LOSE, checked, told
 from forebay.bound import as_bound, definitions, rebound
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Option, Registry, check_options
@@ -29,6 +30,7 @@ from forebay.engine.errors import (
 )
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime import deadletters
+from forebay.engine.runtime.alter import compare
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
@@ -39,13 +41,16 @@ from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.engine.types import from_arrow
+from forebay.estimate import explain_state
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
+from forebay.keeping import Keeping
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned, fits
 from forebay.planner.binder import notices
 from forebay.planner.catalog import (
+    STATE_KEEP,
     STATE_TTL,
     Catalog,
     JobDefinition,
@@ -73,6 +78,7 @@ from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
+from forebay.trace import trace
 from forebay.udfs import register_udf
 
 
@@ -122,9 +128,13 @@ class Executor:
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
+        self._keeping = Keeping(self.driver, catalog, relations, registry, self._lowering)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
         self._opened = False
+        self._ids: dict[str, str] = {}
+        """Ids of saved jobs that are being started again."""
+        self.driver.definitions = lambda: {name: job.to_json() for name, job in list(catalog.jobs.items())}
         with self.driver.boundary() as flow:
             flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
@@ -147,11 +157,13 @@ class Executor:
         if value is None:
             return
         restored = self.warehouse.read_checkpoint()
+        jobs = [_as_checkpointed(job, restored) for job in value["jobs"]]
+        self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
-        bound = {job["name"]: job.get("bound", {}) for job in value["jobs"]}
+        bound = {job["name"]: job.get("bound", {}) for job in jobs}
         for ddl in value["relations"]:
             late += self._reopen(parse(ddl)[0], restored, bound)
-        for job in value["jobs"]:
+        for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
@@ -160,6 +172,7 @@ class Executor:
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
+        late += self._keeping.reopen(value.get("kept", ()), restored.placements, restored.scans)
         self.warehouse.load_states()
         for start in late:
             start()
@@ -196,9 +209,7 @@ class Executor:
     def _restart(
         self, name: str, statement: st.Statement, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
-        assert isinstance(statement, st.Insert | st.StatementSet)
-        inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
-        self._start_job(name, statement.sql, inserts, placement, scans)
+        self._start_job(name, statement.sql, _inserts(statement), placement, scans)
 
     def save(self) -> None:
         """Make the catalog durable."""
@@ -342,6 +353,7 @@ class Executor:
             _tables(node),
             (name,),
             definitions(self.catalog, statement.sql),
+            **self._known_id(name),
         )
         self.queries.snapshots.forget(name)
 
@@ -354,9 +366,11 @@ class Executor:
         return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
+        """Without a placement, a checkpoint's, the job is new: its scans begin where their tables say."""
         if self._opened:  # else the job fails by itself, and the others run
             check_gaps(plan)
-        self.driver.attach(name, plan, placement=placement, positions=scans, initial=placement is None)
+        positions = scans if placement is not None else {}
+        self.driver.attach(name, plan, placement=placement, positions=positions, initial=placement is None)
 
     @run.register
     def _drop(self, statement: st.Drop) -> Result:
@@ -368,7 +382,7 @@ class Executor:
                 return Result(message=f"there is no job {name}")
             if name in self.catalog.relations:
                 raise CatalogError(f"{name} is a materialized view", hint=f"DROP MATERIALIZED VIEW {name}")
-            self._job(name)
+            self.catalog.job(name)
             self.remove_job(name)
             return Result(message=f"job {name} dropped")
         if kind == "FUNCTION":
@@ -376,7 +390,9 @@ class Executor:
         if name not in self.catalog.relations and statement.if_exists:
             return Result(message=f"there is no {kind.lower()} {name}")
         found = self.catalog.drop(kind, name)
+        self._keeping.release(name)
         if isinstance(found, MaterializedView) and not found.scheduled:
+            self._keeping.leaving(name)
             self.driver.detach(name)
             del self.catalog.jobs[name]
         elif isinstance(found, MaterializedView) or (isinstance(found, Table) and found.embedded):
@@ -407,6 +423,8 @@ class Executor:
         if changed.name != table.name:
             del self.catalog.relations[table.name]
         self.catalog.relations[changed.name] = changed
+        if changed.name != table.name or changed.options.get(STATE_KEEP.name) != "true":
+            self._keeping.release(table.name)
         message = f"table {table.name} altered" + self._follow_ttl(table, changed)
         self.save()
         return Result(message=message)
@@ -532,11 +550,15 @@ class Executor:
         reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
         writes = tuple(i.target for i in inserts)
         self.catalog.jobs[name] = JobDefinition(
-            name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql)
+            name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql), **self._known_id(name)
         )
         if save:
             self.save()
         return Result(message=f"job {name} started")
+
+    def _known_id(self, name: str) -> dict[str, str]:
+        """The id of a job that is started again; a new job gets its own."""
+        return {"id": self._ids.pop(name)} if name in self._ids else {}
 
     def _job_plan(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
         lowering = self._lowering(*nodes)
@@ -569,18 +591,58 @@ class Executor:
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
+        self._keeping.leaving(name)
         self.driver.detach(name)
         self.catalog.jobs.pop(name, None)
         self.save()
 
-    def _job(self, name: str) -> JobDefinition:
-        if name not in self.catalog.jobs:
-            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
-        return self.catalog.jobs[name]
+    @run.register
+    def _alter_job(self, statement: st.AlterJob) -> Result:
+        """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
+        with self.driver.boundary():
+            plan, former, lose, reads = self._alteration(statement)
+            found, difference = self.driver.alter(job.name, plan, former, lose=lose)
+            sql = statement.body.sql
+            found.respelled = sql.split() != job.sql.split()
+            self.catalog.jobs[job.name] = replace(
+                job,
+                sql=sql,
+                reads=reads,
+                writes=tuple(i.target for i in inserts),
+                bound=definitions(self.catalog, sql),
+            )
+        self.driver.savepoint(lambda checkpoint: None)
+        self.save()
+        return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
+
+    def _alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
+        """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
+        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
+        if job.name in self.catalog.relations:
+            raise CatalogError(
+                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+            )
+        append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
+        lose, difference = checked(statement.options, any(append))
+        nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
+        plan = self._job_plan(job.name, inserts, nodes)
+        reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
+        former = None
+        if difference:
+            with as_bound(self.catalog, self.registry, self.relations, job.bound):
+                before = _inserts(parse(job.sql)[0])
+                former = self._job_plan(
+                    job.name, before, [self._assigned(i, self.catalog.table(i.target)) for i in before]
+                )
+        return plan, former, lose, reads
+
+    def _appends(self, table: Table, insert: st.Insert) -> bool:
+        return not table.embedded and self.relations.sink_changelog(table, insert.options) is Changelog.APPEND
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
-        self._job(statement.name)
+        self.catalog.job(statement.name)
         if statement.action == "RESUME":
             self.driver.resume(statement.name)
             return Result(message=f"job {statement.name} resumed")
@@ -793,9 +855,51 @@ class Executor:
                 text = explain(self._sink_node(inner), self.relations)
             case st.StatementSet():
                 text = "\n".join(explain(self._sink_node(i), self.relations) for i in inner.inserts)
+            case st.AlterJob():
+                text = self._explain_alter(inner)
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
+
+    @run.register
+    def _explain_state(self, statement: st.ExplainState) -> Result:
+        inner = statement.statement
+        with self.driver.boundary() as flow:
+            match inner:
+                case st.CreateMaterializedView():
+                    node = self._bind(inner.query, inner.sql)
+                    plan = self._lowering(node).view(inner.name, node)
+                case st.Query():
+                    node = self._bind(inner.query, inner.sql)
+                    ignore = StreamOutlet(lambda batches: None, lambda: None)
+                    plan = JobPlan((self._lowering(node).output("query", node, lambda: ignore),))
+                case st.Insert() | st.StatementSet():
+                    inserts = _inserts(inner)
+                    nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
+                    plan = self._job_plan("job", inserts, nodes)
+                case _:
+                    raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
+            job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
+            return explain_state(flow, job, plan)
+
+    @run.register
+    def _trace_job(self, statement: st.TraceJob) -> Result:
+        self.catalog.job(statement.name)
+        with self.driver.boundary() as flow:
+            return trace(flow, statement.name, statement.values)
+
+    def _explain_alter(self, statement: st.AlterJob) -> str:
+        with self.driver.boundary() as flow:
+            plan, former, lose, _ = self._alteration(statement)
+            found = compare(flow, statement.name, plan)
+            found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
+            whole = compare(flow, statement.name, plan, whole=True)
+            known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
+        lines = told(found, known)
+        if found.lost and not lose:
+            lines[-1] = f"refused without '{LOSE}' = 'true'"
+        plans = "\n".join(explain(self._sink_node(i), self.relations) for i in _inserts(statement.body))
+        return "\n".join(lines) + "\n\n" + plans
 
     def _sink_node(self, insert: st.Insert) -> SinkNode:
         """An INSERT's plan down to its table."""
@@ -875,6 +979,26 @@ def _catalog_of(saved: bytes) -> dict[str, Any]:
             hint="put a copy of catalog.json in its place",
         ) from error
     return value
+
+
+def _as_checkpointed(job: dict[str, Any], restored: Restored) -> dict[str, Any]:
+    """A saved job as the checkpoint knows it, whose state it has.
+
+    A change that came after the checkpoint was never acknowledged; another job of the name has nothing to do with that state.
+    """
+    known = restored.definitions.get(job["name"])
+    if known is None or job["name"] not in restored.placements:
+        return job
+    if job.get("id", known["id"]) != known["id"]:
+        restored.placements = {name: placed for name, placed in restored.placements.items() if name != job["name"]}
+        return job
+    return dict(known)
+
+
+def _inserts(statement: st.Statement) -> tuple[st.Insert, ...]:
+    """The INSERTs of a job's statement."""
+    assert isinstance(statement, st.Insert | st.StatementSet)
+    return statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
 
 
 def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import ConnectorError, ForebayError
+from forebay.engine.errors import ConnectorError, DataError, ForebayError
 from forebay.engine.types import from_arrow
 
 
@@ -210,7 +210,11 @@ def changes(batch: Batch) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def as_table(data: Any) -> pa.Table:
-    """An Arrow, pandas or Polars object as an Arrow table."""
+    """An Arrow, pandas or Polars object as an Arrow table.
+
+    Raises:
+        DataError: it is something else.
+    """
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, pa.RecordBatch):
@@ -219,4 +223,6 @@ def as_table(data: Any) -> pa.Table:
         return data.to_arrow()
     if hasattr(data, "__arrow_c_stream__"):
         return pa.table(data)
+    if not hasattr(data, "columns"):
+        raise DataError(f"a {type(data).__name__} is no table", hint="give an Arrow, pandas or Polars object")
     return pa.Table.from_pandas(data, preserve_index=False)

@@ -89,15 +89,20 @@ class SnapshotQueries:
         Raises:
             CatalogError: the key does not fit the columns.
         """
-        values = key if isinstance(key, Mapping) else dict(zip(primary_key, key if isinstance(key, tuple) else (key,)))
-        if set(values) != set(primary_key):
-            raise CatalogError(f"the key of {name} is ({', '.join(primary_key)})", detail=f"given: {key!r}")
+        wrong = CatalogError(f"the key of {name} is ({', '.join(primary_key)})", detail=f"given: {key!r}")
+        given = key if isinstance(key, tuple) else (key,)
+        values = key if isinstance(key, Mapping) else dict(zip(primary_key, given))
+        if set(values) != set(primary_key) or len(given) > len(primary_key):
+            raise wrong
         with self._driver.boundary() as flow:
             operator = flow.relation(name).operator
             assert isinstance(operator, ArrangeOperator)
             arrangement = operator.arrangement
             fields = [arrangement.schema.field(k) for k in arrangement.key]
-            probe = [pa.array([values[f.name]], f.type) for f in fields]
+            try:
+                probe = [pa.array([values[f.name]], f.type) for f in fields]
+            except (pa.ArrowException, TypeError) as error:
+                raise wrong from error
             rows = arrangement.lookup(pa.RecordBatch.from_arrays(probe, schema=pa.schema(fields)))
         found: list[dict[str, Any]] = rows.to_pylist()
         return found[0] if found else None

@@ -37,7 +37,7 @@ _POWERS = [_power(k) for k in range(_LEAST, _MOST + 1)]
 _HIGH = np.array([p >> 64 for p in _POWERS], np.uint64)
 _LOW = np.array([p & (2**64 - 1) for p in _POWERS], np.uint64)
 
-_ZERO, _POINT, MINUS, _PLUS, _QUOTE, _SMALL_E, _LARGE_E = (ord(c) for c in '0.-+"eE')
+_ZERO, _POINT, _MINUS, _PLUS, _QUOTE, _SMALL_E, _LARGE_E = (ord(c) for c in '0.-+"eE')
 _NAN, _INFINITY, _MINUS_INFINITY, _WHOLE_ZERO = (
     np.frombuffer(w, np.uint8) for w in (b"NaN", b"Infinity", b"-Infinity", b"0.0")
 )
@@ -106,7 +106,7 @@ def put_integer(at, value):
     """Write an int64; returns where it ends."""
     u = uint64(value)
     if value < 0:
-        store_u8(at, MINUS)
+        store_u8(at, _MINUS)
         at += 1
         u = uint64(0) - u
     return put_digits(at, u, count_digits(u))
@@ -176,7 +176,7 @@ def put_scientific(at, count, exponent, letter):
         store_u8(end, _POINT)
         end += count
     store_u8(end, letter)
-    store_u8(end + 1, MINUS if exponent < 0 else _PLUS)
+    store_u8(end + 1, _MINUS if exponent < 0 else _PLUS)
     size = uint64(abs(exponent))
     return put_digits(end + 2, size, count_digits(size))
 
@@ -239,7 +239,7 @@ def float_text(bits, mantissa, quoted, null, out, starts):
                 at += 1
             continue
         if negative:
-            store_u8(at, MINUS)
+            store_u8(at, _MINUS)
             at += 1
         if exponent == 0 and fraction == uint64(0):
             at = put_word(at, _WHOLE_ZERO)
@@ -290,7 +290,7 @@ def decimal_text(low, high, scale, plain, null, out, starts):
             continue
         lower, upper = low[i], high[i]
         if int64(upper) < 0:
-            store_u8(at, MINUS)
+            store_u8(at, _MINUS)
             at += 1
             lower, upper = uint64(0) - lower, ~upper + uint64(lower == uint64(0))
         count = put_wide(at + 1, lower, upper) - at - 1

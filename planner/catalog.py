@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from sqlglot import exp
@@ -36,6 +38,12 @@ STATE = "state."
 STATE_TTL = Option(f"{STATE}ttl", "how long joins keep the table's rows, such as '35 d'; '0' for ever")
 STATE_COLUMNS = Option(
     "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
+)
+STATE_KEEP = Option(
+    f"{STATE}keep",
+    "whether what joins stored of the table stays when the last job leaves",
+    "false",
+    choices=("true", "false"),
 )
 Typer = Callable[[Sequence[str], pa.Schema], list[SqlType]]
 """Types of expression texts over a schema."""
@@ -188,6 +196,14 @@ class JobDefinition:
     writes: tuple[str, ...] = ()
     bound: Mapping[str, str] = field(default_factory=dict)
     """DDL of tables and views that could change while it runs, as they were when it was made."""
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Tells it from another job of its name; ALTER JOB keeps it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a catalog and a checkpoint keep of it."""
+        return {
+            "name": self.name, "sql": self.sql, "options": dict(self.options), "bound": dict(self.bound), "id": self.id,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +218,29 @@ class SystemStream:
         return f"-- {quoted(self.name)} is the warehouse's own"
 
 
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """Rows of a table by a key that are held although no job needs them."""
+
+    table: str
+    key: tuple[str, ...]
+    stamped: bool
+    bound: Mapping[str, str]
+    """As of a job."""
+
+    @property
+    def name(self) -> str:
+        """Of the job that holds them."""
+        return f"state.keep {self.table} by ({', '.join(self.key)})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"table": self.table, "key": list(self.key), "stamped": self.stamped, "bound": dict(self.bound)}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> KeptState:
+        return KeptState(value["table"], tuple(value["key"]), value["stamped"], value["bound"])
+
+
 Relation = Table | View | MaterializedView | SystemStream
 
 
@@ -211,6 +250,7 @@ class Catalog:
     def __init__(self) -> None:
         self.relations: dict[str, Relation] = {deadletters.NAME: SystemStream(deadletters.NAME, deadletters.SCHEMA)}
         self.jobs: dict[str, JobDefinition] = {}
+        self.kept: dict[str, KeptState] = {}
 
     # -- look-up ------------------------------------------------------------------------------------------------
 
@@ -238,6 +278,16 @@ class Catalog:
             what = "the warehouse's own" if isinstance(found, SystemStream) else "a view, not a table"
             raise CatalogError(f"{name} is {what}", hint="only tables can be written and altered")
         return found
+
+    def job(self, name: str) -> JobDefinition:
+        """The job of that name.
+
+        Raises:
+            CatalogError: there is none.
+        """
+        if name not in self.jobs:
+            raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
+        return self.jobs[name]
 
     def names(self, kind: type[Relation]) -> list[str]:
         """Names of one kind, sorted."""
@@ -302,10 +352,8 @@ class Catalog:
             "format": FORMAT,
             "options": dict(options),
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
-            "jobs": [
-                {"name": j.name, "sql": j.sql, "options": dict(j.options), "bound": dict(j.bound)}
-                for j in self.jobs.values()
-            ],
+            "jobs": [j.to_json() for j in self.jobs.values()],
+            "kept": [k.to_json() for k in self.kept.values()],
         }
         return json.dumps(value, indent=1).encode()
 
@@ -401,7 +449,13 @@ def check_connector(table: Table, registry: Registry) -> None:
         OptionError: naming the option, and the nearest known one.
     """
     connector = registry.connector(table.options["connector"])
-    known: list[Option] = [Option("connector", "the connector"), STATE_COLUMNS, STATE_TTL, *connector.options]
+    known: list[Option] = [
+        Option("connector", "the connector"),
+        STATE_COLUMNS,
+        STATE_TTL,
+        STATE_KEEP,
+        *connector.options,
+    ]
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)

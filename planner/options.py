@@ -106,7 +106,7 @@ class Options:
         Raises:
             OptionError: it is unknown or the value does not fit.
         """
-        option = self._option(name)
+        option, value = self._option(name), str(value)
         if option.kind == "duration":
             duration(value)
         elif option.kind == "size" and value != option.default:

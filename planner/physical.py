@@ -187,7 +187,9 @@ class Lowering:
         from forebay.engine.operators.normalize import UpsertKeyOperator
 
         schema = source.schema
-        return self._operator(schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key))
+        return self._operator(
+            schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key), "", True
+        )
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
@@ -236,6 +238,7 @@ class Lowering:
         sources: tuple[Step, ...],
         make: Make,
         tag: str = "",
+        remembers: bool = False,
         *,
         rowwise: bool = False,
         build: Build | None = None,
@@ -244,7 +247,19 @@ class Lowering:
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
         tag += _REPLAY if any(s.key is not None and s.key.endswith(_REPLAY) for s in sources) else ""
         key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
-        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make, rowwise=rowwise, build=build)
+        work = f"{fingerprint(node)}{tag}" if node is not None else f"{label} of {[s.print for s in sources]}"
+        return OperatorStep(
+            schema,
+            f"{self._numbers}",
+            label,
+            key,
+            sources,
+            make,
+            work=work,
+            remembers=remembers,
+            rowwise=rowwise,
+            build=build,
+        )
 
     def _scan(self, node: plan.Scan) -> Step:
         source = self.tables.source(node.table, self.reads[node.table, node.options], dict(node.options))
@@ -270,19 +285,23 @@ class Lowering:
         if source.changelog is not Changelog.UPSERT:
             return step
         named, key = f"normalize:{step.path}", None if key is None else f"{path}/normalize{end}"
+        work = f"{step.print}/normalize"
         if past is None:
             from forebay.engine.operators.normalize import NormalizeOperator
 
-            return OperatorStep(
-                scan.schema, named, "Normalize", key, (step,), lambda _: NormalizeOperator(scan.schema, source.key)
-            )
+            def plain(_: Sequence[Operator | None]) -> Operator:
+                return NormalizeOperator(scan.schema, source.key)
+
+            return OperatorStep(scan.schema, named, "Normalize", key, (step,), plain, work=work, remembers=True)
         build = Build(replaces=True, version=past.version)
 
         def make(_: Sequence[Operator | None]) -> Operator:
             return KeyedTableOperator(scan.schema, source.key, past.version)
 
         label = f"Newest(by {list(source.key)})"
-        return OperatorStep(scan.schema, named, label, key, (step,), make, build=build, keyed=source.key)
+        return OperatorStep(
+            scan.schema, named, label, key, (step,), make, work=work, remembers=True, build=build, keyed=source.key
+        )
 
     def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
         """The scan's columns, computed ones evaluated, from the table's."""
@@ -332,8 +351,8 @@ class Lowering:
                 return RememberOperator(step.schema, node.schema, mask, pick, program)
             return FilterProjectOperator(node.schema, mask, pick, program)
 
-        rowwise = not remembers_output(node, self.traits)
-        return self._operator(node.schema, label, node, (step,), make, rowwise=rowwise)
+        remembers = remembers_output(node, self.traits)
+        return self._operator(node.schema, label, node, (step,), make, "", remembers, rowwise=not remembers)
 
     def _join(self, node: plan.Join) -> Step:
         left, left_keys, left_lens, left_life = self._stored(node, 0, node.left_keys)
@@ -362,7 +381,7 @@ class Lowering:
                 raise InternalError("a join stands on two arrangements")
             return JoinOperator(spec, first.arrangement, second.arrangement)
 
-        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make)
+        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
 
     def _stored(
         self, join: plan.Join, number: int, keys: tuple[int, ...]
@@ -402,6 +421,10 @@ class Lowering:
         show = Showing(schema, mask, pick, Program(self.context, pick.schema, outputs))
         return Lens(tuple(columns), schema, show, filters=mask is not None)
 
+    def kept(self, table: plan.Scan, key: tuple[int, ...], stamped: bool) -> Step:
+        """A table's rows by key, for nobody in particular."""
+        return self._arrange(table, key, stamped, None)
+
     def _arrange(self, node: plan.Node, key: tuple[int, ...], stamped: bool, ttl: int | None) -> Step:
         """The node's rows by key; `stamped`: each with the time at which it came. `ttl`: how long the join sees them, in µs."""
         source = self.lower(node)
@@ -424,7 +447,7 @@ class Lowering:
         def suits(running: Operator, watermark: int | None) -> bool:
             return isinstance(running, ArrangeOperator) and all(running.reaches(ttl, watermark) for ttl in ttls)
 
-        made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, build=Build())
+        made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True, build=Build())
         step = replace(made, suits=suits)
         self._steps[fingerprint(node) + tag] = step
         return step
@@ -434,7 +457,7 @@ class Lowering:
 
         spec = self._aggregate_spec(node)
         return self._operator(
-            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec)
+            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec), "", True
         )
 
     def _aggregate_spec(self, node: plan.Aggregate | plan.WindowAggregate) -> AggregateSpec:
@@ -461,7 +484,8 @@ class Lowering:
             schema=node.schema,
             append_only=not self.traits[id(node.input)].updating,
         )
-        return self._operator(node.schema, "Rank", node, (self.lower(node.input),), lambda _: RankOperator(spec))
+        source = self.lower(node.input)
+        return self._operator(node.schema, "Rank", node, (source,), lambda _: RankOperator(spec), "", True)
 
     def _window_table(self, node: plan.WindowTable) -> Step:
         from forebay.engine.operators.window import WindowTableOperator, WindowTableSpec
@@ -483,6 +507,8 @@ class Lowering:
             node,
             (self.lower(node.input),),
             lambda _: WindowAggregateOperator(spec, node.window_end),
+            "",
+            True,
         )
 
     def _unnest(self, node: plan.Unnest) -> Step:

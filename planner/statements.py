@@ -176,3 +176,26 @@ class CreateSavepoint(Statement):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSavepoint(Statement):
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterJob(Statement):
+    """Another statement for a job that goes on with its state."""
+
+    name: str
+    body: Insert | StatementSet
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainState(Statement):
+    """What a statement remembers, or will."""
+
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceJob(Statement):
+    name: str
+    values: Mapping[str, str | int | float | None]
+    """Column → value that it is equal to."""

@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from forebay.connectors.filesystem.partitions import split_rows
@@ -79,12 +77,11 @@ class LineWriter(FileWriter):
         self._encoder = encoder
 
     def write(self, batch: Batch) -> None:
-        values = self._encoder.encode(batch)
-        lines = pc.binary_join_element_wise(values.drop_null(), b"", pa.scalar(b"\n", pa.binary()))
-        first, last = lines.offset, lines.offset + len(lines)
-        ends = np.frombuffer(lines.buffers()[1], np.int32)
-        if last > first:
-            self.append(lines.buffers()[2].slice(int(ends[first]), int(ends[last] - ends[first])).to_pybytes())
+        from forebay.connectors.formats.fragments import lines  # its kernels are those of the encoders
+
+        data = lines(self._encoder.encode(batch).drop_null())
+        if len(data):
+            self.append(data.tobytes())
 
     def finish(self) -> None:
         pass

@@ -31,7 +31,7 @@ class CsvEncoder(Encoder):
         self._checked = [
             pa.types.is_nested(c.type) or pa.types.is_string(c.type) or self._protect.numbers for c in schema
         ]
-        self._template = Template([syntax.delimiter.encode()] * len(schema), null=null)
+        self._template = Template([syntax.delimiter.encode()] * len(schema), null=null, drop=1)
 
     def encode(self, batch: Batch) -> pa.BinaryArray:
         """See `Encoder.encode`."""

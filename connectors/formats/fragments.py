@@ -57,7 +57,13 @@ class Text:
 
 
 def room(count: int) -> Bytes:
-    """Memory of Arrow's pool to write to, which keeps it at hand: numpy's would be mapped and given back with every batch."""
+    """Memory of Arrow's pool to write to, which keeps it at hand: numpy's would be mapped and given back with every batch.
+
+    Raises:
+        DataError: it is more than Arrow's offsets can tell apart.
+    """
+    if count > _MOST:
+        raise DataError("the records of one batch exceed 2 GiB", hint="write shorter values, or smaller batches")
     return np.frombuffer(pa.allocate_buffer(max(count, 1)), np.uint8)
 
 
@@ -90,7 +96,7 @@ class Template:
         plain: Frame = (b"", b""),
         marked: Frame = (b"", b""),
         null: bytes = b"null",
-        drop: int = 1,
+        drop: int = 0,
         skip: bool = False,
     ) -> None:
         parts = (*plain, *marked, null, *labels)
@@ -108,7 +114,7 @@ def assemble(template: Template, columns: Sequence[Text], n: int, marked: Bytes 
     """The `n` records of parallel columns as (bytes, Arrow offsets).
 
     Raises:
-        DataError: they take more than 2 GiB.
+        DataError: they could take more than 2 GiB.
     """
     nulls = sum(template.null_width for c in columns if len(c.null))
     bound = (template.width + nulls) * n + sum(c.nbytes for c in columns)
@@ -117,11 +123,19 @@ def assemble(template: Template, columns: Sequence[Text], n: int, marked: Bytes 
     size = kernels.assemble(
         table, template.constants, template.places, template.drop, template.skip, marked, out, offsets
     )
-    if size > _MOST:
-        raise DataError("the records of one batch exceed 2 GiB", hint="write shorter values, or smaller batches")
-    return out[:size], offsets
+    records = out[:size]
+    # what NULLs leave unused must not live as long as the records
+    return (records if 2 * size >= bound else records.copy()), offsets
 
 
 def binary(data: Bytes, offsets: Int32s) -> pa.BinaryArray:
     """Records as an Arrow column."""
     return pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+_LINE = Template([b""], (b"", b"\n"))
+
+
+def lines(records: pa.BinaryArray) -> Bytes:
+    """Records, none of them NULL, with a line break behind each."""
+    return assemble(_LINE, [passed(records)], len(records))[0]

@@ -36,8 +36,8 @@ class OdsEncoder(Encoder):
         named = b"".join(b',"%b":%b' % (m.encode(), orjson.dumps(v)) for m, v in given if v is not None)
         time = [] if self._time is None else [b',"event_time":']
         inserted, deleted = named + b',"before":null,"after":', named + b',"before":'
-        self._heads = Template(time, (b'{"op":"INSERT"', inserted), (b'{"op":"DELETE"', deleted), drop=0)
-        self._message = Template([b"", b""], (b"", b"}"), (b"", b',"after":null}'), drop=0)
+        self._heads = Template(time, (b'{"op":"INSERT"', inserted), (b'{"op":"DELETE"', deleted))
+        self._message = Template([b"", b""], (b"", b"}"), (b"", b',"after":null}'))
 
     def encode(self, batch: Batch) -> pa.BinaryArray:
         """See `Encoder.encode`."""

@@ -65,7 +65,7 @@ def renderer(type_: pa.DataType, style: Style) -> Render:
     if kind.is_binary(type_):
         return lambda array: _base64(array, style)
     if kind.is_temporal(type_):
-        return temporal(type_, style)
+        return _temporal(type_, style)
     if kind.is_struct(type_):
         return _structs(type_, style)
     if kind.is_map(type_):
@@ -84,7 +84,7 @@ def object_template(
     names: Sequence[str], style: Style, plain: Frame = (b"", b""), marked: Frame = (b"", b"")
 ) -> Template:
     """Members of an object, without its braces, between the frames of a `Template`."""
-    return Template([label(name) for name in names], plain, marked, skip=style.skip_nulls)
+    return Template([label(name) for name in names], plain, marked, drop=1, skip=style.skip_nulls)
 
 
 def _rendered(kernel: Callable[..., Any], n: int, width: int, null: Bytes, *arguments: Any) -> Text:
@@ -121,7 +121,7 @@ def _decimals(array: pa.Array, style: Style) -> Text:
     return _rendered(digits.decimal_text, len(array), digits.WIDTH, marks(array), low, high, scale, plain)
 
 
-def temporal(type_: pa.DataType, style: Style) -> Render:
+def _temporal(type_: pa.DataType, style: Style) -> Render:
     """Dates, times and timestamps; TIMESTAMP_LTZ ends in 'Z'."""
     stamp = pa.types.is_timestamp(type_)
     dated, timed = stamp or pa.types.is_date(type_), not pa.types.is_date(type_)
@@ -173,7 +173,7 @@ def _structs(type_: pa.DataType, style: Style) -> Render:
 
 def _maps(type_: pa.DataType, style: Style) -> Render:
     keys, items = renderer(type_.key_type, style), renderer(type_.item_type, style)
-    entry = Template([b"", b":"], drop=0)
+    entry = Template([b"", b":"])
 
     def entries(array: pa.StructArray) -> Text:
         columns = [keys(array.field(0)), items(array.field(1))]
@@ -184,7 +184,7 @@ def _maps(type_: pa.DataType, style: Style) -> Render:
 
 def lists(elements: Render, separator: bytes, null: bytes, brackets: bytes) -> Render:
     """Elements with a separator between them: each is a record of its own, so a list is a run of records."""
-    template = Template([separator], null=null, drop=0)
+    template = Template([separator], null=null)
 
     def render(array: pa.ListArray | pa.MapArray) -> Text:
         if not len(array):

@@ -198,10 +198,11 @@ class DirectIntake(Intake):
 
     def __init__(self, consumer: Any, library: Library) -> None:
         self._consumer, self._library = consumer, library
-        self._client = library.handle(consumer)
-        self._queue: int = library.queue_new(self._client)
+        self._queue = 0
         self._partitions: dict[tuple[str, int], int] = {}
         """The queues of the partitions."""
+        self._client = library.handle(consumer)
+        self._queue = library.queue_new(self._client)
         self._renewed = time.monotonic()
         self._addresses = np.empty(0, np.int64)
 
@@ -244,9 +245,14 @@ class DirectIntake(Intake):
             self._library.queue_forward(queue, self._queue)
 
     def close(self) -> None:
-        for queue in (*self._partitions.values(), self._queue):
-            self._library.queue_destroy(queue)
+        queues, self._queue = [*self._partitions.values(), self._queue], 0
         self._partitions.clear()
+        for queue in filter(None, queues):
+            self._library.queue_destroy(queue)
+
+    def __del__(self) -> None:
+        """A client that nobody closes waits for its queues when it goes; `close` is for the order, this for the end."""
+        self.close()
 
 
 class DirectChunk(Chunk):

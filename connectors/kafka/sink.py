@@ -193,11 +193,11 @@ class KafkaSink(Sink):
         client, self._client = self._client, None
         if client is not None:
             self._abandon(client)
+            self._dispatch.close()
 
     def _abandon(self, client: Any) -> None:
         """Forget what is not delivered."""
         client.purge()
-        self._dispatch.close()
 
 
 class TransactionalKafkaSink(KafkaSink):

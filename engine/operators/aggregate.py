@@ -9,7 +9,7 @@ before the first input (as in Flink) and one row ever after, COUNT 0 if all rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -178,6 +178,16 @@ class AggregateOperator(Operator):
             results = [c.take(pa.array(kept)) for c in results]
         kept[~old] -= n
         return [Batch(self.groups.rows(ids[touched[kept]], results), weights)]
+
+    def contents(self) -> Iterator[Batch]:
+        """The rows of all groups, between epochs. Cold groups are asked for as an epoch does it, which is then rolled back."""
+        for keys in self.groups.table.contents():
+            try:
+                rows = self.groups.current(self.groups.table.intern(keys))
+            finally:
+                for state in self.states().values():
+                    state.rollback()
+            yield Batch(rows)
 
     @property
     def metrics(self) -> dict[str, int]:

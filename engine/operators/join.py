@@ -39,12 +39,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, concat, take
-from forebay.engine.consolidate import consolidate, group_rows
+from forebay.engine.consolidate import group_rows, net_weights
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
 from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
+from forebay.engine.operators.side import Side, at, valid_keys
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
 from forebay.engine.state.rows import Ids
@@ -113,42 +114,6 @@ class JoinSpec:
     """How long the rows of each side are visible; a side with a TTL has an arrangement with a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One input in one epoch, as seen from the other."""
-
-    rows: Arrangement
-    keys: tuple[int, ...]
-    lens: Lens | None
-    delta: Batch | None
-    """Stored columns of the changed rows that the lens sees."""
-    shown: Batch | None
-    """The same rows as the lens shows them."""
-    old: View
-    new: View
-    is_left: bool
-    epoch: int
-
-    def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
-        """Rows through the lens, and which of them it sees (None: all)."""
-        return (rows, None) if self.lens is None else self.lens(rows)
-
-    def shown_at(self, ids: Ids) -> tuple[pa.RecordBatch, Mask | None]:
-        """`show` of the rows with these ids; nothing that the lens does not read is fetched."""
-        if self.lens is None:
-            return self.rows.rows_at(ids), None
-        return self.lens.show(self.rows.rows_at(ids, list(self.lens.columns)))
-
-    def seen(self, batch: Batch) -> tuple[Batch, Batch]:
-        """(stored, shown): the rows of a batch that the lens sees, in both forms."""
-        shown, keep = self.show(batch.rows)
-        whole = Batch(shown, batch.weights)
-        if keep is None or keep.all():
-            return batch, whole
-        places = np.flatnonzero(keep)
-        return batch.take(places), whole.take(places)
-
-
 class JoinOperator(Operator):
     """One join of two arrangements, which may be the same."""
 
@@ -201,7 +166,7 @@ class JoinOperator(Operator):
             out += [self._marked(b, exists) for b, exists in self._existence(left, right)]
         return [_with_schema(b, self.schema) for b in out if b.num_rows]
 
-    def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> _Side:
+    def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> Side:
         since = self.horizon.bounds[0 if is_left else 1]
         old = NOTHING if turn.initial else rows.old(turn.epoch, since)
         lens = self._spec.left_lens if is_left else self._spec.right_lens
@@ -209,7 +174,7 @@ class JoinOperator(Operator):
         changed = concat(delta) if delta else None
         if changed is not None and since > ALWAYS:
             changed = self._visible(changed, rows, since)
-        side = _Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch, since), is_left, turn.epoch)
+        side = Side(rows, keys, lens, changed, changed, old, rows.new(turn.epoch, since), is_left, turn.epoch)
         if lens is None or changed is None:
             return side
         stored, shown = side.seen(changed)
@@ -217,11 +182,11 @@ class JoinOperator(Operator):
 
     # -- pairs --------------------------------------------------------------------------------------------------
 
-    def _pairs(self, left: _Side, right: _Side) -> Iterator[Batch]:
+    def _pairs(self, left: Side, right: Side) -> Iterator[Batch]:
         yield from self._matches(left, right, right.old)
         yield from self._matches(right, left, left.new)
 
-    def _matches(self, side: _Side, other: _Side, view: View) -> Iterator[Batch]:
+    def _matches(self, side: Side, other: Side, view: View) -> Iterator[Batch]:
         """The changed rows of `side` with each visible match in the other arrangement."""
         if side.delta is None or side.shown is None:
             return
@@ -231,7 +196,7 @@ class JoinOperator(Operator):
             yield Batch(rows, _times(None if weights is None else weights[places], held))
 
     def _paired(
-        self, stored: pa.RecordBatch, shown: pa.RecordBatch, side: _Side, other: _Side, view: View
+        self, stored: pa.RecordBatch, shown: pa.RecordBatch, side: Side, other: Side, view: View
     ) -> Iterator[tuple[Places, Ids, pa.RecordBatch]]:
         """(row number, id of the match, joined row) where keys are equal, the lens sees the match, and the residual holds."""
         for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=self._spec.null_equals_null):
@@ -239,7 +204,7 @@ class JoinOperator(Operator):
             if keep is not None and not keep.all():
                 kept = np.flatnonzero(keep)
                 places, ids, theirs = places[kept], ids[kept], take(theirs, kept)
-            rows = self._combine(_at(shown, places), theirs, side.is_left)
+            rows = self._combine(at(shown, places), theirs, side.is_left)
             if self._spec.residual is not None:
                 holds = self._spec.residual(rows).fill_null(False)
                 kept = np.flatnonzero(holds.to_numpy(zero_copy_only=False))
@@ -254,14 +219,14 @@ class JoinOperator(Operator):
 
     # -- presence -----------------------------------------------------------------------------------------------
 
-    def _presence(self, side: _Side, other: _Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
+    def _presence(self, side: Side, other: Side, present: Callable[[Mask], Mask]) -> Iterator[Batch]:
         """Changes of the rows of `side`, as shown, that are present for the existence of a match in `other`."""
         for batch, exists in self._existence(side, other):
             keep = np.flatnonzero(present(exists))
             if keep.size:
                 yield batch.take(keep) if keep.size < batch.num_rows else batch
 
-    def _existence(self, side: _Side, other: _Side) -> Iterator[tuple[Batch, Mask]]:
+    def _existence(self, side: Side, other: Side) -> Iterator[tuple[Batch, Mask]]:
         """Changes of the rows of `side`, as shown, each with whether it has a match."""
         if side.is_left in self._marks:
             yield from self._marked_existence(side, other, self._marks[side.is_left])
@@ -276,7 +241,7 @@ class JoinOperator(Operator):
             yield batch.negate(), ~now
             yield batch, now
 
-    def _turned(self, side: _Side, other: _Side) -> Iterator[tuple[Ids, Mask]]:
+    def _turned(self, side: Side, other: Side) -> Iterator[tuple[Ids, Mask]]:
         """Old rows of `side` that have got their first match or lost their last one, and which of the two.
 
         There may be some that the lens does not see.
@@ -288,7 +253,7 @@ class JoinOperator(Operator):
         else:
             yield from self._turned_by_keys(side, other, other.delta.rows)
 
-    def _turned_by_keys(self, side: _Side, other: _Side, changed: pa.RecordBatch) -> Iterator[tuple[Ids, Mask]]:
+    def _turned_by_keys(self, side: Side, other: Side, changed: pa.RecordBatch) -> Iterator[tuple[Ids, Mask]]:
         """Those whose key has got its first match in `other`, or lost its last one."""
         nulls = self._spec.null_equals_null
         keys, columns = _distinct_keys(changed, other.keys), range(len(other.keys))
@@ -299,11 +264,11 @@ class JoinOperator(Operator):
         turned = np.flatnonzero(before != after)
         if not turned.size:
             return
-        for places, ids in side.rows.probe(_at(keys, turned), columns, side.old, nulls_match=nulls):
+        for places, ids in side.rows.probe(at(keys, turned), columns, side.old, nulls_match=nulls):
             yield ids, after[turned][places]
 
     def _turned_by_pairs(
-        self, side: _Side, other: _Side, stored: pa.RecordBatch, shown: pa.RecordBatch
+        self, side: Side, other: Side, stored: pa.RecordBatch, shown: pa.RecordBatch
     ) -> Iterator[tuple[Ids, Mask]]:
         """Those that pair with a changed row of `other` and whose existence turns."""
         found = [ids for _, ids, _ in self._paired(stored, shown, other, side, side.old)]
@@ -313,35 +278,38 @@ class JoinOperator(Operator):
             if (was != now).any():
                 yield ids[was != now], now[was != now]
 
-    def _tests_pairs(self, other: _Side) -> bool:
+    def _tests_pairs(self, other: Side) -> bool:
         """Does a match take more than equal keys?"""
         return self._spec.residual is not None or (other.lens is not None and other.lens.filters)
 
-    def _exists(self, rows: pa.RecordBatch, side: _Side, other: _Side, view: View) -> Mask:
+    def _exists(self, rows: pa.RecordBatch, side: Side, other: Side, view: View) -> Mask:
         """Whether each stored row of `side` has a visible match in the other arrangement."""
         found = other.rows.exists(rows, side.keys, view, nulls_match=self._spec.null_equals_null)
         if not self._tests_pairs(other) or not found.any():
             return found
         candidates = np.flatnonzero(found)
         found[:] = False
-        maybe = _at(rows, candidates)
+        maybe = at(rows, candidates)
         for places, _, _ in self._paired(maybe, side.show(maybe)[0], side, other, view):
             found[candidates[places]] = True
         return found
 
     # -- existence that outlives its matches --------------------------------------------------------------------
 
-    def _marked_existence(self, side: _Side, other: _Side, marks: Matched) -> Iterator[tuple[Batch, Mask]]:
+    def _marked_existence(self, side: Side, other: Side, marks: Matched) -> Iterator[tuple[Batch, Mask]]:
         """As `_existence`: what was said of a row before is told by its mark, not by the matches that are left."""
         since = self.horizon.bounds[0 if side.is_left else 1]
         decided: list[tuple[pa.RecordBatch, Mask]] = []
-        changed = None if side.delta is None else consolidate([side.delta])
-        if changed is not None:
-            rows = changed.rows
+        if side.delta is not None and side.shown is not None:
+            rows = side.delta.rows
             now = self._exists(rows, side, other, other.new)
-            yield changed.with_rows(side.show(rows)[0]), now
-            yield from self._unsaid(side, other, rows, marks.on(rows, side.epoch, since) & ~now)
-            decided.append((rows, now & self._remain(side, changed)))
+            yield side.shown, now
+            was = side.were_marked(rows, marks, since)
+            told = np.flatnonzero(now | was)
+            places, weights = net_weights(side.delta.take(told))
+            rows, now, was = at(rows, told[places]), now[told[places]], was[told[places]]
+            yield from self._unsaid(side, other, rows, was & ~now)
+            decided.append((rows, now & side.remain(rows, weights)))
         for ids, now in self._turned(side, other):
             rows = side.rows.rows_at(ids)
             shown, keep = side.show(rows)
@@ -353,28 +321,20 @@ class JoinOperator(Operator):
             decided.append((rows, now & (side.rows.count(rows, side.new) > 0)))
         marks.update([rows for rows, _ in decided], [now for _, now in decided], side.epoch, since)
 
-    def _unsaid(self, side: _Side, other: _Side, rows: pa.RecordBatch, stale: Mask) -> Iterator[tuple[Batch, Mask]]:
+    def _unsaid(self, side: Side, other: Side, rows: pa.RecordBatch, stale: Mask) -> Iterator[tuple[Batch, Mask]]:
         """Changed rows that stood as matched only by matches that have expired: their old copies are decided anew too."""
         places = np.flatnonzero(stale)
         if not places.size:
             return
-        _, first = group_rows(_at(rows, places).select(list(side.rows.whole)))
+        _, first = group_rows(at(rows, places).select(list(side.rows.whole)))
         places = places[first]
-        places = places[~self._exists(_at(rows, places), side, other, other.old)]
-        held = side.rows.count(_at(rows, places), side.old)
+        places = places[~self._exists(at(rows, places), side, other, other.old)]
+        held = side.rows.count(at(rows, places), side.old)
         places, held = places[held > 0], held[held > 0]
         if places.size:
-            shown = side.show(_at(rows, places))[0]
+            shown = side.show(at(rows, places))[0]
             yield Batch(shown, -held), np.ones(places.size, bool)
             yield Batch(shown, held), np.zeros(places.size, bool)
-
-    def _remain(self, side: _Side, changed: Batch) -> Mask:
-        """Which of the changed rows are there after the epoch."""
-        alive = changed.weight_array() > 0
-        fewer = np.flatnonzero(~alive)
-        if fewer.size:
-            alive[fewer] = side.rows.count(_at(changed.rows, fewer), side.new) > 0
-        return alive
 
     def _keep_marks(self) -> list[bool]:
         """Begin to keep marks where presence depends on matches that can expire: on the left (True), or the right."""
@@ -448,23 +408,23 @@ class JoinOperator(Operator):
 
     # -- NOT IN -------------------------------------------------------------------------------------------------
 
-    def _not_in(self, left: _Side, right: _Side) -> list[Batch]:
+    def _not_in(self, left: Side, right: Side) -> list[Batch]:
         """l NOT IN R: with R empty every row; with a NULL in R none; else rows with a non-NULL key and no match."""
         before, after = _not_in_mode(right, right.old), _not_in_mode(right, right.new)
         if before == after == "match":
-            return list(self._presence(_without_null_keys(left), right, _absent))
+            return list(self._presence(left.without_null_keys(), right, _absent))
         if before == after:
             return [left.shown] if left.shown is not None and after == "all" else []
         gone = [b.negate() for b in self._not_in_contents(left, right, left.old, right.old, before)]
         return gone + list(self._not_in_contents(left, right, left.new, right.new, after))
 
-    def _not_in_contents(self, left: _Side, right: _Side, mine: View, theirs: View, mode: str) -> Iterator[Batch]:
+    def _not_in_contents(self, left: Side, right: Side, mine: View, theirs: View, mode: str) -> Iterator[Batch]:
         if mode == "none":
             return
         for batch in left.rows.contents(mine):
             stored, shown = left.seen(batch)
             if mode == "match":
-                absent = ~self._exists(stored.rows, left, right, theirs) & _valid_keys(stored.rows, left.keys)
+                absent = ~self._exists(stored.rows, left, right, theirs) & valid_keys(stored.rows, left.keys)
                 shown = shown.take(np.flatnonzero(absent))
             yield shown
 
@@ -521,50 +481,15 @@ def _distinct_keys(rows: pa.RecordBatch, keys: Sequence[int]) -> pa.RecordBatch:
     return picked if first.shape[0] == picked.num_rows else take(picked, first)
 
 
-def _valid_keys(rows: pa.RecordBatch, keys: Sequence[int]) -> Mask:
-    valid = np.ones(rows.num_rows, bool)
-    for key in keys:
-        valid &= np.asarray(rows.column(key).is_valid())
-    return valid
-
-
-def _without_null_keys(side: _Side) -> _Side:
-    """The side without changed rows that have a NULL in their key. (Old ones match nothing, so nothing turns them.)"""
-    if side.delta is None or side.shown is None:
-        return side
-    valid = _valid_keys(side.delta.rows, side.keys)
-    if valid.all():
-        return side
-    places = np.flatnonzero(valid)
-    return replace(side, delta=side.delta.take(places), shown=side.shown.take(places))
-
-
-def _not_in_mode(right: _Side, view: View) -> str:
+def _not_in_mode(right: Side, view: View) -> str:
     """'all' when nothing is there, 'none' when a NULL key is, else 'match'."""
-    if _sees_one(right, right.rows.null_keyed(view)):
+    if right.sees_one(right.rows.null_keyed(view)):
         return "none"
-    return "match" if _sees_one(right, right.rows.visible(view)) else "all"
-
-
-def _sees_one(side: _Side, pieces: Iterator[Ids]) -> bool:
-    """Does the lens see any of the rows?"""
-    for ids in pieces:
-        keep = None if side.lens is None else side.shown_at(ids)[1]
-        if keep is None or keep.any():
-            return True
-    return False
+    return "match" if right.sees_one(right.rows.visible(view)) else "all"
 
 
 def _shown_schema(stored: pa.Schema, lens: Lens | None) -> pa.Schema:
     return stored if lens is None else lens.schema
-
-
-def _at(rows: pa.RecordBatch, places: Places | Ids) -> pa.RecordBatch:
-    """The rows at `places`; themselves when that is all of them in order, as in a join of unique keys."""
-    n = rows.num_rows
-    if places.size == n and (n == 0 or (places[0] == 0 and places[-1] == n - 1 and bool((np.diff(places) == 1).all()))):
-        return rows
-    return take(rows, places)
 
 
 def _pieces(ids: Ids) -> Iterator[Ids]:

@@ -7,7 +7,7 @@ the hash of all their columns: a total order that does not depend on arrival.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,19 @@ class RankOperator(Operator):
         if self._spec.with_rank:
             columns.append(pa.array(np.array(change[:, 1])))
         return [Batch(pa.RecordBatch.from_arrays(columns, schema=self.schema), np.array(change[:, 2]))]
+
+    def contents(self) -> Iterator[Batch]:
+        """The output's rows, between epochs. Cold partitions are asked for as an epoch does it, which is then rolled back."""
+        for keys in self._partitions.contents():
+            try:
+                ranked = self._ranked(self._partitions.intern(keys))
+                columns = self._rows.gather(np.array(ranked[:, 1])).columns
+            finally:
+                for state in self.states().values():
+                    state.rollback()
+            if self._spec.with_rank:
+                columns.append(pa.array(np.array(ranked[:, 2])))
+            yield Batch(pa.RecordBatch.from_arrays(columns, schema=self.schema), np.array(ranked[:, 3]))
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -17,15 +17,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Fetched, Source
+from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.join import ArrangeOperator
+from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.backlog import Backlog, Missed
 from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
-from forebay.engine.runtime.scan import Scan
+from forebay.engine.runtime.scan import Scan, ScanSpec
 from forebay.engine.state import Segmented, State, Tiered
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.coldstore import ColdStore
@@ -43,6 +48,13 @@ class Node:
     operator: Operator | None = None
     scan: Scan | None = None
     outlet: Outlet | None = None
+    print: str = ""
+    """What it does (`Step.print`), by which a changed plan of its job finds it."""
+    remembers: bool = False
+    schema: pa.Schema | None = None
+    """Of what an outlet is to get: the node below may be shared, and name its columns otherwise."""
+    path: str = ""
+    """Of its step in the plan of the job that made it."""
     relation: str | None = None
     """Name of the embedded table or materialized view that this node holds; such nodes outlive jobs."""
     catching_up: Node | None = None
@@ -71,6 +83,18 @@ class Node:
         """All rows that the node's past deltas add up to, or None when nothing holds them."""
         read = getattr(self.operator, "contents", None)
         return None if read is None else read()
+
+    def named(self, batches: list[Batch]) -> list[Batch]:
+        """An outlet's input under the names that it is to have."""
+        schema = self.schema
+        if schema is None:
+            return batches
+        return [
+            b
+            if b.schema.names == schema.names
+            else b.with_rows(pa.RecordBatch.from_arrays(b.rows.columns, schema=schema))
+            for b in batches
+        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +133,12 @@ class _Attachment:
     built: Mapping[str, Operator] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     fresh: list[Node] = field(default_factory=list)
+    choices: Mapping[str, Choice] | None = None
+    """For a changed job: what becomes of each step."""
+    outlets: Mapping[str, Outlet] = field(default_factory=dict)
+    """Outlets that go over to the new plan, by path."""
+    prefix: str = ""
+    """Of the ids of private nodes; default: the job's name."""
 
 
 class Dataflow:
@@ -194,6 +224,8 @@ class Dataflow:
 
     def _find(self, step: Step, into: _Attachment) -> Node | None:
         """A node that already does what the step asks and can show a newcomer its past."""
+        if into.choices is not None:
+            return into.choices[step.path].node
         wanted = into.placement.get(step.path)
         if wanted is not None:
             return self.nodes.get(wanted)
@@ -216,21 +248,27 @@ class Dataflow:
         wanted = into.placement.get(step.path)
         taken = step.key is not None and step.key in self._shared
         shareable = step.key is not None and not taken and all(i.key or i.relation for i in inputs)
-        identity = wanted or (f"shared/{step.key}" if shareable else f"{into.job}/{step.path}")
-        node = Node(identity, step.label, inputs, {into.job}, key=step.key if shareable else None)
+        identity = wanted or (f"shared/{step.key}" if shareable else f"{into.prefix or into.job}/{step.path}")
+        node = Node(identity, step.label, inputs, {into.job}, key=step.key if shareable else None, print=step.print)
+        node.path = step.path
+        former = into.choices[step.path].continues if into.choices is not None else None
         if isinstance(step, ScanStep):
             saved = into.positions.get(identity)
+            if former is not None and former.scan is not None:
+                saved = former.scan.save()
             node.scan = Scan(step.scan, into.now, saved)
             node.history = None if step.history is None else functools.partial(step.history.open, step.scan.columns)
-            if taken and step.key is not None:
+            if taken and step.key is not None and former is None:
                 node.catching_up = self._shared[step.key]
         elif isinstance(step, OperatorStep):
             node.operator = into.built.get(step.path) or step.make([i.operator for i in inputs])
             node.complete = step.path in into.built
+            node.remembers = step.remembers
             if step.relation is not None:
                 node.id, node.relation, node.key = f"relation/{step.relation}", step.relation, None
         elif isinstance(step, OutputStep):
-            node.outlet = step.outlet()
+            node.outlet = into.outlets.get(step.path) or step.outlet()
+            node.schema = step.schema
             node.state_only = step.state_only
         if node.key is not None:
             self._shared[node.key] = node
@@ -247,6 +285,156 @@ class Dataflow:
         for state in node.states().values():
             if self.cold is not None and isinstance(state, Tiered) and not node.complete:
                 state.use(self.cold)
+
+    def _initial_step(self, placed: _Attachment) -> dict[str, list[Batch]]:
+        """One step of the new nodes of a changed job alone, over the full contents of inputs that have a past.
+
+        Returns what its outlets would get, by path: they do not get it.
+        """
+        fresh, ends = placed.fresh, {}
+        for node in fresh:
+            inputs = [i.output if i in fresh else self._asked(i, node, placed) for i in node.inputs]
+            watermarks = tuple(i.watermark for i in node.inputs)
+            if node.scan is not None:
+                node.output = self._continued(node, placed)
+            elif node.outlet is not None:
+                ends[node.path] = node.named(inputs[0])
+            elif node.operator is not None:
+                node.output = node.operator.process(inputs, Turn(self.epoch, placed.now, watermarks, initial=True))
+                node.watermark = node.operator.watermark(watermarks)
+        for node in fresh:
+            self.commit(node)
+            node.output = []
+        return ends
+
+    def _asked(self, source: Node, node: Node, placed: _Attachment) -> list[Batch]:
+        """The past of a running node, if the new node above it has to know it."""
+        if placed.choices is not None and not (node.remembers or placed.choices[node.path].need):
+            return []
+        return list(self.past(source) or ())
+
+    def _continued(self, node: Node, placed: _Attachment) -> list[Batch]:
+        """The past of a scan of this table from before it had its present columns."""
+        choice = placed.choices.get(node.path) if placed.choices is not None else None
+        if choice is None or choice.continues is None or not choice.need or node.scan is None:
+            return []
+        return list(self.past(choice.continues, node.scan.spec) or ())
+
+    def keep(self, job: str, step: Step, node: Node) -> None:
+        """Make a job that only holds a running node, which is what the step does."""
+
+        def pairs(step: Step, node: Node) -> Iterator[tuple[str, Node]]:
+            yield step.path, node
+            for below, source in zip(step.inputs, node.inputs):
+                yield from pairs(below, source)
+
+        self._adopt(node, job)
+        self._placed[job] = dict(pairs(step, node))
+
+    # -- change -------------------------------------------------------------------------------------------------
+
+    def alter(
+        self, job: str, plan: JobPlan, former: JobPlan | None, now: int, *, lose: bool
+    ) -> tuple[Comparison, bool]:
+        """Put another plan in the place of a job's, at this boundary. Outlets of the same path go over to it.
+
+        `former`: its plan as it is; then outlets get the difference of the two results, if both can be told, else (or if None)
+        only what changes from here on. Returns what became of the steps, and whether outlets got the difference. On an
+        exception nothing has changed.
+
+        Raises:
+            StateError: some state can only begin empty, and not `lose`.
+        """
+        found = compare(self, job, plan)
+        if found.lost and not lose:
+            raise unknown_past(job, found)
+        whole = compare(self, job, plan, whole=True)
+        before = None if former is None or whole.lost else self._result(job, former, now)
+        choices = (found if before is None else whole).choices
+        placed = self._placed[job]
+        for output in plan.outputs:
+            known = placed.get(output.path)
+            if known is not None and known.schema != output.schema:
+                raise StateError(
+                    f"the columns of {output.label} have changed",
+                    hint="drop the job and make it anew",
+                )
+        old = f"{job} as it was"
+        outlets = {o.path: placed[o.path].outlet for o in plan.outputs if o.path in placed}
+        self._rename(job, old)
+        fresh = _Attachment(job, now, {}, {}, choices=choices, prefix=self._unused(job))
+        fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
+        try:
+            for output in plan.outputs:
+                self._place(output, fresh)
+            after = self._initial_step(fresh)
+        except BaseException:
+            for node in fresh.fresh:
+                node.outlet = None if node.path in fresh.outlets else node.outlet
+            self._discard(job)
+            self._rename(old, job)
+            self._placed[job] = placed
+            raise
+        for path in fresh.outlets:
+            placed[path].outlet = None
+        self._discard(old)
+        for node in fresh.fresh:
+            if node.outlet is not None and before is not None:
+                net = consolidate([*(b.negate() for b in before.get(node.path, ())), *after[node.path]])
+                node.outlet.take([] if net is None else [net], node.watermark, self.epoch)
+                node.outlet.commit()
+        self._placed[job] = fresh.nodes
+        return found, before is not None
+
+    def _result(self, job: str, plan: JobPlan, now: int) -> dict[str, list[Batch]] | None:
+        """All rows that a running job's outlets have got, by path; None if that cannot be told."""
+        found = compare(self, job, plan, whole=True)
+        if found.lost:
+            return None
+        aside = _Attachment(f"{job} looked at", now, {}, {}, choices=found.choices)
+        aside.outlets = {o.path: _Nowhere() for o in plan.outputs}
+        try:
+            for output in plan.outputs:
+                self._place(output, aside)
+            return self._initial_step(aside)
+        finally:
+            self._discard(aside.job)
+
+    def _rename(self, job: str, name: str) -> None:
+        for node in self.nodes_of(job):
+            node.jobs.discard(job)
+            node.jobs.add(name)
+
+    def _unused(self, job: str) -> str:
+        """A prefix that no node's id has."""
+        number = 2
+        while any(i.startswith(f"{job}@{number}/") for i in self.nodes):
+            number += 1
+        return f"{job}@{number}"
+
+    def shared(self, key: str | None) -> Node | None:
+        """The node that all jobs with a step of that key may use."""
+        return None if key is None else self._shared.get(key)
+
+    def past(self, node: Node, wanted: ScanSpec | None = None) -> Iterator[Batch] | None:
+        """All rows that a node's changes add up to: from itself, or from an arrangement of them. None: nobody knows.
+
+        With `wanted`, of a scan, as rows of that schema: columns that the scan's table did not have yet are NULL.
+        """
+        own = node.contents()
+        if own is not None:
+            return own
+        for above in [n for n in self.order if n.inputs == [node]]:
+            arranged = isinstance(above.operator, ArrangeOperator) and above.relation is None
+            if node.scan is None and arranged:
+                return above.contents() if not above.operator.arrangement.stamped else None  # type: ignore[union-attr]
+            if node.scan is not None:
+                held = above.contents() if arranged or above.label == "Normalize" else None
+                held = self.past(above) if held is None and above.label.startswith("Pick(") else held
+                spec = node.scan.spec if wanted is None else wanted
+                if held is not None and _covers(above, node.scan, spec):
+                    return (_as_scanned(b, spec.schema) for b in held)
+        return None
 
     def set_ttl(self, table: str, ttl: int | None) -> set[str]:
         """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
@@ -389,7 +577,7 @@ class Dataflow:
             return
         node.seen = watermarks
         if node.outlet is not None:
-            node.outlet.take(inputs[0], watermarks[0], self.epoch)
+            node.outlet.take(node.named(inputs[0]), watermarks[0], self.epoch)
             return
         assert node.operator is not None
         node.output = [*node.carried, *node.operator.process(inputs, Turn(self.epoch, now, watermarks))]
@@ -486,7 +674,7 @@ class Dataflow:
             pairs = [missed.inputs.get(i.id, (i.output, i.watermark)) for i in node.inputs]
             inputs, watermarks = [p[0] for p in pairs], tuple(p[1] for p in pairs)
             if node.outlet is not None:
-                node.outlet.take(inputs[0], watermarks[0], missed.epoch)
+                node.outlet.take(node.named(inputs[0]), watermarks[0], missed.epoch)
             elif node.operator is not None:
                 node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
                 node.watermark = node.operator.watermark(watermarks)
@@ -576,3 +764,35 @@ def _suits(step: Step, known: Node) -> bool:
     """Whether a running node still has the past that the step needs."""
     suits = step.suits if isinstance(step, OperatorStep) else None
     return suits is None or known.operator is None or suits(known.operator, known.watermark)
+
+
+class _Nowhere(Outlet):
+    """The outlet of a job that is only looked at."""
+
+    def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
+        pass
+
+    def commit(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
+
+
+def _covers(holder: Node, scan: Scan, wanted: ScanSpec) -> bool:
+    """Whether what holds a scan's rows has the columns that are wanted, but those that its table did not have."""
+    assert holder.operator is not None
+    held, had = holder.operator.schema.names, scan.spec.schema.names
+    needed = wanted.schema.names if wanted.columns is None else {c.partition(".")[0] for c in wanted.columns}
+    return all(name in held or name not in had for name in needed)
+
+
+def _as_scanned(batch: Batch, schema: pa.Schema) -> Batch:
+    """Rows with the columns of a scan, by name; those that they lack are NULL."""
+    names = batch.schema.names
+    columns = [
+        batch.rows.column(names.index(f.name)).cast(f.type) if f.name in names else pa.nulls(batch.num_rows, f.type)
+        for f in schema
+    ]
+    nullable = pa.schema([f.with_nullable(True) for f in schema])
+    return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=nullable))

@@ -22,6 +22,7 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
+from forebay.engine.runtime.alter import Comparison
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
@@ -30,7 +31,7 @@ from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
-from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
@@ -97,6 +98,8 @@ class Driver:
         self.fatal: Exception | None = None
         self.pinned: Callable[[], set[int]] = set
         """Cold segments that savepoints need."""
+        self.definitions: Callable[[], Mapping[str, Any]] = dict
+        """What jobs are, as JSON values by name: whoever restores their state has to know what it is of."""
         self._set_now = now_cell
         self._lock = threading.RLock()
         self._callers = 0
@@ -154,6 +157,42 @@ class Driver:
                 return job
             self._attach(job, plan, placement=placement, positions=positions, initial=initial)
             return job
+
+    def keep(self, name: str, step: Step, node: Node) -> None:
+        """Add a job without output that holds a running node."""
+        with self.boundary() as flow:
+            flow.keep(name, step, node)
+            self.jobs[name] = Job(name, started=self._tick())
+
+    def hold(
+        self, name: str, step: Step, placement: Mapping[str, str] | None, positions: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Make a job again that holds what a step does."""
+        self.attach(name, JobPlan((step,)), placement=placement, positions=positions, initial=placement is None)
+
+    def alter(self, name: str, plan: JobPlan, former: JobPlan | None, *, lose: bool) -> tuple[Comparison, bool]:
+        """Put another plan in the place of a job's, at an epoch boundary; see `Dataflow.alter`.
+
+        Raises:
+            StateError: the job has failed, or state would be lost and not `lose`.
+        """
+        with self.boundary() as flow:
+            self._run_pending()
+            if name in flow.parked:
+                raise StateError(f"job '{name}' has failed", hint=f"RESUME JOB {name} first, or drop it")
+            if self.jobs[name].status is Status.BOOTSTRAPPING:
+                raise StateError(f"job '{name}' waits for histories of its tables", hint="SHOW JOBS tells how long")
+            job, now = self.jobs[name], self._tick()
+            found, whole = flow.alter(name, plan, former, now, lose=lose)
+            runners = {id(r.outbox): r for r in job.runners}
+            job.outboxes = [n.outlet for n in flow.nodes_of(name) if isinstance(n.outlet, Outbox)]
+            for outbox in job.outboxes:
+                outbox.wake = self._awake.set if id(outbox) not in runners else outbox.wake
+            job.runners = [runners.get(id(o)) or SinkRunner(o) for o in job.outboxes]
+            self._run_pending()
+            if self._threads:
+                self._start_runners(job)
+            return found, whole
 
     def _attach(self, job: Job, plan: JobPlan, **how: Any) -> None:
         self.flow.attach(job.name, plan, self._tick(), **how)
@@ -520,6 +559,7 @@ class Driver:
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
             "placements": self.flow.placements(),
             "parked": self.flow.save_parked(),
+            "definitions": self.definitions(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
             "segments": self.flow.segments(),

@@ -34,6 +34,7 @@ class Initial:
         """`fresh`: in topological order."""
         self._flow = flow
         self._now = now
+        self._all = {id(n) for n in fresh}
         self._fresh = [n for n in fresh if n.scan is None and not n.complete]
         self._wanted = self._useful()
 
@@ -44,14 +45,25 @@ class Initial:
         for node in reversed(self._fresh):
             if id(node) not in self._wanted:
                 continue
-            edges = [slot for slot, source in enumerate(node.inputs) if _has_past(source, self._fresh)]
+            edges = [slot for slot, source in enumerate(node.inputs) if self._has_past(source)]
             if node.operator is not None and not node.operator.piecewise:
-                self._step(node, {slot: list(_contents(node.inputs[slot])) for slot in edges})
+                self._step(node, {slot: list(self._past(node.inputs[slot])) for slot in edges})
                 continue
             for slot in edges:
-                for piece in _pieces(_contents(node.inputs[slot])):
+                for piece in _pieces(self._past(node.inputs[slot])):
                     self._step(node, {slot: piece})
         self._step(None, {})
+
+    def _has_past(self, node: Node) -> bool:
+        if id(node) in self._all:
+            return node.complete or node.history is not None
+        return self._flow.past(node) is not None
+
+    def _past(self, node: Node) -> Iterator[Batch]:
+        if id(node) in self._all and node.history is not None:
+            yield from _history(node)
+        else:
+            yield from self._flow.past(node) or ()
 
     def _useful(self) -> set[int]:
         """Nodes whose work leaves something behind: state of their own, or rows that an outlet takes."""
@@ -91,7 +103,7 @@ class Initial:
     def _process(self, node: Node, inputs: list[list[Batch]], watermarks: tuple[int | None, ...], fed: bool) -> None:
         if node.outlet is not None:
             if not node.state_only:
-                node.outlet.take(inputs[0], watermarks[0], self._flow.epoch)
+                node.outlet.take(node.named(inputs[0]), watermarks[0], self._flow.epoch)
         elif node.operator is not None:
             node.output = node.operator.process(inputs, Turn(self._flow.epoch, self._now, watermarks, initial=fed))
             node.watermark = node.operator.watermark(watermarks)
@@ -104,16 +116,9 @@ class Initial:
                     state.finish_sealing()
 
 
-def _has_past(node: Node, fresh: list[Node]) -> bool:
-    if node in fresh:
-        return False
-    return node.history is not None or node.contents() is not None
-
-
-def _contents(node: Node) -> Iterator[Batch]:
-    if node.history is None:
-        yield from node.contents() or ()
-        return
+def _history(node: Node) -> Iterator[Batch]:
+    """The rows of a scan's history."""
+    assert node.history is not None
     reader = node.history().reader(None)
     try:
         while not reader.finished():

@@ -205,6 +205,11 @@ class Outbox(Outlet):
         """The sink lags so far behind that its job's sources should wait."""
         return self._queued > QUEUE or self.nbytes() > self.spec.max_bytes
 
+    def pending(self) -> list[Batch]:
+        """The rows of the newest intervals that wait in memory, or are kept there to be sent again."""
+        with self._lock:
+            return [b for s in self._segments for b in (*s.sent, *s.batches)]
+
     def close(self) -> None:
         with self._lock:
             self.closed = True

@@ -34,6 +34,11 @@ class Step:
     def inputs(self) -> tuple[Step, ...]:
         return ()
 
+    @property
+    def print(self) -> str:
+        """What the step does, its inputs included: equal for equal work, also where it may not be shared. '': not told."""
+        return self.key or ""
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -51,6 +56,10 @@ class ScanStep(Step):
 
     scan: ScanSpec
     history: History | None = None
+
+    @property
+    def print(self) -> str:
+        return self.key or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +95,18 @@ class OperatorStep(Step):
     """Set if it keeps its own output arranged by these columns: a join by them needs no other arrangement."""
     suits: Callable[[Operator, int | None], bool] | None = None
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
+    work: str = ""
+    """`print`, where the planner tells it."""
+    remembers: bool = False
+    """It has a state that follows from all that its inputs ever gave."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:
         return self.sources
+
+    @property
+    def print(self) -> str:
+        return self.work or self.key or ""
 
 
 @dataclass(frozen=True, slots=True)

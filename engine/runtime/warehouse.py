@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from forebay.engine.errors import ForebayError
+from forebay.engine.errors import ForebayError, StateError
 from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.runtime.checkpoint import CheckpointStore
 from forebay.engine.runtime.dmllog import DmlLog
@@ -51,6 +51,7 @@ class Restored:
     parked: list[Mapping[str, Any]] = field(default_factory=list)
     scans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     outboxes: Mapping[str, list[int]] = field(default_factory=dict)
+    definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checkpoint: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -73,9 +74,16 @@ class Warehouse:
         self._log_handler: logging.Handler | None = None
         store = dml = None
         if path is not None:
-            self.files.mkdir(path)
-            self._lock_file = lock(path)
-            self._log_handler = _log_to(path / "forebay.log")
+            try:
+                self.files.mkdir(path)
+                self._lock_file = lock(path)
+                self._log_handler = _log_to(path / "forebay.log")
+            except OSError as error:
+                raise StateError(
+                    f"no warehouse can be opened at '{path}'",
+                    detail=error.strerror or str(error),
+                    hint="name a directory that can be written, or one to be made",
+                ) from error
             store = CheckpointStore(path / "checkpoints", self.files)
             dml = DmlLog(path / "dml", self.files)
         cold = ColdStore(None if path is None else path / "cold")
@@ -106,6 +114,7 @@ class Warehouse:
                 manifest.get("parked", []),
                 manifest["scans"],
                 manifest["outboxes"],
+                manifest.get("definitions", {}),
                 manifest["id"],
             )
         if self.driver.dml is not None:

@@ -747,9 +747,8 @@ class Arrangement(Tiered):
         for chunk in range(first, self._store.next_id >> SHIFT):
             if chunk in self._dropped or self._due.get(chunk, ALWAYS) >= since:
                 continue
-            ids = np.concatenate(
-                [np.zeros(0, np.int64), *self._live_ids(since=chunk << SHIFT, until=(chunk + 1) << SHIFT)]
-            )
+            begin, end = max(chunk << SHIFT, 1), (chunk + 1) << SHIFT
+            ids = np.concatenate([np.zeros(0, np.int64), *self._live_ids(since=begin, until=end)])
             left = self._without_expired(ids)
             self._due[chunk] = int(np.median(self._times(left))) if left.size else NEVER
             looked += left.size < ids.size

@@ -20,10 +20,11 @@ import pyarrow as pa
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.eviction import Dependent
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
-from forebay.engine.state.spill import Dependent, Spill
+from forebay.engine.state.spill import Spill
 from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
@@ -81,8 +82,12 @@ class GroupTable(Tiered):
         mark = self.keys.births()
         ids = self.keys.intern(rows)
         self.reserve(self.keys.capacity)
-        if self._spill is not None and self._spill.groups and self.keys.births() > mark:
-            self.keys.give_birth(self._spill.recall(self.keys.take_births(mark)))
+        if self._spill is not None:
+            found = self._spill.look_up(self.keys.born_since(mark))
+            if found is not None:
+                self.keys.take_births(mark)
+                self.keys.give_birth(found.new)
+                self._spill.recall(found)
         return ids
 
     def recall_until(self, most: int) -> None:

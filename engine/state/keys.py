@@ -80,13 +80,16 @@ class RowTable:
         return np.flatnonzero(self._live)
 
     def births(self) -> int:
-        """A mark for `take_births`."""
+        """A mark for `born_since` and `take_births`."""
         return len(self._born)
 
-    def take_births(self, since: int) -> Ids:
-        """The ids born in the open epoch since a mark; `rollback` will not take them back."""
-        born, self._born = self._born[since:], self._born[:since]
-        return np.concatenate([np.zeros(0, np.int64), *born])
+    def born_since(self, mark: int) -> Ids:
+        """The ids born in the open epoch since a mark."""
+        return np.concatenate([np.zeros(0, np.int64), *self._born[mark:]])
+
+    def take_births(self, since: int) -> None:
+        """What was born in the open epoch since a mark counts as older: `rollback` will not take it back."""
+        del self._born[since:]
 
     def give_birth(self, ids: Ids) -> None:
         """Ids of `take_births` that are to be taken back by `rollback` after all."""

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.state import Segmented
+from forebay.engine.state.coldtable import COLD_PART, ColdTable, open_cold, read_note
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Words
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.order import Order, OrderIndex
 from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
-from forebay.engine.state.spill import COLD_PART, ColdTable, open_cold, read_note
 from forebay.kernels import topn
 from forebay.kernels.aggregate import add_count
 

@@ -25,8 +25,12 @@ _LOG_EVERY = 5.0
 def run(script: str, warehouse: str) -> int:
     """Run a script, then stay until its bounded inputs are consumed and committed; else until Ctrl-C or SIGTERM, which end
     with a last checkpoint. 1 if a job failed."""
-    text = sys.stdin.read() if script == "-" else Path(script).read_text()
     output = Output()
+    try:
+        text = sys.stdin.read() if script == "-" else Path(script).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        output.errors.print(f"error: {script} cannot be read: {error}", soft_wrap=True)
+        return 1
     with forebay.connect(warehouse) as con:
         if not run_script(con, text, output, stop_at_error=True):
             return 1
@@ -84,7 +88,7 @@ def _outcome(con: Session, output: Output) -> int:
 
 def show_jobs(warehouse: str) -> int:
     """One look at the jobs; of a warehouse that runs elsewhere, through its socket."""
-    if not Path(warehouse).is_dir():
+    if not (Path(warehouse) / "warehouse.lock").exists():  # to look must not make one
         print(f"error: there is no warehouse at '{warehouse}'", file=sys.stderr)
         return 1
     with forebay.connect(warehouse, resume=False) as con:

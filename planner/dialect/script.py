@@ -40,7 +40,7 @@ _CREATED = ("TABLE", "VIEW", "MATERIALIZED", "TEMPORARY", "OR", "FUNCTION", "SAV
 _AFTER_NO_COMMA = frozenset((TokenType.COMMA, TokenType.R_PAREN, TokenType.FROM, TokenType.SEMICOLON))
 _WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
 _STARTS = ("SELECT", "WITH", "VALUES", "CREATE", "DROP", "ALTER", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "SHOW")
-_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME", "RESTORE")
+_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME", "RESTORE", "TRACE")
 
 
 def parse(script: str) -> list[st.Statement]:
@@ -52,9 +52,20 @@ def parse(script: str) -> list[st.Statement]:
     try:
         tokens = Flink().tokenize(script)
     except TokenError as error:
-        line = script.count("\n") + 1
-        raise SqlError("the text cannot be read", sql=script, line=line, column=1, detail=str(error)) from error
+        at = _unclosed(script)
+        line, column = script.count("\n", 0, at) + 1, at - (script.rfind("\n", 0, at) + 1) + 1
+        what = "a comment" if script[at : at + 1] == "/" else "a quote"
+        raise SqlError(f"{what} is not closed", sql=script, line=line, column=column) from error
     return [_Reader(script, chunk).statement() for chunk in _split(tokens)]
+
+
+_PIECE = re.compile(r"'(?:[^']|'')*'|`(?:[^`]|``)*`|--[^\n]*|/\*.*?\*/|.", re.DOTALL)
+
+
+def _unclosed(script: str) -> int:
+    """Where the quote or comment begins that makes the text unreadable."""
+    pieces = (piece for piece in _PIECE.finditer(script) if piece[0] in ("'", "`", "/"))
+    return next((p.start() for p in pieces if p[0] != "/" or script.startswith("/*", p.start())), 0)
 
 
 _LAST_HINT = re.compile(r"\s*/\*\+.*?\*/", re.DOTALL)
@@ -66,6 +77,15 @@ def parse_expression(text: str) -> exp.Expression:
     parsed = reader.guarded(reader.parser._parse_expression)
     reader.end()
     return parsed
+
+
+def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
+    if isinstance(literal, exp.Null):
+        return None
+    if literal.is_string:
+        return str(literal.this)
+    number = float(literal.this) if "." in literal.this or "e" in literal.this.lower() else int(literal.this)
+    return -number if negative else number
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:
@@ -85,8 +105,9 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _starts_set(chunk: list[Token]) -> bool:
-    words = [t.text.upper() for t in chunk[:4]]
-    return words[:3] in (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
+    words = [t.text.upper() for t in chunk]
+    sets = (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
+    return words[:3] in sets or (words[:2] == ["ALTER", "JOB"] and words[-4:] in [["AS", *s] for s in sets])
 
 
 def _plain(message: str, near: str) -> str:
@@ -129,6 +150,8 @@ class _Reader:
         """Run a parser method; its errors become ours."""
         try:
             return work()
+        except RecursionError as error:
+            raise self.refuse("the statement is nested too deeply", hint="split it into views") from error
         except ParseError as error:
             found = error.errors[0] if error.errors else {}
             line, end, text = found.get("line"), found.get("col"), found.get("highlight") or ""
@@ -331,8 +354,12 @@ class _Reader:
                 return st.Drop(kind=kind, name=self.quoted_or_name(), if_exists=exists, **self.place)
         raise self.fail("expected TABLE, VIEW, MATERIALIZED VIEW, JOB, FUNCTION or SAVEPOINT after DROP")
 
-    def _alter(self) -> st.AlterTable:
-        self.need("ALTER", "TABLE")
+    def _alter(self) -> st.Statement:
+        self.need("ALTER")
+        if self.take("JOB"):
+            return self._alter_job()
+        if not self.take("TABLE"):
+            raise self.fail("expected TABLE or JOB after ALTER")
         name = self.name()
         made = {"name": name, **self.place}
         if self.take("RENAME", "TO"):
@@ -436,8 +463,9 @@ class _Reader:
         name = ".".join(p.name for p in parsed.this.parts)
         return st.Delete(target=name, where=where.this if where else None, **self.place)
 
-    def _explain(self) -> st.Explain:
+    def _explain(self) -> st.Explain | st.ExplainState:
         self.need("EXPLAIN")
+        about_state = self.take("STATE")
         while self.word() in ("CHANGELOG_MODE", "ESTIMATED_COST", "JSON_EXECUTION_PLAN", "PLAN_ADVICE", ","):
             self.parser._advance()
         self.take("PLAN")
@@ -446,7 +474,8 @@ class _Reader:
         if not rest:
             raise self.fail("expected a statement after EXPLAIN")
         self.parser._advance(len(rest))
-        return st.Explain(statement=_Reader(self.script, rest).statement(), **self.place)
+        statement = _Reader(self.script, rest).statement()
+        return (st.ExplainState if about_state else st.Explain)(statement=statement, **self.place)
 
     def _show(self) -> st.Show:
         self.need("SHOW")
@@ -477,6 +506,34 @@ class _Reader:
         self.need("RESET")
         return st.ResetOption(key=self.text() if self.parser._curr else None, **self.place)
 
+    def _trace(self) -> st.TraceJob:
+        self.need("TRACE")
+        self.need("JOB")
+        name = self.quoted_or_name()
+        self.need("WHERE")
+        condition = self.guarded(self.parser._parse_expression)
+        values = {}
+        for term in condition.flatten() if isinstance(condition, exp.And) else [condition]:
+            column, value = (term.this, term.expression) if isinstance(term, exp.EQ) else (None, None)
+            negative = isinstance(value, exp.Neg)
+            literal = value.this if isinstance(value, exp.Neg) else value
+            if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
+                raise self.refuse("TRACE JOB takes column = constant, several with AND")
+            values[column.name] = _constant(literal, negative)
+        return st.TraceJob(name=name, values=values, **self.place)
+
+    def _alter_job(self) -> st.AlterJob:
+        name, options = self.quoted_or_name(), {}
+        if self.take("WITH"):
+            options = hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+        self.need("AS")
+        rest = self.tokens[self.parser._index :]
+        body = _Reader(self.script, rest).statement() if rest else None
+        if not isinstance(body, st.Insert | st.StatementSet):
+            raise self.fail("expected INSERT or EXECUTE STATEMENT SET after AS")
+        self.parser._advance(len(rest))
+        return st.AlterJob(name=name, body=body, options=options, **self.place)
+
     def _control(self) -> st.ControlJob:
         action = self.word()
         self.parser._advance()
@@ -501,4 +558,5 @@ class _Reader:
         "STOP": _control,
         "RESUME": _control,
         "RESTORE": _restore,
+        "TRACE": _trace,
     }

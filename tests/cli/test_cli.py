@@ -125,9 +125,19 @@ def test_a_prompt_that_is_terminated_leaves_with_a_last_checkpoint(tmp_path: Pat
 
 
 def test_jobs_of_no_warehouse(tmp_path: Path) -> None:
-    done = cli("jobs", str(tmp_path / "nothing"))
-    assert done.returncode == 1
-    assert "there is no warehouse" in done.stderr
+    for place in (tmp_path / "nothing", tmp_path):
+        done = cli("jobs", str(place))
+        assert done.returncode == 1
+        assert "there is no warehouse" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bad.sql").write_bytes(b"SELECT 1; \xff")
+    for script in ("missing.sql", "bad.sql"):
+        done = cli("run", str(tmp_path / script))
+        assert done.returncode == 1
+        assert done.stderr.startswith("error:") and "cannot be read" in done.stderr
 
 
 @pytest.fixture

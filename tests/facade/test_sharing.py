@@ -50,7 +50,8 @@ def feed(con: Connection, rng: random.Random, rows: int) -> None:
 
 def arrangements(con: Connection) -> list[str]:
     """The jobs of each state of a join."""
-    return [jobs for name, jobs, *_ in con.execute("SHOW STATE").fetchall() if name.startswith("Arrange")]
+    states = con.execute("SHOW STATE").arrow().to_pylist()
+    return [state["jobs"] for state in states if state["node"].startswith("Arrange")]
 
 
 def agree(con: Connection, rows: int) -> None:

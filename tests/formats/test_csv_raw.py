@@ -77,14 +77,37 @@ def test_options() -> None:
         decoder("csv", pa.schema([("m", pa.map_(pa.string(), pa.string()))]))
 
 
-FIELD = st.text(st.sampled_from('ab1.- ,"\n'), max_size=4)
+FIELD = st.one_of(
+    st.text(st.sampled_from('ab1.- ,"\\#\né€'), max_size=4),
+    st.sampled_from(
+        ['"a,b"', '"a""b"', '"é\n€"', "\\,", "n", "1", "-1.5", "true", "2024-01-31 12:00:00", "YQ==", "NaN"]
+    ),
+)
+LINES = st.lists(st.lists(FIELD, min_size=1, max_size=4).map(",".join).map(str.encode), min_size=25, max_size=40)
+DIALECTS: list[dict[str, str]] = [
+    {},
+    {"escape_character": "\\", "allow_comments": "true"},
+    {"disable_quote_character": "true", "null_literal": "n"},
+    {"disable_quote_character": "true", "escape_character": "\\"},
+    {"quote_character": "b", "null_literal": "", "ignore_parse_errors": "true"},
+    {"escape_character": '"'},
+]
+COLUMNS = [
+    pa.schema([("s", pa.string()), ("i", pa.int32())]),
+    pa.schema([("d", pa.float64()), pa.field("s", pa.string(), False), ("n", pa.decimal128(8, 2))]),
+    pa.schema([("ts", pa.timestamp("ms")), ("b", pa.bool_()), ("raw", pa.binary())]),
+]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(FIELD, min_size=1, max_size=3).map(",".join).map(str.encode), min_size=25, max_size=40))
-def test_batches_of_lines_agree_with_single_lines(lines: list[bytes]) -> None:
-    made = decoder("csv", pa.schema([("s", pa.string()), ("i", pa.int32())]))
-    assert together(made, lines) == one_at_a_time(made, lines)
+@pytest.mark.parametrize("options", DIALECTS, ids=lambda o: " ".join(o) or "plain")
+@settings(max_examples=40, deadline=None)
+@given(LINES, st.sampled_from(COLUMNS), st.integers(0, 3))
+def test_batches_of_lines_agree_with_single_lines(
+    options: dict[str, str], lines: list[bytes], schema: pa.Schema, cut: int
+) -> None:
+    made = decoder("csv", schema, **options)
+    lines[:cut] = [line[:-1] for line in lines[:cut]]  # perhaps within a character
+    assert str(together(made, lines)) == str(one_at_a_time(made, lines))
 
 
 NESTED = pa.schema(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import platform
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -190,6 +192,20 @@ def test_memory_returns(broker: Broker) -> None:
         assert rows == 100_000
         used.append(_in_use() + pa.total_allocated_bytes())
     assert used[-1] - used[0] < 1_000_000  # a lost message in twenty would be more
+
+
+@pytest.mark.kafka
+def test_a_reader_that_nobody_closes_goes(broker: Broker) -> None:
+    broker.create_topic("left")
+    send(broker, "left", numbers(1, 2))
+    reader = open_reader(broker, "left", ID, **END)
+    while not reader.finished():
+        reader.poll(1, 0.2)
+    assert isinstance(reader._intake, DirectIntake)
+    gone = weakref.ref(reader)
+    del reader  # the client waits for whatever holds it
+    gc.collect()
+    assert gone() is None
 
 
 # -- records ------------------------------------------------------------------------------------------------------

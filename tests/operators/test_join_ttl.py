@@ -269,10 +269,22 @@ def run(kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: 
     return engine.join.metrics["late_rows"]
 
 
+TTLS = ((20 * SECOND, 5 * SECOND), (None, 10 * SECOND), (10 * SECOND, None))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_its_twin(kind: str) -> None:
-    late = 0
-    for seed in range(2):
-        for ttls in ((20 * SECOND, 5 * SECOND), (None, 10 * SECOND), (10 * SECOND, None)):
-            late += run(kind, seed, ttls, residual=seed % 4 == 3)
-    assert late
+    for number, ttls in enumerate(TTLS):
+        run(kind, 3 * KINDS.index(kind) + number, ttls, residual=number == 2)
+
+
+def test_rows_that_come_late_are_counted() -> None:
+    assert sum(run("inner", seed, TTLS[0]) for seed in range(3))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_its_twin_at_length(kind: str) -> None:
+    for seed in range(100, 130):
+        for ttls in TTLS:
+            run(kind, seed, ttls, residual=seed % 4 == 3)

@@ -1,0 +1,153 @@
+"""What a change of a job's statement means for its state: which running nodes the new plan keeps, which it makes anew, from what.
+
+A step of the new plan *is* a running node if their fingerprints are equal. What is not running is made anew, and what it has to
+remember is made from the *past* of its inputs: all rows that their changes add up to, which arrangements and groups can tell and
+a scan cannot. So only what changed is rebuilt, from state that lives on, and no source is read again.
+
+    AS_IS          nothing that remembers has changed
+    AFTER_RENAME   nothing at all has changed but names
+    REBUILD_PART   some of it is made anew from the rest
+    INCOMPATIBLE   something would have to know what only the source knew: it can but begin empty
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from forebay.engine.errors import StateError
+from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
+
+if TYPE_CHECKING:
+    from forebay.engine.runtime.dataflow import Dataflow, Node
+
+
+class Change(Enum):
+    AS_IS = "AS_IS"
+    AFTER_RENAME = "AFTER_RENAME"
+    REBUILD_PART = "REBUILD_PART"
+    INCOMPATIBLE = "INCOMPATIBLE"
+
+
+@dataclass(slots=True)
+class Choice:
+    """What becomes of one step."""
+
+    step: Step
+    node: Node | None = None
+    """The running node that it is; None: it is made."""
+    need: bool = False
+    """Somebody above has to know all rows that it has ever given."""
+    continues: Node | None = None
+    """For a scan of a table that has got other columns: the scan where it goes on."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A new plan beside what runs."""
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """By path of the step."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """What cannot be made anew → the input that does not know its past."""
+    dropped: list[str] = field(default_factory=list)
+    """What the job remembers now and the new plan does not ask for."""
+
+    respelled: bool = False
+    """The statement's text has changed."""
+
+    @property
+    def kept(self) -> list[str]:
+        """Steps that remember, and go on as they are."""
+        return [c.step.label for c in self.choices.values() if c.node is not None and _remembers(c.step)]
+
+    @property
+    def made(self) -> list[str]:
+        """Steps that remember, and are made anew."""
+        return [c.step.label for c in self.choices.values() if c.node is None and _remembers(c.step)]
+
+    @property
+    def change(self) -> Change:
+        """The class of the change."""
+        if self.lost:
+            return Change.INCOMPATIBLE
+        if self.made or self.dropped:
+            return Change.REBUILD_PART
+        return Change.AFTER_RENAME if self.respelled and self._same() else Change.AS_IS
+
+    def _same(self) -> bool:
+        """Every step but the outlets is what runs."""
+        return all(c.node is not None or isinstance(c.step, OutputStep) for c in self.choices.values())
+
+
+def compare(flow: Dataflow, job: str, plan: JobPlan, *, whole: bool = False) -> Comparison:
+    """Compare a plan with the running job. `whole`: its complete result is wanted, not only its changes from here on."""
+    found = Comparison()
+    own = {node.print: node for node in flow.nodes_of(job) if node.print}
+    for output in plan.outputs:
+        _visit(flow, own, output, whole, output.label, found)
+    used = {id(n) for c in found.choices.values() if c.node is not None for n in _with_inputs(c.node)}
+    found.dropped = [n.label for n in flow.nodes_of(job) if n.remembers and id(n) not in used]
+    return found
+
+
+def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: str, found: Comparison) -> None:
+    """Choose for a step and what is below it; again if somebody else needs more of it."""
+    choice = found.choices.get(step.path)
+    if choice is not None and (choice.need or not need):
+        return
+    choice = found.choices[step.path] = Choice(step, need=need)
+    if isinstance(step, RelationStep):
+        choice.node = flow.relation(step.relation)
+    elif isinstance(step, ScanStep):
+        _choose_scan(flow, own, choice, asker, found)
+    else:
+        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.shared(step.key)
+        if running is not None and (not need or flow.past(running) is not None):
+            choice.node = running
+            return
+        remembers = _remembers(step)
+        for source in step.inputs:
+            _visit(flow, own, source, need or remembers, step.label if remembers else asker, found)
+
+
+def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: str, found: Comparison) -> None:
+    """A scan of the job goes on where it is, also if its table has got more columns; another is as a new job would have it."""
+    step = choice.step
+    assert isinstance(step, ScanStep)
+    mine = own.get(step.print)
+    former = mine or next(
+        (n for n in own.values() if n.scan is not None and n.scan.spec.table == step.scan.table), None
+    )
+    if former is None:
+        known = flow.shared(step.key)
+        fresh = known is not None and known.scan is not None and known.scan.untouched
+        choice.node = known if known is not None and (fresh or flow.past(known) is not None) else None
+        return
+    choice.node, choice.continues = mine, None if mine is not None else former
+    if choice.need and flow.past(former, step.scan) is None:
+        found.lost[asker] = former.label
+
+
+def _with_inputs(node: Node) -> Iterator[Node]:
+    yield node
+    for source in node.inputs:
+        yield from _with_inputs(source)
+
+
+def _remembers(step: Step) -> bool:
+    return isinstance(step, OperatorStep) and step.remembers
+
+
+def unknown_past(job: str, found: Comparison) -> StateError:
+    """The error of a change that loses state."""
+    lost = "; ".join(
+        f"{what}: {source} has no state that knows what it has read" for what, source in found.lost.items()
+    )
+    return StateError(
+        f"job '{job}' cannot be changed so and keep its state",
+        detail=lost,
+        hint="ALTER JOB .. WITH ('allow-state-loss' = 'true') lets that begin empty; a new job reads from the start",
+    )

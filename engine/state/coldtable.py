@@ -1,0 +1,100 @@
+"""Cold rows of a group table, and what a checkpoint says of them: the stored columns, then the words; by cold id."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from forebay.engine.errors import StateError
+from forebay.engine.state.cold import NONE, ColdRows, Deaths
+from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.segment import Segment
+
+if TYPE_CHECKING:
+    from forebay.engine.state.groups import GroupTable
+
+Ids = npt.NDArray[np.int64]
+Words = npt.NDArray[np.int64]
+_DEAD = 1 << 14
+"""Dead rows that may stay however few are alive."""
+PART = b"part"
+_NOTE = b"note"
+COLD_PART = b"cold"
+ID = pa.field("__id", pa.int64(), False)
+
+
+class ColdTable(ColdRows):
+    """Cold rows of a group table: what it stores, then its words."""
+
+    def __init__(self, table: GroupTable, store: ColdStore, dead: Deaths | None = None) -> None:
+        """`dead`: the deaths of other rows, whose ids these rows share."""
+        stored = [pa.field(f"c{i}", f.type) for i, f in enumerate(table.keys.schema)]
+        words = [pa.field(f"w{i}", pa.int64()) for i in range(table.width)]
+        super().__init__(pa.schema([*stored, *words]), store)
+        self.dead = dead if dead is not None else self.dead
+        self.live = 0
+        """Rows whose id is not dead."""
+        self.least: dict[int, int] = {}
+        """By segment, for a table that watches a word: no live row of it has less."""
+        self._table = table
+        self._noted = b""
+
+    def maintain(self, held: Ids = NONE) -> bool:
+        before = list(self.segments)
+        merging = super().maintain(held)
+        merged = [n for n in before if n not in self.segments and n in self.least]
+        if merged:
+            least = min(self.least.pop(n) for n in merged)
+            self.least.update({n: least for n in self.segments if n not in before})
+        return merging
+
+    def _to_merge(self) -> list[Segment]:
+        """As by size; all of them when dead rows are the greater part."""
+        mostly_dead = self.rows() > 2 * self.live + _DEAD
+        return super()._to_merge() or (list(self.segments.values()) if mostly_dead else [])
+
+    def note(self, full: bool, **more: int) -> list[pa.RecordBatch]:
+        """What a checkpoint has to say of these rows, if it was not said before."""
+        least = [self.least.get(n) for n in self.segments]
+        note = json.dumps({"segments": list(self.segments), "live": self.live, "least": least, **more}).encode()
+        if note == self._noted and not full:
+            return []
+        self._noted = note
+        schema = pa.schema([ID], {PART: COLD_PART, _NOTE: note})
+        return [pa.RecordBatch.from_arrays([pa.array([], pa.int64())], schema=schema)]
+
+    def pack(self, ids: Ids) -> pa.RecordBatch:
+        """Hot rows as they are written."""
+        words = self._table.read(ids)
+        columns = [pa.array(np.ascontiguousarray(words[:, j])) for j in range(self._table.width)]
+        return pa.RecordBatch.from_arrays([*self._table.keys.gather(ids).columns, *columns], schema=self.schema)
+
+    def unpack(self, handles: Ids) -> tuple[pa.RecordBatch, Words]:
+        """Cold rows as they were stored, and their words."""
+        rows, stored = self.gather(handles), self._table.keys.schema
+        words = [rows.column(len(stored) + j).to_numpy() for j in range(self._table.width)]
+        matrix = np.column_stack(words) if words else np.zeros((handles.shape[0], 0), np.int64)
+        return pa.RecordBatch.from_arrays(rows.columns[: len(stored)], schema=stored), matrix
+
+
+def read_note(batch: pa.RecordBatch) -> dict[str, Any]:
+    """What `ColdTable.note` said."""
+    note: dict[str, Any] = json.loads(batch.schema.metadata[_NOTE])
+    return note
+
+
+def open_cold(cold: ColdTable | None, note: dict[str, Any]) -> None:
+    """Cold rows as a checkpoint describes them.
+
+    Raises:
+        StateError: there is no store, or a segment is not in it.
+    """
+    if cold is None:
+        raise StateError("a checkpoint has cold state, and there is no store for it")
+    cold.open(note["segments"])
+    cold.live = note["live"]
+    cold.least = {n: least for n, least in zip(note["segments"], note["least"]) if least is not None}
