@@ -622,6 +622,22 @@ class Arrangement(Tiered):
         if self._cold is None:
             self._cold = ColdRows(self.schema, store, self.time)
 
+    def cold_rows(self) -> ColdRows:
+        """Its cold rows; `use` has made them."""
+        if self._cold is None:
+            raise StateError("an arrangement without a cold store cannot have cold rows")
+        return self._cold
+
+    def adopt(self, segments: Iterable[Segment], rows: int, null_keys: int) -> None:
+        """Take over segments with rows of ids 1 to `rows`, built elsewhere; the arrangement must be empty until then."""
+        assert self._cold is not None and self._store.next_id == 1
+        for segment in segments:
+            self._cold.add(segment)
+        self._live, self._null_keys = rows, null_keys
+        self._sealed_to = ((rows >> SHIFT) + 1) << SHIFT
+        self._leave_out(self._sealed_to >> SHIFT)
+        self._saved_to = self._store.next_id
+
     def hot_bytes(self) -> int:
         """Bytes that sealing could give back."""
         return self._store.nbytes()

@@ -86,6 +86,28 @@ class Maker:
         alphabet = rng.choice(["abc xyz", 'a"\\/\b\f\n\r\t\x7f', "aé€😀\u2028", "0123456789.eE+-", "ab{}[],:"])
         return "".join(rng.choice(alphabet) for _ in range(rng.choice([0, 1, 3, 7, 8, 9, 15, 16, 17, 40])))
 
+    def _document(self, depth: int = 0) -> str:
+        """An object, array or scalar as a STRING column may hold it."""
+        rng = self.rng
+        blank = rng.choice(["", "", "", " ", "\n\t"])
+        match rng.randrange(3 if depth < 4 else 1):
+            case 0:
+                return rng.choice(
+                    [self._number(), "true", "null", self._string().decode(errors="replace"), "-0", "-0.0", "1E5"]
+                )
+            case 1:
+                return (
+                    f"[{blank}"
+                    + f",{blank}".join(self._document(depth + 1) for _ in range(rng.randint(0, 3)))
+                    + f"{blank}]"
+                )
+        names = [
+            rng.choice(["a", "b", "long name 1", "long name 2", "", "é", "\\n", "\\u0061"])
+            for _ in range(rng.randint(0, 4))
+        ]
+        members = [f'"{n}"{blank}:{blank}{self._document(depth + 1)}' for n in dict.fromkeys(names)]
+        return "{" + blank + f",{blank}".join(members) + "}"
+
     def _string(self) -> bytes:
         return json.dumps(self._text(), ensure_ascii=self.rng.random() < 0.3).encode()
 
@@ -192,7 +214,7 @@ class Maker:
             number = rng.choice([self._number(), f"{rng.random() * 1000:.17g}", *[plain] * 18])
             return rng.choice([number, number, f'"{number}"']).encode()
         if pa.types.is_string(type_):
-            return self._string()
+            return self._string() if rng.random() < 0.8 else self._document().encode()
         if pa.types.is_binary(type_):
             return rng.choice([b'""', b'"YWJj"', b'"/+8="', b'"YQ=="', b'"YWJjZGVm"'])
         if pa.types.is_temporal(type_):

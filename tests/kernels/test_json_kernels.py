@@ -204,7 +204,30 @@ def test_texts() -> None:
     agree(*read(pa.string(), values), strings)
     others = ["1", "1.50", "true", "null", '"\\ud800"', '"\\udc00"', '"\\ud83dx"', "{}", "[]", "-0"]
     column, left = read(pa.string(), others)
-    assert column.to_pylist()[:4] == ["1", "1.50", "true", None] and left == [False] * 4 + [True] * 6
+    assert column.to_pylist()[:4] == ["1", "1.50", "true", None] and left == [False] * 4 + [True] * 3 + [False] * 2 + [
+        True
+    ]
+
+
+def test_documents_as_text() -> None:
+    documents: list[Any] = [{"a": [1, {"b": "x y", "é": []}], "c": {}}, [], [[["deep"]], None, True]]
+    documents += [{"k" * i: i for i in range(9)}, {f"name {i}": '\n"\\' for i in range(200)}]
+    documents += [{"same": {"same": 1}, "other": {"same": 2}}]
+    values = [json.dumps(d, ensure_ascii=False, indent=RANDOM.choice([None, 2])) for d in documents * 20]
+    agree(
+        *read(pa.string(), values), [json.dumps(d, ensure_ascii=False, separators=(",", ":")) for d in documents * 20]
+    )
+    kept = ['{"a":-0.0}', "[1E5,-0e1,123456789012345678901]"]
+    agree(*read(pa.string(), kept), kept)
+    given_up = [
+        '{"a":1,"a":2}',
+        '{"a":-0}',
+        "[ -0]",
+        '["\\u0061"]',
+        '["\\/"]',
+        json.dumps({str(i): i for i in range(300)}),
+    ]
+    assert all(read(pa.string(), given_up)[1])
 
 
 def test_bytes() -> None:
