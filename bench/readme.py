@@ -28,6 +28,7 @@ _HEADS = {
     "engine_rows_per_s": "rows/s, generator apart",
     "cpu_seconds": "CPU s",
     "peak_rss_mb": "peak RSS, MB",
+    "first_result_seconds": "first result, s",
     "state_mb": "state, MB",
     "disk_mb": "on disk, MB",
     "p50_ms": "p50, ms",

@@ -20,6 +20,7 @@ from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.arrays import hash_rows
 from forebay.engine.state.index import RowIndex
 from forebay.engine.state.rows import RowStore
+from forebay.kernels.newest import newest_write
 
 ROWS = 1 << 20
 BATCH = 8192
@@ -125,3 +126,12 @@ def test_retraction(benchmark: Run, rows: pa.RecordBatch) -> None:
     benchmark.pedantic(epoch, rounds=20)  # type: ignore[attr-defined]
     assert side.arrangement.rows() == ROWS
     assert side.arrangement.unmatched == 0
+
+
+def test_newest_write(benchmark: Run) -> None:
+    """Which of `BATCH` writes of half as many keys win by their versions."""
+    rng = np.random.default_rng(0)
+    key, version = rng.integers(0, BATCH // 2, BATCH), rng.integers(-1, 9, BATCH)
+    puts, last = rng.random(BATCH) < 0.9, np.full(BATCH // 2, -1, np.int64)
+    benchmark(lambda: newest_write(key, version, puts, np.full(BATCH // 2, -2, np.int64), last))
+    assert (last >= 0).any()

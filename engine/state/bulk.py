@@ -37,7 +37,7 @@ RUN_BATCHES = 32
 PARTS = 4
 """Segments made at most: fewer than would be merged."""
 TOUCHED = 64 << 20
-"""Bytes of runs that may be mapped before they are let go."""
+"""Bytes of runs that may be looked at before they are let go: the kernel maps several times as many around them."""
 _HASH = pa.field("__hash", pa.uint64(), False)
 Places = npt.NDArray[np.int64]
 

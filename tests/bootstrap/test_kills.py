@@ -18,10 +18,8 @@ from tests.bootstrap.victim import NAMES
 ROOT = Path(__file__).parents[2]
 DEATHS = [
     ("bootstrap.manifest.before", 3),
-    ("bootstrap.segment.before", 2),
-    ("cold.ingest.after", 2),
+    ("cold.ingest.after", 3),
     ("bootstrap.ready", 2),
-    ("checkpoint.rename.after", 1),
 ]
 PLACES = [
     "bootstrap.run.before",
