@@ -218,6 +218,10 @@ class Source(ABC):
     def reader(self, positions: Mapping[str, Position] | None) -> Reader:
         """Open at `positions` (a checkpoint's), or where the startup options say when None."""
 
+    def beginnings(self) -> Mapping[str, int | None]:
+        """Splits that have lost their first records: the timestamp (ms since 1970) of the first that is left, None if none is."""
+        return {}
+
 
 class Sink(ABC):
     """An open output, used by one thread: `recover`, then (`write`* `commit`)*, then `close`.
@@ -276,6 +280,9 @@ class TableSpec:
     """Directory of the warehouse, or MEMORY and a number for one in memory; None where there is no warehouse."""
     job: str | None = None
     """Name of the job that opens it; sinks derive stable ids from it."""
+    begin: int | None = None
+    """Milliseconds since 1970 from which on a stream is wanted, unless the options say where to begin: what was before is
+    history, and read from elsewhere."""
     read_columns: tuple[str, ...] | None = None
     """Columns that the plan reads (None: all); a source may leave the others NULL."""
 

@@ -31,6 +31,7 @@ from forebay.engine.errors import (
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.alter import compare
+from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
@@ -130,6 +131,7 @@ class Executor:
         self._keeping = Keeping(self.driver, catalog, relations, registry, self._lowering)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
+        self._opened = False
         self._ids: dict[str, str] = {}
         """Ids of saved jobs that are being started again."""
         self.driver.definitions = lambda: {name: job.to_json() for name, job in list(catalog.jobs.items())}
@@ -143,6 +145,10 @@ class Executor:
 
     def open(self) -> None:
         """Load the catalog and the last checkpoint, place every job, replay DML."""
+        self._reload()
+        self._opened = True
+
+    def _reload(self) -> None:
         saved = self.warehouse.load_catalog()
         value = None if saved is None else _catalog_of(saved)
         for name, option in (value["options"] if value else {}).items():
@@ -171,6 +177,7 @@ class Executor:
         for start in late:
             start()
         self.warehouse.replay_dml()
+        self.driver.forget_bootstraps()
 
     def _as_bound(self, bound: Mapping[str, str], start: Callable[[], None]) -> None:
         with as_bound(self.catalog, self.registry, self.relations, bound):
@@ -222,11 +229,16 @@ class Executor:
         if statement.if_not_exists and statement.name in self.catalog.relations:
             return Result(message=f"table {statement.name} exists already")
         table = define(statement, self.catalog, self.registry, self.relations.types)
+        self._check_bootstrap(table)
         self.catalog.add(table)
         if table.embedded:
             self._add_table_node(table)
         self.save()
         return Result(message=f"table {table.name} created")
+
+    def _check_bootstrap(self, table: Table) -> None:
+        if not table.embedded:
+            self.relations.bootstrap(table)
 
     def _add_table_node(self, table: Table) -> None:
         schema = table.schema()
@@ -325,7 +337,7 @@ class Executor:
     ) -> None:
         name = statement.name
         node = self._bind(statement.query, statement.sql, statement.columns)
-        lowering = self._lowering(node)
+        lowering = self._lowering(node, replay=False)
         keys = lowering.traits[id(node)].keys
         key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
         view = MaterializedView(
@@ -348,12 +360,15 @@ class Executor:
     def _bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
         return self.relations.binder().bind(query, sql, columns)
 
-    def _lowering(self, *roots: Node) -> Lowering:
+    def _lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
+        """`replay`: whether histories of tables flow through; None: as the tables say."""
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations))
+        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         """Without a placement, a checkpoint's, the job is new: its scans begin where their tables say."""
+        if self._opened:  # else the job fails by itself, and the others run
+            check_gaps(plan)
         positions = scans if placement is not None else {}
         self.driver.attach(name, plan, placement=placement, positions=positions, initial=placement is None)
 
@@ -396,6 +411,7 @@ class Executor:
     def _alter_table(self, statement: st.AlterTable) -> Result:
         table = self.catalog.table(statement.name)
         changed = altered(table, statement, self.registry, self.relations.types)
+        self._check_bootstrap(changed)
         if table.embedded and statement.action not in ("RENAME TO", "SET", "RESET"):
             self._alter_embedded(table, changed, statement)
         elif table.embedded and statement.action == "RENAME TO":
@@ -556,7 +572,7 @@ class Executor:
         if table.embedded:
             changelog = Changelog.UPSERT if key else Changelog.RETRACT
             queue = functools.partial(self.driver.queue, table.name)
-            return lowering.sink(label, node, changelog, key, lambda: TableOutlet(table, queue))
+            return lowering.sink(label, table.name, node, changelog, key, lambda: TableOutlet(table, queue))
         spec = OutboxSpec(
             label,
             lambda: self.relations.sink(table, insert.options, label),
@@ -571,7 +587,7 @@ class Executor:
             return Outbox(spec, self.driver.checkpoint_id + 1, restored)
 
         changelog = self.relations.sink_changelog(table, insert.options)
-        return lowering.sink(label, node, changelog, key, outlet)
+        return lowering.sink(label, table.name, node, changelog, key, outlet)
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
@@ -746,7 +762,7 @@ class Executor:
             first = self.relations.schema(scan.table).field(0)
             scan = replace(scan, columns=(first.name,), schema=pa.schema([first]))
             return self._collect(scan).select([])
-        lowering = self._lowering(scan)
+        lowering = self._lowering(scan, replay=True)
         if not lowering.traits[id(scan)].bounded:
             raise refuse_unbounded(scan.table)
         self._check_running()
@@ -802,7 +818,9 @@ class Executor:
             return not job.alive, job.error
 
         stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]), over)
-        names.append(self._run_aside(node, self._lowering(node), lambda: StreamOutlet(stream.deliver, stream.end)))
+        names.append(
+            self._run_aside(node, self._lowering(node, replay=True), lambda: StreamOutlet(stream.deliver, stream.end))
+        )
         return stream
 
     def lookup(self, relation: str, key: Any) -> dict[str, Any] | None:

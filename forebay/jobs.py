@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.runtime.bootstrap import Progress
 from forebay.engine.runtime.driver import Driver, describe_error
 from forebay.engine.runtime.job import Job as RunningJob
 from forebay.engine.runtime.job import Status
@@ -44,6 +45,7 @@ class Job(JobHandle):
             started = job.started if job is not None else 0
             seconds = max((self._driver.clock.now() - started) / 1e6, 1e-6)
             rows_in = sum(s.metrics.rows for s in scans)
+            loading = job.bootstrap.progress() if job and job.bootstrap and job.status is Status.BOOTSTRAPPING else None
             return {
                 "status": self.status,
                 "rows_in": rows_in,
@@ -51,7 +53,7 @@ class Job(JobHandle):
                 "records": sum(s.metrics.records for s in scans),
                 "bytes_in": sum(s.metrics.nbytes for s in scans),
                 "dead": sum(s.metrics.dead for s in scans),
-                "rate": rows_in / seconds,
+                "rate": round(rows_in / seconds, 1),
                 "lag": sum(lags) if lags else None,
                 "watermark": _instant(min(marks)) if marks else None,
                 "last_checkpoint": _instant(self._driver.checkpointed_at),
@@ -61,7 +63,9 @@ class Job(JobHandle):
                 "state_bytes": sum(s.nbytes() for n in nodes for s in n.states().values()),
                 "unconfirmed_bytes": sum(o.nbytes() for o in job.outboxes) if job else 0,
                 "error": None if self.error is None else describe_error(self.error),
-            }
+                "loaded": None,
+                "eta": sum(lags) * seconds / rows_in if lags and rows_in else None,
+            } | (_loading(loading) if loading is not None else {})
 
     def wait(self, timeout: float | None = None) -> bool:
         done = (Status.FINISHED.value, Status.FAILED.value, Status.STOPPED.value)
@@ -79,6 +83,18 @@ class Job(JobHandle):
 
     def resume(self) -> None:
         self._driver.resume(self.name)
+
+
+def _loading(progress: Progress) -> dict[str, Any]:
+    """A bootstrap in the words of a job's metrics: records are rows of the history, `loaded` is the part of the work done."""
+    return {
+        "rows_in": progress.rows,
+        "records": progress.rows,
+        "rate": progress.rate,
+        "lag": None if progress.total is None else max(progress.total - progress.rows, 0),
+        "loaded": progress.fraction,
+        "eta": progress.eta,
+    }
 
 
 def _instant(micros: int | None) -> datetime | None:

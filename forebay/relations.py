@@ -12,10 +12,21 @@ from typing import Any
 import pyarrow as pa
 from sqlglot import exp
 
-from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, TableSpec
+from forebay.connectors.bootstrap import (
+    Bootstrap,
+    ChainedSource,
+    HistorySource,
+    Seam,
+    SeamSource,
+    bootstrap_of,
+    refuse_gap,
+)
+from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, Source, TableSpec
 from forebay.engine.errors import OptionError, UnsupportedError
 from forebay.engine.expression import Output, Program
+from forebay.engine.files import Clock
 from forebay.engine.runtime.memory import MemorySource
+from forebay.engine.runtime.plan import History
 from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
@@ -38,7 +49,7 @@ from forebay.planner.exprs import columns_of, moved
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Project
 from forebay.planner.options import Options
-from forebay.planner.physical import TableSource
+from forebay.planner.physical import Past, TableSource
 from forebay.planner.render import to_sql
 from forebay.planner.rewrite import Relation
 from forebay.planner.statements import Query
@@ -104,8 +115,9 @@ class Relations:
         if table.embedded:
             return Relation(table.name, table.schema(), table.primary_key, updating=True, ttl=ttl)
         source = self._open(table, options, None)
-        key = table.primary_key if source.changelog is not Changelog.APPEND else ()
-        updating = source.changelog is not Changelog.APPEND
+        replaced = bool(table.primary_key) and self.bootstrap(table, options) is not None
+        updating = replaced or source.changelog is not Changelog.APPEND
+        key = table.primary_key if updating else ()
         return Relation(table.name, table.schema(), key, updating, time, source.bounded, ttl)
 
     def binder(self) -> Binder:
@@ -162,7 +174,9 @@ class Relations:
             return None
         stored = found.stored()
         source = self._open(found, options, None)
-        needed = self._needed(found, columns) if source.changelog is Changelog.APPEND else None
+        past = self._past(found, options)
+        changelog = Changelog.UPSERT if past is not None and found.primary_key else source.changelog
+        needed = self._needed(found, columns) if changelog is Changelog.APPEND else None
         scan = ScanSpec(
             table,
             lambda wanted: self._open(found, options, wanted),
@@ -175,12 +189,41 @@ class Relations:
         mode = merged.get("scan.startup.mode", default)
         return TableSource(
             scan=scan,
-            changelog=source.changelog,
-            shareable=source.bounded or mode in _FIXED_STARTS,
+            changelog=changelog,
+            shareable=source.bounded or mode in _FIXED_STARTS or past is not None,
             identity=_identity(found, options),
             key=tuple(stored.get_field_index(k) for k in found.primary_key),
             computed=self._computed(found, stored, columns),
+            past=past,
         )
+
+    def bootstrap(self, table: Table, options: Mapping[str, str] = {}) -> Bootstrap | None:
+        """The history of a connector's table, as its options say.
+
+        Raises:
+            OptionError: they do not fit.
+        """
+        time = None if table.watermark is None else table.watermark[0]
+        return bootstrap_of(self.spec(table, options), time)
+
+    def _past(self, table: Table, options: Mapping[str, str]) -> Past | None:
+        found = self.bootstrap(table, options)
+        if found is None:
+            return None
+
+        def history(columns: frozenset[str] | None) -> Source:
+            spec = self.spec(table, options, read_columns=_wanted(columns, found.seam))
+            source = HistorySource(self.registry, spec, found.until, Clock())
+            return source if found.seam is None else SeamSource(source, found.seam.history)
+
+        def check() -> None:
+            refuse_gap(table.name, found, self._open(table, options, None).beginnings())
+
+        def chained(columns: frozenset[str] | None) -> Source:
+            return ChainedSource(history(columns), self._open(table, options, columns))
+
+        version = None if found.version is None else table.stored().get_field_index(found.version)
+        return Past(History(history, check), found.replay, chained, version)
 
     def stored(self, table: str, options: tuple[tuple[str, str], ...]) -> pa.Schema | None:
         """The columns that joins of a connector's table store; None where each stores what it uses."""
@@ -210,8 +253,14 @@ class Relations:
         connector = self.registry.connector(table.options["connector"])
         if connector.source is None:
             raise UnsupportedError(f"connector '{connector.name}' of {table.name} can be written only")
-        wanted = None if columns is None else tuple(sorted(columns))
-        return connector.source(self.spec(table, options, read_columns=wanted))
+        found = self.bootstrap(table, options)
+        if found is None:
+            return connector.source(self.spec(table, options, read_columns=_wanted(columns, None)))
+        spec = self.spec(table, options, read_columns=_wanted(columns, found.seam), begin=found.until // 1000)
+        source = connector.source(spec)
+        if found.seam is None or source.changelog is not Changelog.APPEND:  # a row of the history may be taken away
+            return source
+        return SeamSource(source, found.seam.stream)
 
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
         """The table as a connector sees it."""
@@ -278,6 +327,11 @@ class Relations:
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
         )
+
+
+def _wanted(columns: frozenset[str] | None, seam: Seam | None) -> tuple[str, ...] | None:
+    """The columns to read; the seam's is always among them."""
+    return None if columns is None else tuple(sorted(columns | ({seam.column} if seam is not None else set())))
 
 
 def _identity(table: Table, options: Mapping[str, str]) -> str:

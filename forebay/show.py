@@ -33,6 +33,7 @@ _JOBS = pa.schema(
     [
         ("name", _TEXT), ("status", _TEXT), ("records", _LONG), ("rate", pa.float64()), ("lag", _LONG),
         ("watermark", _TIME), ("last_checkpoint", _TIME), ("restarts", _LONG), ("state_bytes", _LONG), ("error", _TEXT),
+        ("loaded", pa.float64()), ("eta", pa.float64()),
     ]
 )  # fmt: skip
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 from datafusion import SessionContext
 
-from forebay.engine.connector import Changelog
+from forebay.engine.connector import Changelog, Source
 from forebay.engine.errors import InternalError, UnsupportedError
 from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
 from forebay.engine.operators.base import Operator
@@ -26,10 +26,21 @@ from forebay.engine.operators.join import STAMP, ArrangeOperator, JoinOperator, 
 from forebay.engine.operators.lens import Lens, Showing
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
 from forebay.engine.operators.remember import RememberOperator
+from forebay.engine.operators.table import KeyedTableOperator
 from forebay.engine.operators.unnest import UnnestOperator
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.outbox import Outlet
-from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
+from forebay.engine.runtime.plan import (
+    Build,
+    History,
+    JobPlan,
+    OperatorStep,
+    OutputStep,
+    RelationStep,
+    ScanStep,
+    Step,
+    reads_history,
+)
 from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.state.arrangement import Arrangement
 from forebay.planner import nodes as plan
@@ -50,6 +61,21 @@ if TYPE_CHECKING:
     from forebay.engine.state.order import Order
 
 Make = Callable[[Sequence[Operator | None]], Operator]
+_REPLAY = "/replay"
+"""Ends the key of what a history flows through: it is no state until the end of the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A table's history."""
+
+    history: History
+    replay: bool
+    """It flows through jobs that write to sinks."""
+    chained: Callable[[frozenset[str] | None], Source]
+    """Opens history and stream as one source."""
+    version: int | None = None
+    """The raw column that tells which of two rows of a primary key is newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,8 @@ class TableSource:
     """Primary key columns of the raw schema; needed for UPSERT."""
     computed: tuple[Output, ...] = ()
     """The declared columns over the raw ones; empty when they are the same."""
+    past: Past | None = None
+    """Set if the table has a history that its stream does not hold."""
 
 
 class Tables(CatalogView, Protocol):
@@ -92,6 +120,8 @@ class Lowering:
     """By `id` of node."""
     reads: Reads
     """What all the job's outputs together read of each table: a scan is opened once."""
+    replay: bool | None = None
+    """Whether histories of tables flow through the job; None: as each table says."""
     _steps: dict[str, Step] = field(default_factory=dict)
     _kept: list[plan.Node] = field(default_factory=list)
     _ttls: dict[str, list[int | None]] = field(default_factory=dict)
@@ -110,7 +140,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return ArrangeOperator(Arrangement(node.schema, key or everything, key or None))
 
-        step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name)
+        step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name, build=Build())
         return JobPlan((step,))
 
     def output(self, name: str, node: plan.Node, outlet: Callable[[], Outlet]) -> OutputStep:
@@ -120,12 +150,13 @@ class Lowering:
     def sink(
         self,
         name: str,
+        table: str,
         node: plan.Node,
         changelog: Changelog,
         primary_key: tuple[int, ...],
         outlet: Callable[[], Outlet],
     ) -> OutputStep:
-        """An external sink, fed the changelog that it takes.
+        """An external sink, fed the changelog that `table` takes.
 
         Raises:
             UnsupportedError: the sink takes insertions only and the query updates its results.
@@ -134,7 +165,7 @@ class Lowering:
         source = self._named(node)
         if changelog is Changelog.APPEND and traits.updating:
             raise UnsupportedError(
-                f"sink '{name}' takes insertions only, but the query updates and deletes rows",
+                f"table {table} takes insertions only, but the query updates and deletes rows",
                 hint="write to an upsert sink (upsert-kafka with a PRIMARY KEY), or use a changelog format such as "
                 "debezium-json",
             )
@@ -144,14 +175,14 @@ class Lowering:
             source = self._operator(
                 node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema)
             )
-        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet)
+        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source))
 
     def _named(self, node: plan.Node) -> Step:
         """The node's rows under its own column names: an equal subtree elsewhere may use others."""
         step = self.lower(node)
         if step.schema.names == node.schema.names:
             return step
-        return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema))
+        return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema), rowwise=True)
 
     def _upsert(self, source: Step, key: tuple[int, ...]) -> Step:
         from forebay.engine.operators.normalize import UpsertKeyOperator
@@ -209,12 +240,27 @@ class Lowering:
         make: Make,
         tag: str = "",
         remembers: bool = False,
+        *,
+        rowwise: bool = False,
+        build: Build | None = None,
     ) -> OperatorStep:
         self._numbers += 1
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
+        tag += _REPLAY if any(s.key is not None and s.key.endswith(_REPLAY) for s in sources) else ""
         key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
         work = f"{fingerprint(node)}{tag}" if node is not None else f"{label} of {[s.print for s in sources]}"
-        return OperatorStep(schema, f"{self._numbers}", label, key, sources, make, work=work, remembers=remembers)
+        return OperatorStep(
+            schema,
+            f"{self._numbers}",
+            label,
+            key,
+            sources,
+            make,
+            work=work,
+            remembers=remembers,
+            rowwise=rowwise,
+            build=build,
+        )
 
     def _scan(self, node: plan.Scan) -> Step:
         source = self.tables.source(node.table, self.reads[node.table, node.options], dict(node.options))
@@ -226,25 +272,36 @@ class Lowering:
         path = f"scan:{source.identity}"
         known = self._steps.get(path)
         if known is None:
-            known = ScanStep(
-                source.scan.schema, path, f"Scan({node.table})", path if source.shareable else None, source.scan
-            )
-            if source.changelog is Changelog.UPSERT:
-                known = self._normalize(known, source.key)
-            self._steps[path] = known
+            known = self._steps[path] = self._raw(node.table, path, source)
         return self._pick(node, known, source.computed)
 
-    def _normalize(self, step: Step, primary_key: tuple[int, ...]) -> Step:
-        from forebay.engine.operators.normalize import NormalizeOperator
+    def _raw(self, table: str, path: str, source: TableSource) -> Step:
+        """The table's own rows: read, and of an upsert table made a changelog."""
+        scan, past, end = source.scan, source.past, ""
+        if past is not None and (past.replay if self.replay is None else self.replay):
+            scan, end = replace(scan, open=past.chained), _REPLAY
+        history = None if past is None or end else past.history
+        key = path + end if source.shareable else None
+        step = ScanStep(scan.schema, path + end, f"Scan({table})", key, scan, history)
+        if source.changelog is not Changelog.UPSERT:
+            return step
+        named, key = f"normalize:{step.path}", None if key is None else f"{path}/normalize{end}"
+        work = f"{step.print}/normalize"
+        if past is None:
+            from forebay.engine.operators.normalize import NormalizeOperator
 
-        key = None if step.key is None else f"{step.key}/normalize"
+            def plain(_: Sequence[Operator | None]) -> Operator:
+                return NormalizeOperator(scan.schema, source.key)
+
+            return OperatorStep(scan.schema, named, "Normalize", key, (step,), plain, work=work, remembers=True)
+        build = Build(replaces=True, version=past.version)
 
         def make(_: Sequence[Operator | None]) -> Operator:
-            return NormalizeOperator(step.schema, primary_key)
+            return KeyedTableOperator(scan.schema, source.key, past.version)
 
-        work = f"{step.print}/normalize"
+        label = f"Newest(by {list(source.key)})"
         return OperatorStep(
-            step.schema, f"normalize:{step.path}", "Normalize", key, (step,), make, work=work, remembers=True
+            scan.schema, named, label, key, (step,), make, work=work, remembers=True, build=build, keyed=source.key
         )
 
     def _pick(self, node: plan.Scan, step: Step, computed: tuple[Output, ...]) -> Step:
@@ -260,7 +317,7 @@ class Lowering:
         def make(_: Sequence[Operator | None]) -> Operator:
             return FilterProjectOperator(node.schema, None, None, Program(self.context, step.schema, outputs))
 
-        return self._operator(node.schema, f"Pick({', '.join(node.columns)})", node, (step,), make)
+        return self._operator(node.schema, f"Pick({', '.join(node.columns)})", node, (step,), make, rowwise=True)
 
     def _filter_project(
         self, node: plan.Node, below: plan.Node, condition: Expr | None, exprs: tuple[Expr, ...] | None
@@ -295,7 +352,8 @@ class Lowering:
                 return RememberOperator(step.schema, node.schema, mask, pick, program)
             return FilterProjectOperator(node.schema, mask, pick, program)
 
-        return self._operator(node.schema, label, node, (step,), make, "", remembers_output(node, self.traits))
+        remembers = remembers_output(node, self.traits)
+        return self._operator(node.schema, label, node, (step,), make, "", remembers, rowwise=not remembers)
 
     def _join(self, node: plan.Join) -> Step:
         left, left_keys, left_lens, left_life = self._stored(node, 0, node.left_keys)
@@ -371,6 +429,8 @@ class Lowering:
     def _arrange(self, node: plan.Node, key: tuple[int, ...], stamped: bool, ttl: int | None) -> Step:
         """The node's rows by key; `stamped`: each with the time at which it came. `ttl`: how long the join sees them, in µs."""
         source = self.lower(node)
+        if isinstance(source, OperatorStep) and source.keyed == key and ttl is None:
+            return source
         tag = f"/by{key}" + ("/stamped" if stamped else "")
         self._ttls.setdefault(fingerprint(node) + tag, []).append(ttl)
         ttls = self._ttls[fingerprint(node) + tag]
@@ -388,7 +448,7 @@ class Lowering:
         def suits(running: Operator, watermark: int | None) -> bool:
             return isinstance(running, ArrangeOperator) and all(running.reaches(ttl, watermark) for ttl in ttls)
 
-        made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True)
+        made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True, build=Build())
         step = replace(made, suits=suits)
         self._steps[fingerprint(node) + tag] = step
         return step

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forebay.connectors import records
+from forebay.connectors import bootstrap, records
 from forebay.connectors.topiclog import options as log
 from forebay.engine.connector import Option
 from forebay.engine.errors import OptionError
@@ -59,7 +59,7 @@ PARALLELISM = Option("sink.parallelism", "taken for Flink's sake: one client wri
 FLUSH_ROWS = Option("sink.buffer-flush.max-rows", "taken for Flink's sake: rows are netted by key in every epoch")
 FLUSH_INTERVAL = Option("sink.buffer-flush.interval", "taken for Flink's sake: rows are netted by key in every epoch")
 SINK_OPTIONS = (GUARANTEE, TRANSACTIONAL_ID, PARTITIONER, PARALLELISM)
-OPTIONS = (BOOTSTRAP, GROUP, TOPIC, PATTERN, *SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS)
+OPTIONS = (BOOTSTRAP, GROUP, TOPIC, PATTERN, *SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS, *bootstrap.OPTIONS)
 UPSERT_OPTIONS = (
     *(o for o in OPTIONS if not o.name.startswith("scan.startup") and o.name not in ("key.fields", "sink.partitioner")),
     FLUSH_ROWS,

@@ -329,3 +329,24 @@ def watermarks(consumer: Any, topic: str, partition: int) -> tuple[int, int]:
     except KafkaException as e:
         raise failure(f"asking for the offsets of topic '{topic}' partition {partition}", e) from e
     return int(low), int(high)
+
+
+def first_time(consumer: Any, topic: str, partition: int, low: int) -> int | None:
+    """The timestamp (ms since 1970) of the first record from offset `low` on; None if there is none that can be read."""
+    at = TopicPartition(topic, partition, low)
+    consumer.incremental_assign([at])
+    try:
+        deadline = time.monotonic() + o.TUNING.request_seconds
+        while time.monotonic() < deadline:
+            message = consumer.poll(0.1)
+            if message is None:
+                continue
+            if message.error() is None:
+                return int(message.timestamp()[1])
+            if message.error().code() == KafkaError._PARTITION_EOF:
+                return None
+            if not passing(message.error()):
+                raise failure(f"reading the first record of topic '{topic}' partition {partition}", message.error())
+        raise ConnectorError(f"the first record of topic '{topic}' partition {partition} did not come")
+    finally:
+        consumer.incremental_unassign([at])

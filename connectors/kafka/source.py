@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from forebay.connectors import options as read
 from forebay.connectors.kafka import options as o
 from forebay.connectors.kafka.errors import LOG, ask, failure, refused
-from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, watermarks
+from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, first_time, watermarks
 from forebay.connectors.kafka.transactions import committed
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.options import specific_offsets, topics_of
@@ -26,6 +26,9 @@ class KafkaSource(Source):
         self._options = spec.options
         self._decoder = decoder
         self._startup = "earliest-offset" if upsert else read.required(spec.options, o.STARTUP)
+        if spec.begin is not None and o.STARTUP.name not in spec.options:
+            self._startup = "timestamp"
+            self._options = {**spec.options, o.STARTUP_TIME.name: str(spec.begin)}
         self._bounded = read.required(spec.options, o.BOUNDED)
         self._names, self._pattern = topics_of(spec), spec.options.get(o.PATTERN.name)
         if bool(self._names) == bool(self._pattern):
@@ -37,7 +40,7 @@ class KafkaSource(Source):
             (self._bounded, o.BOUNDED_TIME, o.BOUNDED_OFFSETS),
         ):
             if mode == "timestamp":
-                read.integer(spec.options, when)
+                read.integer(self._options, when)
             if mode == "specific-offsets":
                 specific_offsets(spec.options, at)
         o.client_properties(spec.options)
@@ -73,6 +76,18 @@ class KafkaSource(Source):
         except BaseException:
             consumer.close()
             raise
+
+    def beginnings(self) -> dict[str, int | None]:
+        consumer = self._consumer()
+        try:
+            found: dict[str, int | None] = {}
+            for topic, partition in self._found(consumer, o.TUNING.request_seconds):
+                low, high = watermarks(consumer, topic, partition)
+                if low > 0:
+                    found[f"{topic}-{partition}"] = first_time(consumer, topic, partition, low) if low < high else None
+            return found
+        finally:
+            consumer.close()
 
     def _consumer(self) -> Any:
         tuned = {

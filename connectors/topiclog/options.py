@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from forebay.connectors import bootstrap, records
 from forebay.connectors import options as read
-from forebay.connectors import records
 from forebay.engine.connector import Option, TableSpec
 
 _MODES = ("latest-offset", "timestamp", "specific-offsets")
@@ -54,7 +54,7 @@ SOURCE_OPTIONS = (
     BOUNDED_OFFSETS,
 )
 SINK_OPTIONS = (GUARANTEE, SINK_ID, PARTITIONER, RETENTION_MS, RETENTION_BYTES)
-OPTIONS = (*SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS)
+OPTIONS = (*SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS, *bootstrap.OPTIONS)
 UPSERT_OPTIONS = tuple(o for o in OPTIONS if not o.name.startswith("scan.startup") and o.name != "key.fields")
 
 _OFFSET = re.compile(r"\s*partition:(\d+),offset:(\d+)\s*")

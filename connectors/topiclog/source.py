@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -251,6 +251,9 @@ class LogSource(Source):
         self._open_store = open_store
         self._clock = clock
         self._startup = "earliest-offset" if upsert else read.required(spec.options, STARTUP_MODE)
+        if spec.begin is not None and STARTUP_MODE.name not in spec.options:
+            self._startup = "timestamp"
+            self._spec = spec = replace(spec, options={**spec.options, STARTUP_TIME.name: str(spec.begin)})
         self._bounded = read.required(spec.options, BOUNDED_MODE)
         self._names = topics_of(spec)
         self._pattern = spec.options.get(TOPIC_PATTERN.name)
@@ -284,6 +287,16 @@ class LogSource(Source):
         if self.bounded:
             end = self._offsets(store, self._bounded, BOUNDED_TIME, BOUNDED_OFFSETS, missing=UNBOUNDED)
         return LogReader(store, self._decoder, self._topics(store), begin, end, positions, self._clock)
+
+    def beginnings(self) -> dict[str, int | None]:
+        store = self._open_store()
+        removed = [
+            (f"{topic}-{number}", topic, number, end.start, end.end)
+            for topic in self._topics(store)()
+            for number, end in enumerate(store.partitions(topic))
+            if end.start > 0
+        ]
+        return {name: store.time_of(topic, p, start) if start < end else None for name, topic, p, start, end in removed}
 
     def _topics(self, store: LogStore) -> Callable[[], list[str]]:
         if self._names:

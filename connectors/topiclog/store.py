@@ -230,6 +230,13 @@ class LogStore:
                     return head.base + int(late[0])
         return end.end
 
+    def time_of(self, topic: str, partition: int, offset: int) -> int:
+        """The timestamp (ms since 1970) of a visible record."""
+        segment, position = self.locate(topic, partition, offset)
+        path = self.segment_file(topic, partition, segment)
+        head = read_head(self.files, path, position)
+        return int(read_rows(self.files, path, head).column("timestamp")[offset - head.base].as_py())
+
     # -- writing ------------------------------------------------------------------------------------------------
 
     def create(self, topic: str, partitions: int) -> None:

@@ -41,6 +41,8 @@ class Operator(ABC):
 
     schema: pa.Schema
     """Schema of the output rows."""
+    piecewise = True
+    """Whether an initial delta (`Turn.initial`) may come in pieces."""
 
     @abstractmethod
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:

@@ -123,6 +123,7 @@ class JoinOperator(Operator):
         self._left = left
         self._right = right
         self._nulls: dict[bool, tuple[int, list[pa.Array]]] = {}
+        self.piecewise = not spec.null_aware  # a NULL on the right is about all rows of the left
         if spec.null_aware and (spec.residual is not None or len(spec.left_keys) != 1):
             raise UnsupportedError(
                 "NOT IN with a correlated subquery cannot run continuously",

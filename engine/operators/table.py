@@ -14,8 +14,10 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import group_rows, same_rows
 from forebay.engine.operators.base import Turn
-from forebay.engine.operators.join import ArrangeOperator
+from forebay.engine.operators.join import ArrangeOperator, Places
 from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.state.arrays import rank_of
+from forebay.kernels.newest import newest_write
 
 
 class TableOperator(ArrangeOperator):
@@ -42,10 +44,7 @@ class TableOperator(ArrangeOperator):
         np.maximum.at(last, group, np.arange(writes.num_rows))
         final = writes.rows.take(pa.array(last))
         puts = writes.weight_array()[last] > 0
-        found = [(p, i) for p, i in self.arrangement.probe(final, self.key, self.arrangement.new(epoch))]
-        places = np.concatenate([p for p, _ in found]) if found else np.zeros(0, np.int32)
-        ids = np.concatenate([i for _, i in found]) if found else np.zeros(0, np.int64)
-        old = self.arrangement.rows_at(ids)
+        places, old = self._stored(final, epoch)
         same = same_rows(old, final.take(pa.array(places))) & puts[places]
         puts[places[same]] = False
         gone = old.filter(pa.array(~same))
@@ -55,6 +54,44 @@ class TableOperator(ArrangeOperator):
         if puts.any():
             out.append(Batch(final.filter(pa.array(puts))))
         return out
+
+    def _stored(self, rows: pa.RecordBatch, epoch: int) -> tuple[Places, pa.RecordBatch]:
+        """(index into `rows`, stored row) of every key of `rows` that has a row."""
+        found = list(self.arrangement.probe(rows, self.key, self.arrangement.new(epoch)))
+        places = np.concatenate([p for p, _ in found]) if found else np.zeros(0, np.int32)
+        ids = np.concatenate([i for _, i in found]) if found else np.zeros(0, np.int64)
+        return places, self.arrangement.rows_at(ids)
+
+
+class KeyedTableOperator(TableOperator):
+    """The newest row of each primary key of a stream of upserts: a table that an outside writer owns.
+
+    With a `version` column a write that is older than the row that is there does nothing; NULL is older than any version, and a
+    delete without a version takes the row whatever its version.
+    """
+
+    def __init__(self, schema: pa.Schema, key: tuple[int, ...], version: int | None = None) -> None:
+        super().__init__(schema, key)
+        self._version = version
+        self.outdated = 0
+        """Writes that were older than the row that was there."""
+
+    def _net(self, writes: Batch, epoch: int) -> list[Batch]:
+        if self._version is None:
+            return super()._net(writes, epoch)
+        group, first = group_rows(writes.rows.select(list(self.key)))
+        keys = writes.rows.take(pa.array(first))
+        places, old = self._stored(keys, epoch)
+        versions = pa.concat_arrays([writes.rows.column(self._version), old.column(self._version)])
+        ranks = rank_of(versions) - 1
+        held = np.full(first.shape[0], -2, np.int64)
+        held[places] = ranks[writes.num_rows :]
+        last = np.full(first.shape[0], -1, np.int64)
+        puts = writes.weight_array() > 0
+        newest_write(group, np.ascontiguousarray(ranks[: writes.num_rows]), puts, held, last)
+        counted = np.flatnonzero(last >= 0)
+        self.outdated += first.shape[0] - counted.shape[0]
+        return super()._net(writes.take(last[counted]), epoch)
 
 
 def _with_schema(batch: Batch, schema: pa.Schema) -> Batch:

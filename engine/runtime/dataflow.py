@@ -11,21 +11,23 @@ backlogs hold the difference.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Fetched
+from forebay.engine.connector import Fetched, Source
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.backlog import Backlog, Missed
+from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 from forebay.engine.runtime.scan import Scan, ScanSpec
@@ -67,6 +69,12 @@ class Node:
     rows_out: int = 0
     version: int = 0
     """Epoch of the last change of the output."""
+    history: Callable[[], Source] | None = None
+    """Of a scan: opens what its table was before the stream begins."""
+    complete: bool = False
+    """Made with its contents in place."""
+    state_only: bool = False
+    """Of an outlet: it does not take what its job makes of the past."""
 
     def states(self) -> Mapping[str, State]:
         return self.operator.states() if self.operator is not None else {}
@@ -122,6 +130,7 @@ class _Attachment:
     now: int
     placement: Mapping[str, str]
     positions: Mapping[str, Mapping[str, Any]]
+    built: Mapping[str, Operator] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     fresh: list[Node] = field(default_factory=list)
     choices: Mapping[str, Choice] | None = None
@@ -164,20 +173,22 @@ class Dataflow:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
+        built: Mapping[str, Operator] | None = None,
     ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). On an exception nothing is attached.
+        (their states are about to be loaded). `built`: by path, operators that have their history already. On an exception
+        nothing is attached.
         """
-        placed = _Attachment(job, now, placement or {}, positions or {})
+        placed = _Attachment(job, now, placement or {}, positions or {}, built or {})
         try:
             for output in plan.outputs:
                 self._place(output, placed)
             if initial:
-                self._initial_step(placed)
+                Initial(self, placed.fresh, now).run()
         except BaseException:
             self._discard(job)
             raise
@@ -202,6 +213,15 @@ class Dataflow:
         into.nodes[step.path] = node
         return node
 
+    def running(self, step: Step) -> bool:
+        """Whether a node does what the step asks, and can show a newcomer its past."""
+        if isinstance(step, RelationStep):
+            return f"relation/{step.relation}" in self.nodes
+        known = self._shared.get(step.key) if step.key is not None else None
+        if known is None or not _suits(step, known):
+            return False
+        return known.contents() is not None
+
     def _find(self, step: Step, into: _Attachment) -> Node | None:
         """A node that already does what the step asks and can show a newcomer its past."""
         if into.choices is not None:
@@ -212,10 +232,9 @@ class Dataflow:
         known = self._shared.get(step.key) if step.key is not None else None
         if known is None:
             return None
-        suits = step.suits if isinstance(step, OperatorStep) and known not in into.fresh else None
-        if suits is not None and known.operator is not None and not suits(known.operator, known.watermark):
+        if known not in into.fresh and not _suits(step, known):
             return None
-        unread = known.scan is not None and known.scan.untouched
+        unread = known.scan is not None and known.scan.untouched and known.history is None
         return known if known in into.fresh or unread or known.contents() is not None else None
 
     def _adopt(self, node: Node, job: str) -> None:
@@ -238,16 +257,19 @@ class Dataflow:
             if former is not None and former.scan is not None:
                 saved = former.scan.save()
             node.scan = Scan(step.scan, into.now, saved)
+            node.history = None if step.history is None else functools.partial(step.history.open, step.scan.columns)
             if taken and step.key is not None and former is None:
                 node.catching_up = self._shared[step.key]
         elif isinstance(step, OperatorStep):
-            node.operator = step.make([i.operator for i in inputs])
+            node.operator = into.built.get(step.path) or step.make([i.operator for i in inputs])
+            node.complete = step.path in into.built
             node.remembers = step.remembers
             if step.relation is not None:
                 node.id, node.relation, node.key = f"relation/{step.relation}", step.relation, None
         elif isinstance(step, OutputStep):
             node.outlet = into.outlets.get(step.path) or step.outlet()
             node.schema = step.schema
+            node.state_only = step.state_only
         if node.key is not None:
             self._shared[node.key] = node
         self._insert(node)
@@ -261,13 +283,13 @@ class Dataflow:
 
     def _use_cold(self, node: Node) -> None:
         for state in node.states().values():
-            if self.cold is not None and isinstance(state, Tiered):
+            if self.cold is not None and isinstance(state, Tiered) and not node.complete:
                 state.use(self.cold)
 
     def _initial_step(self, placed: _Attachment) -> dict[str, list[Batch]]:
-        """One step of the new nodes alone, over the full contents of inputs that have a past.
+        """One step of the new nodes of a changed job alone, over the full contents of inputs that have a past.
 
-        Returns, for a changed job, what its outlets would get, by path: they do not get it.
+        Returns what its outlets would get, by path: they do not get it.
         """
         fresh, ends = placed.fresh, {}
         for node in fresh:
@@ -275,15 +297,13 @@ class Dataflow:
             watermarks = tuple(i.watermark for i in node.inputs)
             if node.scan is not None:
                 node.output = self._continued(node, placed)
-            elif node.outlet is not None and placed.choices is not None:
-                ends[node.path] = node.named(inputs[0])
             elif node.outlet is not None:
-                node.outlet.take(node.named(inputs[0]), watermarks[0], self.epoch)
+                ends[node.path] = node.named(inputs[0])
             elif node.operator is not None:
                 node.output = node.operator.process(inputs, Turn(self.epoch, placed.now, watermarks, initial=True))
                 node.watermark = node.operator.watermark(watermarks)
         for node in fresh:
-            self._commit(node)
+            self.commit(node)
             node.output = []
         return ends
 
@@ -426,8 +446,18 @@ class Dataflow:
         return stuck
 
     def relation(self, name: str) -> Node:
-        """The node of an embedded table or materialized view."""
-        return self.nodes[f"relation/{name}"]
+        """The node of an embedded table or materialized view.
+
+        Raises:
+            StateError: it is not there before its job runs.
+        """
+        found = self.nodes.get(f"relation/{name}")
+        if found is None:
+            raise StateError(
+                f"{name} is not there yet: histories of the tables that it reads are being loaded",
+                hint="SHOW JOBS tells how far that is, and what has failed",
+            )
+        return found
 
     def placements(self) -> dict[str, dict[str, str]]:
         """Per job: the id of the node at each path of its plan, for a checkpoint."""
@@ -515,7 +545,7 @@ class Dataflow:
         parked = self._parked_nodes()
         for node in self.order:
             if id(node) not in parked:
-                self._commit(node)
+                self.commit(node)
                 node.output = []
         return failed
 
@@ -548,7 +578,7 @@ class Dataflow:
         node.carried = []
         node.watermark = node.operator.watermark(watermarks)
 
-    def _commit(self, node: Node) -> None:
+    def commit(self, node: Node) -> None:
         for state in node.states().values():
             state.commit()
         if node.outlet is not None:
@@ -643,7 +673,7 @@ class Dataflow:
                 node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
                 node.watermark = node.operator.watermark(watermarks)
         for node in parked.nodes:
-            self._commit(node)
+            self.commit(node)
             node.version = self.epoch
             if node.relation is not None:
                 node.carried.extend(node.output)
@@ -722,6 +752,12 @@ class Dataflow:
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""
         return [n for n in self.order if job in n.jobs]
+
+
+def _suits(step: Step, known: Node) -> bool:
+    """Whether a running node still has the past that the step needs."""
+    suits = step.suits if isinstance(step, OperatorStep) else None
+    return suits is None or known.operator is None or suits(known.operator, known.watermark)
 
 
 class _Nowhere(Outlet):

@@ -20,9 +20,11 @@ import pyarrow as pa
 from forebay.engine.batch import Batch
 from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
-from forebay.engine.files import Clock
+from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.alter import Comparison
+from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
+from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
@@ -81,6 +83,8 @@ class Driver:
         self.cold = cold or ColdStore(None)
         self.flow = Dataflow(self.cold)
         self.budget = Budget(self.cold)
+        root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
+        self.shop = Workshop(root, files, self.cold, clock, self._note_of)
         self.clock = clock
         self.options = options
         self.store = store
@@ -143,20 +147,15 @@ class Driver:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
     ) -> Job:
-        """Add a job at an epoch boundary and start its sinks."""
+        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first."""
         with self.boundary() as flow:
-            now = self._tick()
-            job = Job(name, started=now)
-            flow.attach(name, plan, now, placement=placement, positions=positions, initial=initial)
-            for node in flow.nodes_of(name):
-                if isinstance(node.outlet, Outbox):
-                    node.outlet.wake = self._awake.set
-                    job.outboxes.append(node.outlet)
-                    job.runners.append(SinkRunner(node.outlet))
-            self.jobs[name] = job
-            self._run_pending()
-            if self._threads:
-                self._start_runners(job)
+            job = Job(name, started=self._tick())
+            if placement is None and must_wait(plan, flow):
+                job.status = Status.BOOTSTRAPPING
+                job.bootstrap = Bootstrap(name, plan, self.shop)
+                self.jobs[name] = job
+                return job
+            self._attach(job, plan, placement=placement, positions=positions, initial=initial)
             return job
 
     def keep(self, name: str, step: Step, node: Node) -> None:
@@ -181,6 +180,8 @@ class Driver:
             self._run_pending()
             if name in flow.parked:
                 raise StateError(f"job '{name}' has failed", hint=f"RESUME JOB {name} first, or drop it")
+            if self.jobs[name].status is Status.BOOTSTRAPPING:
+                raise StateError(f"job '{name}' waits for histories of its tables", hint="SHOW JOBS tells how long")
             job, now = self.jobs[name], self._tick()
             found, whole = flow.alter(name, plan, former, now, lose=lose)
             runners = {id(r.outbox): r for r in job.runners}
@@ -193,12 +194,80 @@ class Driver:
                 self._start_runners(job)
             return found, whole
 
+    def _attach(self, job: Job, plan: JobPlan, **how: Any) -> None:
+        self.flow.attach(job.name, plan, self._tick(), **how)
+        for node in self.flow.nodes_of(job.name):
+            if isinstance(node.outlet, Outbox):
+                node.outlet.wake = self._awake.set
+                job.outboxes.append(node.outlet)
+                job.runners.append(SinkRunner(node.outlet))
+        self.jobs[job.name] = job
+        self._run_pending()
+        if self._threads:
+            self._start_runners(job)
+
+    # -- bootstraps ---------------------------------------------------------------------------------------------
+
+    def _bootstrap(self) -> bool:
+        """A slice of the builds that jobs wait for; when all are there the jobs are attached, at one boundary.
+
+        So jobs that were made together all see the stream from where their histories end.
+        """
+        waiting = [(j, j.bootstrap) for j in self.jobs.values() if j.status is Status.BOOTSTRAPPING and j.bootstrap]
+        deadline = self.clock.monotonic() + self.options.latency
+        for job, bootstrap in waiting:
+            try:
+                build = bootstrap.next(self.flow.running)
+                while build is not None and build.step() and self.clock.monotonic() < deadline and not self._callers:
+                    pass
+            except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+                self._bootstrap_failed(job, error)
+                build = None
+            if build is not None:
+                return True
+        attached = [self._attach_built(job, bootstrap) for job, bootstrap in waiting]
+        return any(attached)
+
+    def _attach_built(self, job: Job, bootstrap: Bootstrap) -> bool:
+        if job.status is not Status.BOOTSTRAPPING or not relations_there(bootstrap.plan, self.flow):
+            return False
+        try:
+            check_gaps(bootstrap.plan)
+            job.status = Status.RUNNING
+            self._attach(job, bootstrap.plan, built=bootstrap.take())
+        except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+            self._bootstrap_failed(job, error)
+        self._changed.notify_all()
+        return True
+
+    def _bootstrap_failed(self, job: Job, error: Exception) -> None:
+        """Builds go on from what they have saved, unless trying again cannot help."""
+        self.shop.close()
+        if isinstance(error, ConnectorError) and not error.retryable:
+            self._give_up(job, error)
+        else:
+            self._note_failures({job.name: error})
+
+    def forget_bootstraps(self) -> None:
+        """Remove what bootstraps of jobs that are gone have left."""
+        self.shop.sweep(self._needed_builds())
+
+    def _needed_builds(self) -> set[str]:
+        return {
+            name
+            for j in self.jobs.values()
+            if j.bootstrap is not None and not j.bootstrap.attached
+            for name in j.bootstrap.names()
+        }
+
     def detach(self, name: str) -> None:
         """Remove a job. Call `checkpoint` before if its sinks shall show everything."""
         with self.boundary() as flow:
             flow.detach(name)
             job = self.jobs.pop(name, None)
             if job is not None:
+                if job.bootstrap is not None:
+                    job.bootstrap.abandon(self._needed_builds())
                 job.status = Status.STOPPED
 
     def feed(self, relation: str, batch: Batch, *, log_it: bool = True) -> dict[str, Exception]:
@@ -251,7 +320,7 @@ class Driver:
                 node.scan.begin()
         fetched = self._poll(scans)
         with self._lock:
-            worked = self._epoch(fetched, merged)
+            worked = self._epoch(fetched, merged) | self._bootstrap()
             self._retry_failed()
             self._finish_jobs()
             if self._checkpoint_due():
@@ -295,7 +364,7 @@ class Driver:
         """Rows of the next poll while catching up, given what this one brought: fewer if they are wide for the budget."""
         width = max(int(b.nbytes) // b.num_rows for b in batches if b.num_rows)
         rows: int = self.budget.epoch // max(width, 1)
-        return max(self.options.batch, min(self.options.backlog, rows))
+        return max(self.options.small, min(self.options.backlog, rows))
 
     def _poll_one(self, node: Node) -> Fetched | None:
         assert node.scan is not None
@@ -365,7 +434,9 @@ class Driver:
         return scan.spec.table
 
     def _note(self, node_id: str, fetched: Fetched) -> None:
-        table = self._table_of(node_id)
+        self._note_of(self._table_of(node_id), fetched)
+
+    def _note_of(self, table: str, fetched: Fetched) -> None:
         notes = self.notes
         notes.dead.extend((table, d) for d in fetched.dead)
         del notes.dead[: -self.options.dead_letters]
@@ -412,6 +483,9 @@ class Driver:
         with self.boundary() as flow:
             job = self.jobs[name]
             job.restarts += 1
+            if job.bootstrap is not None and not job.bootstrap.attached:
+                job.status = Status.BOOTSTRAPPING
+                return
             if self._threads:
                 self._start_runners(job)
             if name in flow.parked:
@@ -531,6 +605,10 @@ class Driver:
                 if node.scan is not None and node.id in capture.meta["scans"]:
                     node.scan.reader.committed(capture.meta["scans"][node.id]["positions"])
             self.checkpointed_at = self.clock.now()
+            for job in self.jobs.values():
+                if job.bootstrap is not None and job.name in capture.meta["placements"]:
+                    job.bootstrap.durable()
+                    job.bootstrap = None
             self._in_flight = None
             self._changed.notify_all()
         if self.dml is not None and self.store is not None:
@@ -666,6 +744,7 @@ class Driver:
             thread.join(timeout)
         self._threads = []
         with self.boundary() as flow:
+            self.shop.close()
             for node in flow.order:
                 if node.scan is not None:
                     node.scan.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from forebay.engine.runtime.bootstrap import Bootstrap
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 
 
 class Status(Enum):
+    BOOTSTRAPPING = "BOOTSTRAPPING"
+    """Histories of its tables are being loaded, or it waits for a view that is."""
     RUNNING = "RUNNING"
     RESTARTING = "RESTARTING"
     """Failed, and waiting to be tried again."""
@@ -34,8 +37,10 @@ class Job:
     runners: list[SinkRunner] = field(default_factory=list)
     started: int = 0
     """µs since 1970."""
+    bootstrap: Bootstrap | None = None
+    """What is being built for it, until a checkpoint has it."""
 
     @property
     def alive(self) -> bool:
         """Still to be driven."""
-        return self.status in (Status.RUNNING, Status.RESTARTING)
+        return self.status in (Status.BOOTSTRAPPING, Status.RUNNING, Status.RESTARTING)

@@ -6,12 +6,13 @@ within its job, stable across restarts, so that its state is found again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from forebay.engine.connector import Source
 from forebay.engine.operators.base import Operator
 from forebay.engine.runtime.scan import ScanSpec
 
@@ -40,10 +41,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """What a table was before its stream begins."""
+
+    open: Callable[[frozenset[str] | None], Source]
+    """A bounded source of insertions, in the columns of the scan; the columns that are needed (None: all)."""
+    check: Callable[[], None]
+    """Raises ConnectorError if the stream no longer holds what came after the history."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanStep(Step):
-    """Read a connector's table."""
+    """Read a connector's table. With a `history` the scan's rows come after those of the history."""
 
     scan: ScanSpec
+    history: History | None = None
 
     @property
     def print(self) -> str:
@@ -58,6 +70,16 @@ class RelationStep(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class Build:
+    """How an arrangement is built from the rows that come."""
+
+    replaces: bool = False
+    """Of several rows of one key only the newest stays."""
+    version: int | None = None
+    """The column that tells which is newer, before the order in which they come."""
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorStep(Step):
     """Run an operator. `make` gets the operators of the input nodes (a join takes their arrangements)."""
 
@@ -65,6 +87,12 @@ class OperatorStep(Step):
     make: Callable[[Sequence[Operator | None]], Operator]
     relation: str | None = None
     """Set on the last step of a materialized view: its name."""
+    rowwise: bool = False
+    """Each row of its one input is dropped, or becomes one row, whatever the others are."""
+    build: Build | None = None
+    """Set if it arranges the rows of its one input."""
+    keyed: tuple[int, ...] | None = None
+    """Set if it keeps its own output arranged by these columns: a join by them needs no other arrangement."""
     suits: Callable[[Operator, int | None], bool] | None = None
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
     work: str = ""
@@ -87,6 +115,8 @@ class OutputStep(Step):
 
     source: Step
     outlet: Callable[[], Outlet]
+    state_only: bool = False
+    """What the job makes of its inputs' past is not handed on."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:
@@ -98,3 +128,22 @@ class JobPlan:
     """A job's outputs; steps that are one object in several outputs run once."""
 
     outputs: tuple[Step, ...] = field(default=())
+
+    def steps(self) -> Iterator[Step]:
+        """Every step once, inputs first."""
+        seen: set[str] = set()
+
+        def visit(step: Step) -> Iterator[Step]:
+            if step.path not in seen:
+                seen.add(step.path)
+                for source in step.inputs:
+                    yield from visit(source)
+                yield step
+
+        for output in self.outputs:
+            yield from visit(output)
+
+
+def reads_history(step: Step) -> bool:
+    """Whether it stands on a table with a history that does not flow through the job."""
+    return (isinstance(step, ScanStep) and step.history is not None) or any(map(reads_history, step.inputs))

@@ -622,6 +622,22 @@ class Arrangement(Tiered):
         if self._cold is None:
             self._cold = ColdRows(self.schema, store, self.time)
 
+    def cold_rows(self) -> ColdRows:
+        """Its cold rows; `use` has made them."""
+        if self._cold is None:
+            raise StateError("an arrangement without a cold store cannot have cold rows")
+        return self._cold
+
+    def adopt(self, segments: Iterable[Segment], rows: int, null_keys: int) -> None:
+        """Take over segments with rows of ids 1 to `rows`, built elsewhere; the arrangement must be empty until then."""
+        assert self._cold is not None and self._store.next_id == 1
+        for segment in segments:
+            self._cold.add(segment)
+        self._live, self._null_keys = rows, null_keys
+        self._sealed_to = ((rows >> SHIFT) + 1) << SHIFT
+        self._leave_out(self._sealed_to >> SHIFT)
+        self._saved_to = self._store.next_id
+
     def hot_bytes(self) -> int:
         """Bytes that sealing could give back."""
         return self._store.nbytes()
@@ -709,14 +725,6 @@ class Arrangement(Tiered):
     def since(self) -> int:
         """The time that every reader has passed: older rows may be gone."""
         return min((r.since for r in self._readers), default=ALWAYS)
-
-    def oldest(self) -> int | None:
-        """About the time of the oldest row (of those in memory the first chunk is asked); None: there is none with a time."""
-        found = [s.times[0] for s in self.cold_segments() if s.times is not None]
-        hot = next(self._live_ids(since=self._sealed_to), None) if self.time is not None else None
-        if hot is not None:
-            found.append(int(self._times(hot).min()))
-        return min((t for t in found if t != NEVER), default=None)
 
     def _expire(self) -> bool:
         """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""

@@ -241,3 +241,11 @@ def _hash_column(array: pa.Array, out: UInt64s, start: bool) -> None:
         (kernels.hash_words if start else kernels.combine_words)(words, out)
     if array.null_count:
         kernels.null_hashes((~is_null(array)).view(np.uint8), before, out)
+
+
+def rank_of(values: pa.Array) -> npt.NDArray[np.int64]:
+    """int64[n]: equal values have equal ranks from 1 on, greater ones greater; NULL has 0."""
+    ranks = np.array(pc.rank(values, sort_keys="ascending", tiebreaker="dense"), dtype=np.int64)
+    if values.null_count:
+        ranks[is_null(values)] = 0
+    return ranks

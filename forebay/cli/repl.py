@@ -17,6 +17,7 @@ from prompt_toolkit.lexers import PygmentsLexer
 from prompt_toolkit.patch_stdout import patch_stdout
 from pygments.lexers.sql import SqlLexer
 
+from forebay.cli.loading import watch_loading
 from forebay.cli.output import Output
 from forebay.cli.sql import run_script
 from forebay.engine.errors import ForebayError
@@ -132,6 +133,7 @@ class Repl:
         if not self._opening.done():
             self._output.console.print("the warehouse is still being opened", style="dim")
         run_script(self._opening.result(), text, self._output, timing=self._timing)
+        watch_loading(self._opening.result(), self._output)
 
     def _describe(self, name: str) -> None:
         self._run(f"DESCRIBE {name}" if name else "SHOW TABLES; SHOW VIEWS; SHOW MATERIALIZED VIEWS")

@@ -106,9 +106,9 @@ def progress(con: Session) -> Table:
 
 def _cells(m: Mapping[str, Any]) -> list[str]:
     lag, rate = m["lag"], m["rate"]
-    eta = f"{lag / rate:.0f} s" if lag and rate else ""
+    eta = "" if m["eta"] is None else f"{m['eta']:.0f} s"
     return [
-        m["status"],
+        m["status"] if m["loaded"] is None else f"{m['status']} {m['loaded']:.0%}",
         f"{m['records']:,}",
         f"{rate:,.0f}",
         "" if lag is None else f"{lag:,}",

@@ -63,13 +63,15 @@ ELSEWHERE = (
     "topiclog.compact.",
     "filesink.success.",
     "filesink.rename.",
+    "bootstrap.",
     "savepoint.",
     "restore.stage.",
     "restore.fetch.",
     "restore.journal.",
     "restore.finish.",
 )
-"""Places that no run, or hardly one, comes by; the tests of their connectors and of savepoints go through each of them."""
+"""Places that no run, or hardly one, comes by; the tests of their connectors, of bootstraps and of savepoints go
+through each of them."""
 PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
 KEYS, SHOPS = 12, 4
 Row = tuple[Any, ...]
