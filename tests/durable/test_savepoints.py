@@ -226,7 +226,12 @@ def dying() -> Iterator[None]:
 
 @pytest.mark.usefixtures("cold", "dying")
 @pytest.mark.parametrize(
-    ("place", "remote"), [(p, False) for p in PLACES if not p.startswith(COPYING)] + [(p, True) for p in PLACES]
+    ("place", "remote"),
+    [
+        *((p, False) for p in PLACES if not p.startswith(COPYING)),
+        *((p, True) for p in PLACES if p.startswith(COPYING)),
+        *(pytest.param(p, True, marks=pytest.mark.faults) for p in PLACES if not p.startswith(COPYING)),
+    ],
 )
 def test_whatever_dies_a_savepoint_is_whole_or_absent(tmp_path: Path, place: str, remote: bool) -> None:
     """Statements are cut off at the place; the next life sees each savepoint whole or not at all, and goes on."""
