@@ -102,12 +102,15 @@ class Files:
         """Names in a directory, sorted; empty when there is none."""
         return sorted(os.listdir(path)) if path.is_dir() else []
 
-    def mkdir(self, path: Path) -> None:
-        """Make a directory and those above it, where they are missing; their names are durable on return."""
+    def mkdir(self, path: Path, *, private: bool = False) -> None:
+        """Make a directory and those above it, where they are missing; their names are durable on return.
+
+        `private`: nobody but the user may look into it.
+        """
         if path.is_dir():
             return
         self.mkdir(path.parent)
-        path.mkdir(exist_ok=True)
+        path.mkdir(0o700 if private else 0o777, exist_ok=True)
         self.sync_dir(path.parent)
 
 

@@ -572,7 +572,7 @@ class Executor:
         if table.embedded:
             changelog = Changelog.UPSERT if key else Changelog.RETRACT
             queue = functools.partial(self.driver.queue, table.name)
-            return lowering.sink(label, node, changelog, key, lambda: TableOutlet(table, queue))
+            return lowering.sink(label, table.name, node, changelog, key, lambda: TableOutlet(table, queue))
         spec = OutboxSpec(
             label,
             lambda: self.relations.sink(table, insert.options, label),
@@ -587,7 +587,7 @@ class Executor:
             return Outbox(spec, self.driver.checkpoint_id + 1, restored)
 
         changelog = self.relations.sink_changelog(table, insert.options)
-        return lowering.sink(label, node, changelog, key, outlet)
+        return lowering.sink(label, table.name, node, changelog, key, outlet)
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""

@@ -53,7 +53,7 @@ class Job(JobHandle):
                 "records": sum(s.metrics.records for s in scans),
                 "bytes_in": sum(s.metrics.nbytes for s in scans),
                 "dead": sum(s.metrics.dead for s in scans),
-                "rate": rows_in / seconds,
+                "rate": round(rows_in / seconds, 1),
                 "lag": sum(lags) if lags else None,
                 "watermark": _instant(min(marks)) if marks else None,
                 "last_checkpoint": _instant(self._driver.checkpointed_at),

@@ -61,11 +61,12 @@ def _held(named: NamedState, wanted: Wanted) -> Iterator[str]:
     given = {name: value for name, value in wanted.items() if name in schema.names}
     if not given:
         return
-    indexed = bool(named.key) and set(named.key) <= given.keys()
+    key = _typed(given, schema)
+    indexed = bool(named.key) and set(named.key) <= key.keys()
     if not indexed and named.state.rows() > MOST_LOOKED_THROUGH:
         yield f"{named.state.rows()} rows, not looked through: its key is ({', '.join(named.key)})"
         return
-    found = _matching(named.rows({n: pa.scalar(v) for n, v in given.items()} if indexed else None), given)
+    found = _matching(named.rows(key if indexed else None), given)
     yield from _shown(found)
 
 
@@ -90,6 +91,17 @@ def _matching(rows: pa.Table, given: Wanted) -> pa.Table:
         else:
             rows = rows.filter(pc.equal(column.cast(pa.string()), pa.scalar(_text(value, column.type), pa.string())))
     return rows
+
+
+def _typed(given: Wanted, schema: pa.Schema) -> dict[str, pa.Scalar]:
+    """The values as their columns have them, without those that are none of the column's type."""
+    typed = {}
+    for name, value in given.items():
+        try:
+            typed[name] = pa.array([value]).cast(schema.field(name).type)[0]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+    return typed
 
 
 def _text(value: Any, kind: pa.DataType) -> str:

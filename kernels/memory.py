@@ -2,8 +2,8 @@
 
 An address is an int64. Address-typed kernels walk chunk pointer tables faster than arrays of arrays could, but outlive their
 buffers silently: only those may call them that own all they pass: `engine.state.rows`, `engine.state.index` and
-`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages; and kernels that walk text
-(see `kernels.words`).
+`connectors.formats.fragments` their chunks, `connectors.kafka.intake` the client's messages. Kernels that are passed arrays
+may walk them by address within the call (`kernels.words`).
 """
 
 from __future__ import annotations
@@ -130,14 +130,3 @@ def call_timestamp(typingctx, function, address, kind_out):
         return builder.call(target, [builder.inttoptr(args[1], pointer), builder.inttoptr(args[2], pointer)])
 
     return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def multiply_high(typingctx, a, b):
-    """The high 64 bits of a·b."""
-
-    def codegen(context, builder, signature, args):
-        product = builder.mul(builder.zext(args[0], _I128), builder.zext(args[1], _I128))
-        return builder.trunc(builder.lshr(product, _I128(64)), _I64)
-
-    return types.uint64(types.uint64, types.uint64), codegen

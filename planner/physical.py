@@ -150,12 +150,13 @@ class Lowering:
     def sink(
         self,
         name: str,
+        table: str,
         node: plan.Node,
         changelog: Changelog,
         primary_key: tuple[int, ...],
         outlet: Callable[[], Outlet],
     ) -> OutputStep:
-        """An external sink, fed the changelog that it takes.
+        """An external sink, fed the changelog that `table` takes.
 
         Raises:
             UnsupportedError: the sink takes insertions only and the query updates its results.
@@ -164,7 +165,7 @@ class Lowering:
         source = self._named(node)
         if changelog is Changelog.APPEND and traits.updating:
             raise UnsupportedError(
-                f"sink '{name}' takes insertions only, but the query updates and deletes rows",
+                f"table {table} takes insertions only, but the query updates and deletes rows",
                 hint="write to an upsert sink (upsert-kafka with a PRIMARY KEY), or use a changelog format such as "
                 "debezium-json",
             )

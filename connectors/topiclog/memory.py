@@ -70,7 +70,7 @@ class MemoryFiles(Files):
         with self._lock:
             return sorted({p.name for p in (*self._content, *self._directories) if p.parent == path})
 
-    def mkdir(self, path: Path) -> None:
+    def mkdir(self, path: Path, *, private: bool = False) -> None:
         with self._lock:
             self._directories.update((path, *path.parents))
 

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)
 SEAL = 0.6
 HOLD = 0.9
-RESERVE = 8
-"""One part in so many is for what an epoch and a step of sealing or merging make and forget."""
+RESERVE = 64 << 20
+"""Bytes for what an epoch and a step of sealing or merging make and forget; a quarter of a small budget."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
 _EVERY = 32768
@@ -71,11 +71,9 @@ class Budget:
         self.used = self._count(flow)
         if self.used > SEAL * self.limit:
             self._seal(states)
+            _trim()
         for state in states:
-            sealing = state.sealing
             state.maintain()
-            if sealing and not state.sealing:
-                _trim()
         while self.used > HOLD * self.limit and self._make_room(states):
             self.used = self._count(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0

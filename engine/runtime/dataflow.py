@@ -192,7 +192,7 @@ class Dataflow:
         except BaseException:
             self._discard(job)
             raise
-        self._placed[job] = placed.nodes
+        self._placed[job] = _with_inputs(plan, placed.nodes)
 
     def _place(self, step: Step, into: _Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
@@ -322,14 +322,8 @@ class Dataflow:
 
     def keep(self, job: str, step: Step, node: Node) -> None:
         """Make a job that only holds a running node, which is what the step does."""
-
-        def pairs(step: Step, node: Node) -> Iterator[tuple[str, Node]]:
-            yield step.path, node
-            for below, source in zip(step.inputs, node.inputs):
-                yield from pairs(below, source)
-
         self._adopt(node, job)
-        self._placed[job] = dict(pairs(step, node))
+        self._placed[job] = _with_inputs(JobPlan((step,)), {step.path: node})
 
     # -- change -------------------------------------------------------------------------------------------------
 
@@ -383,7 +377,7 @@ class Dataflow:
                 net = consolidate([*(b.negate() for b in before.get(node.path, ())), *after[node.path]])
                 node.outlet.take([] if net is None else [net], node.watermark, self.epoch)
                 node.outlet.commit()
-        self._placed[job] = fresh.nodes
+        self._placed[job] = _with_inputs(plan, fresh.nodes)
         return found, before is not None
 
     def _result(self, job: str, plan: JobPlan, now: int) -> dict[str, list[Batch]] | None:
@@ -796,3 +790,14 @@ def _as_scanned(batch: Batch, schema: pa.Schema) -> Batch:
     ]
     nullable = pa.schema([f.with_nullable(True) for f in schema])
     return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=nullable))
+
+
+def _with_inputs(plan: JobPlan, placed: dict[str, Node]) -> dict[str, Node]:
+    """The placement of every step of a plan, those below nodes that were running too: a restart has to find each again."""
+    waiting = list(plan.outputs)
+    while waiting:
+        step = waiting.pop()
+        for below, node in zip(step.inputs, placed[step.path].inputs):
+            placed.setdefault(below.path, node)
+            waiting.append(below)
+    return placed

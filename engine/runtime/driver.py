@@ -364,7 +364,7 @@ class Driver:
         """Rows of the next poll while catching up, given what this one brought: fewer if they are wide for the budget."""
         width = max(int(b.nbytes) // b.num_rows for b in batches if b.num_rows)
         rows: int = self.budget.epoch // max(width, 1)
-        return max(self.options.batch, min(self.options.backlog, rows))
+        return max(self.options.small, min(self.options.backlog, rows))
 
     def _poll_one(self, node: Node) -> Fetched | None:
         assert node.scan is not None

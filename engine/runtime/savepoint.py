@@ -143,22 +143,30 @@ class Savepoints:
     def keep(self, name: str, checkpoint: int, created: int, catalog: str, location: str | None) -> Savepoint:
         """Keep a checkpoint that the store has, for good (`location` None) or until `copy` has copied it."""
         manifest = self._store.manifest(checkpoint)
-        paths = list(self._needed(manifest))
-        nbytes = sum(self.files.size(self.warehouse / p) for p in paths)
+        self._clear(name)
+        paths = [path for path in self._needed(manifest) if self._link(name, path)]
+        nbytes = sum(self.files.size(self.directory / name / p) for p in paths)
         nbytes += sum(p.stat().st_size for _, p in self._cold.tables(manifest["segments"]))
         savepoint = Savepoint(name, created, manifest, catalog, tuple(paths), nbytes, location)
-        self._clear(name)
-        for path in paths:
-            kill_point("savepoint.link.before")
-            target = self.directory / name / path
-            self.files.mkdir(target.parent)
-            self.files.link(self.warehouse / path, target)
-            self.files.sync_dir(target.parent)
         if location is None:
             self._write(savepoint)
         else:
             self._passing |= savepoint.segments
         return savepoint
+
+    def _link(self, name: str, path: str) -> bool:
+        """Link a file to the savepoint; False if it has gone: its sink has confirmed the rows meanwhile."""
+        kill_point("savepoint.link.before")
+        target = self.directory / name / path
+        self.files.mkdir(target.parent)
+        try:
+            self.files.link(self.warehouse / path, target)
+        except FileNotFoundError:
+            if not path.startswith("outbox/"):
+                raise
+            return False
+        self.files.sync_dir(target.parent)
+        return True
 
     def copy(self, savepoint: Savepoint) -> int:
         """Copy a savepoint that is kept for it to its location; the bytes that were new there."""

@@ -75,7 +75,7 @@ class Warehouse:
         store = dml = None
         if path is not None:
             try:
-                self.files.mkdir(path)
+                self.files.mkdir(path, private=True)  # the catalog holds passwords
                 self._lock_file = lock(path)
                 self._log_handler = _log_to(path / "forebay.log")
             except OSError as error:

@@ -162,8 +162,8 @@ class Arrangement(Tiered):
             if batch.weights is None or (positive := batch.weights > 0).all():
                 births.append(batch)
                 continue
-            births.append(batch.take(np.flatnonzero(positive)))
-            deaths.append(batch.take(np.flatnonzero(batch.weights < 0)))
+            births.append(batch.filter(pa.array(positive)))
+            deaths.append(batch.filter(pa.array(batch.weights < 0)))
         for batch in births:
             self._born(batch.rows, batch.weights)
         gone = consolidate([self._unstamped(b) for b in deaths]) if deaths else None
@@ -725,14 +725,6 @@ class Arrangement(Tiered):
     def since(self) -> int:
         """The time that every reader has passed: older rows may be gone."""
         return min((r.since for r in self._readers), default=ALWAYS)
-
-    def oldest(self) -> int | None:
-        """About the time of the oldest row (of those in memory the first chunk is asked); None: there is none with a time."""
-        found = [s.times[0] for s in self.cold_segments() if s.times is not None]
-        hot = next(self._live_ids(since=self._sealed_to), None) if self.time is not None else None
-        if hot is not None:
-            found.append(int(self._times(hot).min()))
-        return min((t for t in found if t != NEVER), default=None)
 
     def _expire(self) -> bool:
         """Drop what has expired in some hot chunks, and let the cold rows know; False when there was nothing to do."""

@@ -1,6 +1,6 @@
 """Rows by slot: one array per column, addressed by dense ids that are used again, so that memory follows the live rows.
 
-Fixed-width columns are plain arrays; texts lie in a heap of bytes that is squeezed when half of it is dead; nested and rare
+Fixed-width columns are plain arrays; texts lie in a heap of bytes that is squeezed when a third of it is dead; nested and rare
 types are kept as Python values.
 """
 
@@ -30,6 +30,8 @@ from forebay.kernels import group as kernels
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _LARGE = 8 << 20
+_PIECE = 1 << 20
+"""Bytes of text, about, that are moved at a time."""
 
 
 def grown(array: npt.NDArray[Any], size: int, fill: int) -> npt.NDArray[Any]:
@@ -165,7 +167,7 @@ class _Text(Column):
         self._places, self._lengths = grown(self._places, top, 0), grown(self._lengths, top, 0)
         offsets, data = text(array)
         start, size = int(offsets[0]), int(offsets[-1]) - int(offsets[0])
-        self._heap = grown(self._heap, self._size + size, 0)
+        self._room(self._size + size)
         self._heap[self._size : self._size + size] = data[start : start + size]
         self._places[ids] = offsets[:-1].astype(np.int64) + (self._size - start)
         self._lengths[ids] = np.diff(offsets)
@@ -186,28 +188,36 @@ class _Text(Column):
         self._dead += int(self._lengths[ids].sum())
 
     def wasteful(self) -> bool:
-        return self._dead > 1 << 20 and 2 * self._dead > self._size
+        return self._dead > 1 << 20 and 3 * self._dead > self._size
+
+    def _room(self, size: int) -> None:
+        """A heap of `size` bytes at least. A large one is resized where it is or remapped: never is it there twice."""
+        if size > self._heap.shape[0]:
+            if size < _LARGE:
+                self._heap = grown(self._heap, size, 0)
+            else:
+                self._heap.resize(size + size // 8, refcheck=False)
 
     def squeeze(self, live: Ids) -> None:
-        lengths = self._lengths[live]
-        ends = np.cumsum(lengths)
-        size = int(ends[-1]) if live.shape[0] else 0
-        # what lived before will live again: untouched room for it costs nothing, growing step by step would copy
-        heap = np.zeros(self._heap.shape[0] if 4 * size > self._heap.shape[0] else 2 * size, np.uint8)
-        places = ends - lengths
-        for part in range(0, live.shape[0], 1 << 16):  # int32 offsets within a part
-            ids = live[part : part + (1 << 16)]
-            start, stop = int(places[part]), int(places[part] + lengths[part : part + ids.shape[0]].sum())
-            offsets = (places[part : part + ids.shape[0]] - start).astype(np.int32)
-            kernels.copy_text(self._places[ids], self._lengths[ids], self._heap, offsets, heap[start:stop])
-        self._places[live] = places
-        self._heap, self._size, self._dead = heap, size, 0
+        """Move the texts together, in the order in which they lie, by way of a small buffer."""
+        live = live[np.argsort(self._places[live], kind="stable")]
+        ends = np.cumsum(self._lengths[live])
+        self._size, self._dead = int(ends[-1]) if live.shape[0] else 0, 0
+        cuts = np.searchsorted(ends, np.arange(_PIECE, self._size, _PIECE), "right")
+        at = 0
+        for ids in np.split(live, np.unique(cuts)):
+            offsets, data = text(self._gather(ids, None))
+            end = at + int(offsets[-1])
+            self._heap[at:end] = data[: end - at]
+            self._places[ids] = offsets[:-1].astype(np.int64) + at
+            at = end
+        self._heap.resize(self._size + self._size // 8, refcheck=False)
 
     def nbytes(self) -> int:
         return self._places.nbytes + self._lengths.nbytes + self._size
 
     def busy_bytes(self, share: float) -> int:
-        return int((self._places.nbytes + self._lengths.nbytes) * share) + self._size - self._dead
+        return int((self._places.nbytes + self._lengths.nbytes) * share) + self._size
 
 
 class _Rare(Column):

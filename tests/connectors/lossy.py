@@ -52,8 +52,8 @@ class LossyFiles(MemoryFiles):
         super().link(source, target)
         self._synced[target] = self._synced.get(source, 0)
 
-    def mkdir(self, path: Path) -> None:
-        super().mkdir(path)
+    def mkdir(self, path: Path, *, private: bool = False) -> None:
+        super().mkdir(path, private=private)
         self._named.update((path, *path.parents))
 
     def truncate(self, path: Path, size: int) -> None:

@@ -1,7 +1,7 @@
 """A warehouse all of whose rows are sealed at once, for tests to kill: `-m tests.durable.cold_victim DIRECTORY PLACE TURN`.
 
-It inserts, updates and deletes orders and refunds under a view that joins them, and prints each statement once it is
-acknowledged. It kills itself at the given turn of a kill point; with PLACE `end` it prints the view and the orders instead.
+It inserts, updates and deletes orders and refunds under views that join and group them, and prints each statement once it is
+acknowledged. It kills itself at the given turn of a kill point; with PLACE `end` it prints the orders and the views instead.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SET 'execution.checkpointing.interval' = '100 ms';
 CREATE TABLE orders (id BIGINT, v BIGINT, PRIMARY KEY (id) NOT ENFORCED);
 CREATE TABLE refunds (order_id BIGINT, w BIGINT);
 CREATE MATERIALIZED VIEW wide AS SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id;
+CREATE MATERIALIZED VIEW sums AS SELECT v, COUNT(*) AS n, MIN(id) AS least, COUNT(DISTINCT id % 3) AS d FROM orders GROUP BY v;
 """
 
 
@@ -45,6 +46,8 @@ def main(directory: str, place: str, turn: str) -> None:
             print(sorted(con.sql("SELECT * FROM orders").fetchall()))
             print(sorted(con.sql("SELECT * FROM wide").fetchall(), key=repr))
             print(sorted(con.sql(WIDE).fetchall(), key=repr))
+            print(sorted(con.sql("SELECT * FROM sums").fetchall()))
+            print(sorted(con.sql(SUMS).fetchall()))
             return
         n = (
             con.sql("SELECT COALESCE(MAX(id), 1) FROM orders").fetchall()[0][0] - 1
@@ -61,6 +64,7 @@ def main(directory: str, place: str, turn: str) -> None:
             print("ack", n, flush=True)
 
 
+SUMS = "SELECT v, COUNT(*), MIN(id), COUNT(DISTINCT id % 3) FROM orders GROUP BY v"
 WIDE = "SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id"
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""kill -9 while rows are sealed, merged and collected: every acknowledged change is there, once, and the views agree."""
+"""kill -9 while rows and groups are sealed, merged, collected: every acknowledged change is there, once, and the views agree."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DEATHS = [
-    ("cold.ingest.after", 20),
-    ("cold.ingest.before", 9),
-    ("cold.collect.before", 3),
+    ("cold.ingest.after", 50),
+    ("cold.ingest.before", 25),
+    ("cold.collect.before", 7),
     ("checkpoint.rename.before", 3),
-    ("cold.ingest.before", 31),
+    ("cold.ingest.before", 80),
     ("checkpoint.rename.after", 2),
     ("restore.state", 2),
-    ("cold.collect.before", 8),
-    ("cold.ingest.after", 43),
+    ("cold.collect.before", 18),
+    ("cold.ingest.after", 110),
 ]
 
 
@@ -52,8 +52,8 @@ def test_cold_state_survives_kills(tmp_path: Path) -> None:
         assert code == -signal.SIGKILL, place
         acknowledged = max([acknowledged, *(int(line.split()[1]) for line in lines if line.startswith("ack"))])
         code, lines = run(tmp_path / "w", "end", 1)
-        orders, wide, again = (ast.literal_eval(line) for line in lines)
-        assert wide == again, place
+        orders, wide, joined, sums, grouped = (ast.literal_eval(line) for line in lines)
+        assert wide == joined and sums == grouped, place
         assert len({row[0] for row in orders}) == len(orders), place
         after = acknowledged + 1
         assert dict(orders) in rounds(after), (place, acknowledged, orders)

@@ -75,14 +75,11 @@ def test_a_warehouse_goes_to_s3_and_comes_back(
         before = objects(server)
         assert any(".sst" in key for key in before)
         go_on(con)
-    for turn in (
-        1,
-        3,
-    ):  # the copy is cut off by kill -9: there is no savepoint, and the next copy goes on with what is there
-        command = [sys.executable, "-c", VICTIM, str(tmp_path / "w"), uri, str(turn)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-        assert not any(key.endswith("two.savepoint") for key in objects(server))
+    # a copy is cut off by kill -9: there is no savepoint, and the next copy goes on with what it has sent
+    command = [sys.executable, "-c", VICTIM, str(tmp_path / "w"), uri, "3"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not any(key.endswith("two.savepoint") for key in objects(server))
     with forebay.connect(tmp_path / "w") as con:
         changed = wide(con)
         con.execute(f"CREATE SAVEPOINT two TO '{uri}'")

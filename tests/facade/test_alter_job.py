@@ -215,3 +215,33 @@ def test_another_job_of_the_name_does_not_take_over_the_state(tmp_path: Path) ->
     con = forebay.Connection(tmp_path / "w")
     shows(con, "v", [(3, 1), (4, 1), (5, 1)])
     con.close()
+
+
+def test_state_survives_a_restart_after_any_number_of_changes(tmp_path: Path) -> None:
+    """Nodes that a change has kept are found again, and what they stand on, whatever their names have become."""
+    con = forebay.connect(tmp_path / "w", attach=False)
+    con.execute(
+        TABLES + "CREATE TABLE t (id BIGINT, shop STRING, v BIGINT, note STRING, PRIMARY KEY (id) NOT ENFORCED);"
+    )
+    con.execute("INSERT INTO t VALUES (1, 'x', 1, ''), (2, 'y', 2, ''), (3, 'x', 3, '')")
+    joined = "FROM t JOIN refunds r ON r.order_id = t.id"
+    con.execute(f"INSERT INTO by_shop SELECT shop, SUM(part), 0 {joined} GROUP BY shop")
+    shows(con, "by_shop", [("x", 12, 0)])
+    for query in (
+        f"SELECT shop, SUM(part), MAX(v) {joined} GROUP BY shop",
+        f"SELECT shop, SUM(part), MAX(v) {joined} WHERE v > 1 GROUP BY shop",
+        f"SELECT shop, SUM(part), MAX(v) {joined} GROUP BY shop",
+        f"SELECT shop, SUM(part), MAX(v) + 0 {joined} GROUP BY shop",
+    ):
+        alter(con, f"INSERT INTO by_shop {query}")
+    before = held(con)
+    con.close()
+    con = forebay.connect(tmp_path / "w", attach=False)
+    assert held(con) == before
+    con.execute("INSERT INTO t VALUES (3, 'y', 4, ''); INSERT INTO refunds VALUES (2, 1)")
+    shows(con, "by_shop", [("x", 7, 1), ("y", 6, 4)])
+    con.close()
+
+
+def held(con: forebay.Session) -> list[tuple[Any, ...]]:
+    return sorted((s["name"], s["rows"]) for s in con.sql("SHOW STATE").arrow().to_pylist())

@@ -46,7 +46,8 @@ def test_a_key_is_followed_through_a_job(tmp_path: Path, monkeypatch: pytest.Mon
             ("refunds_by_order_id", "order_id = 1, part = 6"),
             ("v", "shop = a, parts = 11"),
         ]
-        assert traced(con, "v", "part = -7") == []
+        assert traced(con, "v", "part = -7") == traced(con, "v", "id = 'one'") == []
+        assert traced(con, "v", "id = '2'")[0] == ("orders", "id = 2, shop = b, amount = 20")
         held = [("refunds", "order_id = 2, part = 7"), ("refunds_by_order_id", "order_id = 2, part = 7")]
         assert traced(con, "v", "part = '7'") == held
         monkeypatch.setattr(trace, "MOST_LOOKED_THROUGH", 0)

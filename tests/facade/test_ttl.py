@@ -209,8 +209,8 @@ def test_a_running_job_follows_its_table(tmp_path: Path) -> None:
         say(con, "r", [(101, 9, 5)])
         say(con, "r", [(102, 1, 5)])  # its first refund has expired, and its order stands as matched
         assert shown(con, "v") == Counter([(1, 10, 100), (1, 10, 102), (2, 20, None), (3, 30, None)])
-        ttls = [row[-1] for row in con.execute("SHOW STATE").fetchall() if row[0].startswith("Arrange")]
-        assert ttls == ["30 d", "1 d"]
+        states = con.execute("SHOW STATE").arrow().to_pylist()
+        assert [s["ttl"] for s in states if s["node"].startswith("Arrange")] == ["30 d", "1 d"]
     with forebay.connect(tmp_path / "w", attach=False) as con:
         say(con, "o", [(1, 11, 5)])
         say(con, "o", [(4, 40, 50)])

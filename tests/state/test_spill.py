@@ -206,7 +206,7 @@ def test_last_rows_follow_a_dictionary(epochs: list[tuple[dict[str, int | None],
         while care == "settle" and state.maintain():
             pass
         state.maintain()
-        contents = [tuple(row.values()) for batch in operator.contents() for row in batch.to_pylist()]
+        contents = [tuple(row.values()) for batch in state.contents() for row in batch.to_pylist()]
         assert sorted(contents) == sorted(model.items())
         assert state.rows() == len(model)
     store.close()
