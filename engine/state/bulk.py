@@ -36,8 +36,9 @@ MOST_ROWS = 1 << 19
 RUN_BATCHES = 32
 PARTS = 4
 """Segments made at most: fewer than would be merged."""
-TOUCHED = 64 << 20
-"""Bytes of runs that may be looked at before they are let go: the kernel maps several times as many around them."""
+GROUPS = 1 << 6
+"""Groups of ranges at most; of every run one is in memory at a time. Runs are read and not mapped: the kernel would map many
+times what is looked at."""
 _HASH = pa.field("__hash", pa.uint64(), False)
 Places = npt.NDArray[np.int64]
 
@@ -71,9 +72,11 @@ class BulkBuild:
         self._schema = pa.schema([_HASH, *arrangement.schema])
         self._ranges = int(np.clip(expected // RANGE_ROWS, 1, MOST_RANGES))
         self._runs: list[int] = []
-        """Rows per finished run."""
+        """Batches per finished run."""
+        self._counts = np.zeros(self._ranges, np.int64)
+        """Spilled rows per range."""
         self._open: Any = None
-        self._in_run = 0
+        self._in_run: Places = np.zeros(0, np.int64)
         self._batches = 0
         self._segments: list[tuple[int, int, int]] = []
         """Per finished part: its segment (0: it has no rows), rows, and rows with NULL in their key."""
@@ -83,8 +86,9 @@ class BulkBuild:
         if progress is not None:
             self._ranges = progress["ranges"]
             self._runs = list(progress["runs"])
+            self._counts = np.array(progress["counts"], np.int64)
             self._segments = [tuple(s) for s in progress["segments"]]
-            self.rows = sum(self._runs)
+            self.rows = int(self._counts.sum())
             self._cold.store.live.update(s[0] for s in self._segments if s[0])
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -95,15 +99,24 @@ class BulkBuild:
         if not rows.num_rows:
             return
         hashes = hash_rows(rows, self.arrangement.key)
-        order = np.argsort(self._range_of(hashes), kind="stable")
-        whole = pa.RecordBatch.from_arrays([pa.array(hashes), *rows.columns], schema=self._schema)
+        ranges = self._range_of(hashes)
+        order = np.argsort(ranges, kind="stable")
+        whole = take(pa.RecordBatch.from_arrays([pa.array(hashes), *rows.columns], schema=self._schema), order)
+        counts = np.bincount(ranges, minlength=self._ranges)
         if self._open is None:
             kill_point("bootstrap.run.before")
             self._open = pa.ipc.new_file(str(self._path(len(self._runs))), self._schema)
-            self._in_run = self._batches = 0
-        self._open.write_batch(take(whole, order))
-        self._in_run += rows.num_rows
+            self._in_run, self._batches = np.zeros(self._ranges, np.int64), 0
+        starts = (np.cumsum(counts) - counts)[:: self._stride].tolist()
+        for start, stop in zip(starts, [*starts[1:], rows.num_rows]):
+            self._open.write_batch(whole.slice(start, stop - start))
+        self._in_run += counts
         self._batches += 1
+
+    @property
+    def _stride(self) -> int:
+        """Ranges in a group."""
+        return -(-self._ranges // GROUPS)
 
     @property
     def full(self) -> bool:
@@ -115,8 +128,9 @@ class BulkBuild:
         if self._open is not None:
             self._open.close()
             self._open = None
-            self._runs.append(self._in_run)
-            self.rows = sum(self._runs)
+            self._runs.append(self._batches)
+            self._counts += self._in_run
+            self.rows = int(self._counts.sum())
             kill_point("bootstrap.run.after")
 
     def save(self) -> dict[str, Any]:
@@ -124,6 +138,7 @@ class BulkBuild:
         return {
             "ranges": self._ranges,
             "runs": list(self._runs),
+            "counts": self._counts.tolist(),
             "parts": min(PARTS, self._ranges),
             "segments": [list(s) for s in self._segments],
         }
@@ -161,8 +176,8 @@ class BulkBuild:
     def _write_part(self, first: int, end: int) -> Generator[None]:
         """One segment of the ranges `first` to `end`."""
         at = 1 + sum(s[1] for s in self._segments)
-        runs = _Runs(self, first, end)
-        builder = self._cold.builder(runs.rows)
+        runs = _Runs(self)
+        builder = self._cold.builder(int(self._counts[first:end].sum()))
         rows = nulls = 0
         try:
             for number in range(first, end):
@@ -259,39 +274,34 @@ class BulkBuild:
 
 
 class _Runs:
-    """The spilled runs, mapped into memory; let go and mapped anew as their pages add up."""
+    """The spilled runs, a group of ranges in memory at a time."""
 
-    def __init__(self, build: BulkBuild, first: int, end: int) -> None:
-        """`first`, `end`: the ranges that will be asked for."""
+    def __init__(self, build: BulkBuild) -> None:
         self._build = build
-        self._first = first
-        self._touched = 0
+        self._files = [pa.ipc.open_file(pa.OSFile(str(build._path(n)))) for n in range(len(build._runs))]
+        self._groups = -(-build._ranges // build._stride)
+        self._group = -1
         self._batches: list[pa.RecordBatch] = []
-        self._bounds: list[npt.NDArray[np.int64]] = []
-        for batch in self._read():
-            ranges = build._range_of(_hashes(batch))
-            self._bounds.append(np.searchsorted(ranges, np.arange(first, end + 1)))
-        self.rows = sum(int(b[-1] - b[0]) for b in self._bounds)
-
-    def _read(self) -> Iterator[pa.RecordBatch]:
-        for run in range(len(self._build._runs)):
-            with pa.memory_map(str(self._build._path(run))) as file:
-                opened = pa.ipc.open_file(file)
-                for number in range(opened.num_record_batches):
-                    yield opened.get_batch(number)
+        self._bounds: list[Places] = []
 
     def slices(self, number: int) -> list[pa.RecordBatch]:
         """The rows of one range, in the order in which they came."""
-        if not self._batches or self._touched > TOUCHED:
-            self._batches = list(self._read())
-            self._touched = 0
-        found = []
-        for batch, bounds in zip(self._batches, self._bounds):
-            start, stop = bounds[number - self._first], bounds[number - self._first + 1]
-            if stop > start:
-                found.append(batch.slice(start, stop - start))
-        self._touched += sum(s.nbytes for s in found)
-        return found
+        group, at = divmod(number, self._build._stride)
+        if group != self._group:
+            self._load(group)
+        pairs = zip(self._batches, self._bounds)
+        return [batch.slice(b[at], b[at + 1] - b[at]) for batch, b in pairs if b[at + 1] > b[at]]
+
+    def _load(self, group: int) -> None:
+        self._group, self._batches, self._bounds = group, [], []
+        first = group * self._build._stride
+        for file, count in zip(self._files, self._build._runs):
+            for number in range(count):
+                batch = file.get_batch(number * self._groups + group)
+                if batch.num_rows:
+                    ranges = self._build._range_of(_hashes(batch))
+                    self._batches.append(batch)
+                    self._bounds.append(np.searchsorted(ranges, np.arange(first, first + self._build._stride + 1)))
 
 
 def _hashes(rows: pa.RecordBatch) -> Hashes:

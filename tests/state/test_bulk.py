@@ -31,7 +31,7 @@ def store() -> Iterator[ColdStore]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "RANGE_ROWS", 50)
     monkeypatch.setattr(bulk, "RUN_BATCHES", 3)
-    monkeypatch.setattr(bulk, "TOUCHED", 2000)
+    monkeypatch.setattr(bulk, "GROUPS", 4)
 
 
 def batches(seed: int, keys: int, count: int = 12, rows: int = 60) -> list[pa.RecordBatch]:
