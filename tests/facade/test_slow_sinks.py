@@ -97,7 +97,7 @@ def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
 
 
 def test_in_memory_a_sink_that_keeps_up_is_cut_before_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.runtime.driver.QUEUE", 1 << 20)
+    monkeypatch.setattr("forebay.engine.runtime.budget.QUEUE", 1 << 20)
     with forebay.connect(config={"execution.checkpointing.interval": "1 h"}) as con:
         con.execute("CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100000000')")
         con.execute("CREATE TABLE gone (n BIGINT) WITH ('connector' = 'blackhole')")
