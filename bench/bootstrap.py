@@ -147,7 +147,9 @@ def restart(args: argparse.Namespace) -> dict[str, Any]:
             return state(con.warehouse.driver) | {"first_result_seconds": seen - begun, "open_seconds": opened - begun}
 
     begun = time.perf_counter()
-    return measure.measure("", args.rows, work).entry()
+    entry = measure.measure("", args.rows, work).entry()
+    del entry["rows_per_s"]  # nothing is read but what the refund needs
+    return entry
 
 
 def parser() -> argparse.ArgumentParser:
