@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from sqlglot import exp
 
-from forebay.altering import LOSE, checked, told
+from forebay.altering import LOSE, told
 from forebay.bound import as_bound, definitions, rebound
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Changelog, Option, Registry, check_options
+from forebay.engine.connector import Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import (
     CatalogError,
-    DataError,
     ForebayError,
     OptionError,
     SqlError,
@@ -35,19 +32,17 @@ from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
-from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
+from forebay.engine.runtime.outbox import Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
-from forebay.engine.types import from_arrow
 from forebay.estimate import explain_state
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
-from forebay.planner.access import scan_reads
-from forebay.planner.assign import assigned, fits
+from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
 from forebay.planner.catalog import (
     STATE_KEEP,
@@ -58,50 +53,26 @@ from forebay.planner.catalog import (
     Table,
     View,
     altered,
-    check_connector,
     define,
     state_ttl,
 )
-from forebay.planner.changelog import infer
 from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
-from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Scan
-from forebay.planner.nodes import Sink as SinkNode
 from forebay.planner.options import SESSION_OPTIONS, Options, duration
 from forebay.planner.physical import Lowering
+from forebay.plans import Plans, inserts_of, tables_of
 from forebay.refresh import OPTION as REFRESH_INTERVAL
 from forebay.refresh import Refresher
 from forebay.relations import Relations
 from forebay.result import ChangeStream, Result, as_table
+from forebay.rows import TableRows
 from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
-from forebay.snapshots import SnapshotQueries, refuse_unbounded, scans_of
+from forebay.snapshots import SnapshotQueries, refuse_unbounded
 from forebay.trace import trace
 from forebay.udfs import register_udf
-
-
-class TableOutlet(Outlet):
-    """INSERT INTO an embedded table by a running job: its changes are applied in the next epoch."""
-
-    def __init__(self, table: Table, queue: Callable[[list[Batch]], None]) -> None:
-        self._table = table
-        self._queue = queue
-        self._open: list[Batch] = []
-
-    def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
-        for batch in batches:
-            _refuse_nulls(self._table, batch.rows)
-        self._open.extend(batches)
-
-    def commit(self) -> None:
-        if self._open:
-            self._queue(self._open)
-            self._open = []
-
-    def rollback(self) -> None:
-        self._open = []
 
 
 class Executor:
@@ -124,11 +95,13 @@ class Executor:
         self.options = options
         self.registry = registry
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
+        self.plans = Plans(warehouse, catalog, relations, options, registry)
+        self.rows = TableRows(self.driver, catalog, relations, self.queries)
         self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
-        self._keeping = Keeping(self.driver, catalog, relations, registry, self._lowering)
+        self._keeping = Keeping(self.driver, catalog, relations, registry, self.plans.lowering)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
         self._opened = False
@@ -209,7 +182,7 @@ class Executor:
     def _restart(
         self, name: str, statement: st.Statement, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
-        self._start_job(name, statement.sql, _inserts(statement), placement, scans)
+        self._start_job(name, statement.sql, inserts_of(statement), placement, scans)
 
     def save(self) -> None:
         """Make the catalog durable."""
@@ -300,7 +273,7 @@ class Executor:
             statement.columns,
             statement.options,
             statement.comment,
-            _tables(node),
+            tables_of(node),
         )
 
         def refresh() -> None:
@@ -336,8 +309,8 @@ class Executor:
         self, statement: st.CreateMaterializedView, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
         name = statement.name
-        node = self._bind(statement.query, statement.sql, statement.columns)
-        lowering = self._lowering(node, replay=False)
+        node = self.plans.bind(statement.query, statement.sql, statement.columns)
+        lowering = self.plans.lowering(node, replay=False)
         keys = lowering.traits[id(node)].keys
         key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
         view = MaterializedView(
@@ -350,20 +323,12 @@ class Executor:
             name,
             statement.sql,
             dict(self.options.given),
-            _tables(node),
+            tables_of(node),
             (name,),
             definitions(self.catalog, statement.sql),
             **self._known_id(name),
         )
         self.queries.snapshots.forget(name)
-
-    def _bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
-        return self.relations.binder().bind(query, sql, columns)
-
-    def _lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
-        """`replay`: whether histories of tables flow through; None: as the tables say."""
-        traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
 
     def _attach(self, name: str, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
         """Without a placement, a checkpoint's, the job is new: its scans begin where their tables say."""
@@ -466,7 +431,7 @@ class Executor:
             flow.drop_relation(table.name)
             self._add_table_node(changed)
             self.catalog.relations[table.name] = changed
-            self._write(table.name, pa.Table.from_arrays(columns, schema=changed.schema()))
+            self.rows.write(table.name, pa.Table.from_arrays(columns, schema=changed.schema()))
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -475,11 +440,11 @@ class Executor:
         table = self.catalog.table(statement.target)
         if self.options.get("execution.runtime-mode") == "batch":
             return self._insert_batch(statement, table)
-        node = self._assigned(statement, table)
+        node = self.plans.assigned(statement, table)
         if table.embedded and self.queries.can_answer(node):
-            return self._insert_now(table, node)
+            return self.rows.insert(table, node)
         name = self._job_name(f"insert_into_{table.name}")
-        if not _tables(node):
+        if not tables_of(node):
             return self._insert_to_end(name, statement, node)
         result = self._start_job(name, statement.sql, (statement,), None, {}, save=True)
         result.warnings += notices(statement.query)
@@ -495,7 +460,7 @@ class Executor:
             scan = Scan(rows.schema, aside, tuple(rows.schema.names))
             node = assigned(scan, table.name, table.writable(), statement.columns or None, statement.sql)
             if table.embedded:
-                return self._insert_now(table, node)
+                return self.rows.insert(table, node)
             return self._insert_to_end(name, statement, node)
         finally:
             del self.relations.registered[aside]
@@ -503,7 +468,7 @@ class Executor:
     def _insert_to_end(self, name: str, statement: st.Insert, node: Node) -> Result:
         """Bounded rows into a connector's table: the job is over, its rows committed, when the statement returns."""
         self._check_running()
-        self._attach(name, self._job_plan(name, [statement], [node]), None, {})
+        self._attach(name, self.plans.job(name, [statement], [node]), None, {})
         job = self.driver.jobs[name]
         try:
             self._wait_aside(lambda: job.status in (Status.FINISHED, Status.FAILED))
@@ -518,14 +483,6 @@ class Executor:
     def _statement_set(self, statement: st.StatementSet) -> Result:
         name = self._job_name("insert_into_" + "_".join(dict.fromkeys(i.target for i in statement.inserts)))
         return self._start_job(name, statement.sql, statement.inserts, None, {}, save=True)
-
-    def _assigned(self, statement: st.Insert, table: Table) -> Node:
-        if statement.options and table.embedded:
-            raise OptionError(f"{table.name} takes no OPTIONS hint", hint="only tables of a connector have options")
-        if statement.options:
-            check_connector(replace(table, options={**table.options, **statement.options}), self.registry)
-        query = self.relations.binder().bind(statement.query, statement.sql)
-        return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
 
     def _job_name(self, base: str) -> str:
         name = self.options.get("pipeline.name") or base
@@ -545,9 +502,9 @@ class Executor:
         *,
         save: bool = False,
     ) -> Result:
-        nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
-        self._attach(name, self._job_plan(name, inserts, nodes), placement, scans)
-        reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
+        nodes = [self.plans.assigned(i, self.catalog.table(i.target)) for i in inserts]
+        self._attach(name, self.plans.job(name, inserts, nodes), placement, scans)
+        reads = tuple(sorted({table for node in nodes for table in tables_of(node)}))
         writes = tuple(i.target for i in inserts)
         self.catalog.jobs[name] = JobDefinition(
             name, sql, dict(self.options.given), reads, writes, definitions(self.catalog, sql), **self._known_id(name)
@@ -560,35 +517,6 @@ class Executor:
         """The id of a job that is started again; a new job gets its own."""
         return {"id": self._ids.pop(name)} if name in self._ids else {}
 
-    def _job_plan(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
-        lowering = self._lowering(*nodes)
-        pairs = enumerate(zip(inserts, nodes))
-        return JobPlan(tuple(self._output(lowering, name, number, i, node) for number, (i, node) in pairs))
-
-    def _output(self, lowering: Lowering, job: str, number: int, insert: st.Insert, node: Node) -> Any:
-        table = self.catalog.table(insert.target)
-        label = f"{job}-{number}-{table.name}"
-        key = tuple(node.schema.get_field_index(k) for k in table.primary_key)
-        if table.embedded:
-            changelog = Changelog.UPSERT if key else Changelog.RETRACT
-            queue = functools.partial(self.driver.queue, table.name)
-            return lowering.sink(label, table.name, node, changelog, key, lambda: TableOutlet(table, queue))
-        spec = OutboxSpec(
-            label,
-            lambda: self.relations.sink(table, insert.options, label),
-            node.schema,
-            self.warehouse.outbox_directory(label),
-            self.warehouse.files,
-            self.options.bytes("sink.outbox.max"),
-        )
-        restored = self.warehouse.restored.outboxes.get(label)
-
-        def outlet() -> Outlet:
-            return Outbox(spec, self.driver.checkpoint_id + 1, restored)
-
-        changelog = self.relations.sink_changelog(table, insert.options)
-        return lowering.sink(label, table.name, node, changelog, key, outlet)
-
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
         self._keeping.leaving(name)
@@ -599,9 +527,9 @@ class Executor:
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
         """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
-        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
+        job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
         with self.driver.boundary():
-            plan, former, lose, reads = self._alteration(statement)
+            plan, former, lose, reads = self.plans.alteration(statement)
             found, difference = self.driver.alter(job.name, plan, former, lose=lose)
             sql = statement.body.sql
             found.respelled = sql.split() != job.sql.split()
@@ -615,30 +543,6 @@ class Executor:
         self.driver.savepoint(lambda checkpoint: None)
         self.save()
         return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
-
-    def _alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
-        """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
-        job, inserts = self.catalog.job(statement.name), _inserts(statement.body)
-        if job.name in self.catalog.relations:
-            raise CatalogError(
-                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
-            )
-        append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
-        lose, difference = checked(statement.options, any(append))
-        nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
-        plan = self._job_plan(job.name, inserts, nodes)
-        reads = tuple(sorted({table for node in nodes for table in _tables(node)}))
-        former = None
-        if difference:
-            with as_bound(self.catalog, self.registry, self.relations, job.bound):
-                before = _inserts(parse(job.sql)[0])
-                former = self._job_plan(
-                    job.name, before, [self._assigned(i, self.catalog.table(i.target)) for i in before]
-                )
-        return plan, former, lose, reads
-
-    def _appends(self, table: Table, insert: st.Insert) -> bool:
-        return not table.embedded and self.relations.sink_changelog(table, insert.options) is Changelog.APPEND
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
@@ -662,84 +566,13 @@ class Executor:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _insert_now(self, table: Table, node: Node) -> Result:
-        with self.driver.boundary():
-            rows = self.queries.answer(node)
-            return self._write(table.name, rows)
-
-    def _write(self, name: str, puts: pa.Table, takes: pa.Table | None = None) -> Result:
-        """Change an embedded table: first rows that go, then rows that come."""
-        _refuse_nulls(self.catalog.table(name), puts)
-        parts = [t for t in (takes, puts) if t is not None and t.num_rows]
-        if not parts:
-            return Result(message="0 rows changed", rowcount=0)
-        whole = pa.concat_tables([p.cast(puts.schema) for p in parts]).combine_chunks()
-        gone = takes.num_rows if takes is not None else 0
-        weights = np.ones(whole.num_rows, np.int64)
-        weights[:gone] = -1
-        failed = self.driver.feed(name, Batch(whole.to_batches()[0], weights))
-        result = Result(message=f"{max(puts.num_rows, gone)} rows changed", rowcount=max(puts.num_rows, gone))
-        late = [j for j in self.driver.jobs.values() if j.status in (Status.FAILED, Status.RESTARTING)]
-        result.warnings += [
-            f"job {j.name} does not show it: {describe_error(j.error)}"
-            for j in late
-            if j.error is not None and (j.name in failed or name in self.catalog.jobs[j.name].reads)
-        ]
-        return result
-
     @run.register
     def _update(self, statement: st.Update) -> Result:
-        table = self._embedded(statement.target)
-        names = [c.name for c in table.columns]
-        values = dict(statement.assignments)
-        for column in values:
-            table.column(column)
-        olds = [exp.column(n, quoted=True).as_(f"old{i}") for i, n in enumerate(names)]
-        news = [values.get(n, exp.column(n, quoted=True)).copy() for n in names]
-        query = exp.select(*olds, *(e.as_(f"new{i}") for i, e in enumerate(news))).from_(_table(table.name))
-        with self.driver.boundary():
-            node = self.relations.binder().bind(_where(query, statement.where), statement.sql)
-            rows = self.queries.answer(node)
-            width = len(names)
-            schema = table.schema()
-            old = pa.Table.from_arrays(rows.columns[:width], schema=schema)
-            new = self._checked_types(rows, width, table, statement)
-            return self._write(table.name, new, old)
-
-    def _checked_types(self, rows: pa.Table, width: int, table: Table, statement: st.Update) -> pa.Table:
-        columns = []
-        for column, field in zip(rows.columns[width:], table.schema()):
-            have, want = column.type, field.type
-            if not fits(have, want) and not (pa.types.is_integer(have) and pa.types.is_integer(want)):
-                raise SqlError(
-                    f"column {field.name} of {table.name} is {from_arrow(want)}, the value is {from_arrow(have)}",
-                    sql=statement.sql,
-                    hint=f"write CAST(... AS {from_arrow(want)})",
-                )
-            try:
-                columns.append(_fitted(column, want))
-            except pa.ArrowInvalid as error:
-                raise SqlError(f"column {field.name} is {from_arrow(want)}: {error}", sql=statement.sql) from error
-        return pa.Table.from_arrays(columns, schema=table.schema())
+        return self.rows.update(statement)
 
     @run.register
     def _delete(self, statement: st.Delete) -> Result:
-        table = self._embedded(statement.target)
-        query = exp.select(*(exp.column(c.name, quoted=True) for c in table.columns)).from_(_table(table.name))
-        with self.driver.boundary():
-            node = self.relations.binder().bind(_where(query, statement.where), statement.sql)
-            rows = self.queries.answer(node)
-            old = pa.Table.from_arrays(rows.columns, schema=table.schema())
-            return self._write(table.name, old.slice(0, 0), old)
-
-    def _embedded(self, name: str) -> Table:
-        table = self.catalog.table(name)
-        if not table.embedded:
-            raise UnsupportedError(
-                f"{name} belongs to connector '{table.options['connector']}': rows in it cannot be updated or deleted",
-                hint="UPDATE and DELETE work on embedded tables (no 'connector' option)",
-            )
-        return table
+        return self.rows.delete(statement)
 
     # -- queries ------------------------------------------------------------------------------------------------
 
@@ -747,7 +580,7 @@ class Executor:
     def _query(self, statement: st.Query) -> Result:
         node = self.queries.plan(statement)
         result = Result(self.queries.query(node, self._collect))
-        result.warnings += [f"{n} is out of date: {describe_error(e)}" for n in _tables(node) if (e := self._lag(n))]
+        result.warnings += [f"{n} is out of date: {describe_error(e)}" for n in tables_of(node) if (e := self._lag(n))]
         return result
 
     def _lag(self, view: str) -> Exception | None:
@@ -762,7 +595,7 @@ class Executor:
             first = self.relations.schema(scan.table).field(0)
             scan = replace(scan, columns=(first.name,), schema=pa.schema([first]))
             return self._collect(scan).select([])
-        lowering = self._lowering(scan, replay=True)
+        lowering = self.plans.lowering(scan, replay=True)
         if not lowering.traits[id(scan)].bounded:
             raise refuse_unbounded(scan.table)
         self._check_running()
@@ -808,7 +641,7 @@ class Executor:
         statements = parse(sql)
         if len(statements) != 1 or not isinstance(statements[0], st.Query):
             raise SqlError("stream takes one query")
-        node = self._bind(statements[0].query, sql)
+        node = self.plans.bind(statements[0].query, sql)
         names: list[str] = []
 
         def over() -> tuple[bool, Exception | None]:
@@ -819,7 +652,9 @@ class Executor:
 
         stream = ChangeStream(node.schema, lambda: self.driver.detach(names[0]), over)
         names.append(
-            self._run_aside(node, self._lowering(node, replay=True), lambda: StreamOutlet(stream.deliver, stream.end))
+            self._run_aside(
+                node, self.plans.lowering(node, replay=True), lambda: StreamOutlet(stream.deliver, stream.end)
+            )
         )
         return stream
 
@@ -850,11 +685,11 @@ class Executor:
         inner = statement.statement
         match inner:
             case st.Query() | st.CreateMaterializedView() | st.CreateView():
-                text = explain(self._bind(inner.query, inner.sql), self.relations)
+                text = explain(self.plans.bind(inner.query, inner.sql), self.relations)
             case st.Insert():
-                text = explain(self._sink_node(inner), self.relations)
+                text = explain(self.plans.sink_node(inner), self.relations)
             case st.StatementSet():
-                text = "\n".join(explain(self._sink_node(i), self.relations) for i in inner.inserts)
+                text = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inner.inserts)
             case st.AlterJob():
                 text = self._explain_alter(inner)
             case _:
@@ -867,16 +702,16 @@ class Executor:
         with self.driver.boundary() as flow:
             match inner:
                 case st.CreateMaterializedView():
-                    node = self._bind(inner.query, inner.sql)
-                    plan = self._lowering(node).view(inner.name, node)
+                    node = self.plans.bind(inner.query, inner.sql)
+                    plan = self.plans.lowering(node).view(inner.name, node)
                 case st.Query():
-                    node = self._bind(inner.query, inner.sql)
+                    node = self.plans.bind(inner.query, inner.sql)
                     ignore = StreamOutlet(lambda batches: None, lambda: None)
-                    plan = JobPlan((self._lowering(node).output("query", node, lambda: ignore),))
+                    plan = JobPlan((self.plans.lowering(node).output("query", node, lambda: ignore),))
                 case st.Insert() | st.StatementSet():
-                    inserts = _inserts(inner)
-                    nodes = [self._assigned(i, self.catalog.table(i.target)) for i in inserts]
-                    plan = self._job_plan("job", inserts, nodes)
+                    inserts = inserts_of(inner)
+                    nodes = [self.plans.assigned(i, self.catalog.table(i.target)) for i in inserts]
+                    plan = self.plans.job("job", inserts, nodes)
                 case _:
                     raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
             job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
@@ -890,7 +725,7 @@ class Executor:
 
     def _explain_alter(self, statement: st.AlterJob) -> str:
         with self.driver.boundary() as flow:
-            plan, former, lose, _ = self._alteration(statement)
+            plan, former, lose, _ = self.plans.alteration(statement)
             found = compare(flow, statement.name, plan)
             found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
             whole = compare(flow, statement.name, plan, whole=True)
@@ -898,16 +733,8 @@ class Executor:
         lines = told(found, known)
         if found.lost and not lose:
             lines[-1] = f"refused without '{LOSE}' = 'true'"
-        plans = "\n".join(explain(self._sink_node(i), self.relations) for i in _inserts(statement.body))
+        plans = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inserts_of(statement.body))
         return "\n".join(lines) + "\n\n" + plans
-
-    def _sink_node(self, insert: st.Insert) -> SinkNode:
-        """An INSERT's plan down to its table."""
-        table = self.catalog.table(insert.target)
-        node = self._assigned(insert, table)
-        upserts = table.embedded or self.relations.sink_changelog(table, insert.options) is Changelog.UPSERT
-        key = tuple(node.schema.get_field_index(k) for k in table.primary_key) if upserts else ()
-        return SinkNode(node.schema, node, table.name, tuple(sorted(insert.options.items())), key)
 
     @run.register
     def _create_savepoint(self, statement: st.CreateSavepoint) -> Result:
@@ -993,35 +820,3 @@ def _as_checkpointed(job: dict[str, Any], restored: Restored) -> dict[str, Any]:
         restored.placements = {name: placed for name, placed in restored.placements.items() if name != job["name"]}
         return job
     return dict(known)
-
-
-def _inserts(statement: st.Statement) -> tuple[st.Insert, ...]:
-    """The INSERTs of a job's statement."""
-    assert isinstance(statement, st.Insert | st.StatementSet)
-    return statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
-
-
-def _refuse_nulls(table: Table, rows: pa.Table | pa.RecordBatch) -> None:
-    for column, field in zip(rows.columns, table.schema()):
-        if not field.nullable and column.null_count:
-            raise DataError(f"column {field.name} of {table.name} is NOT NULL", detail="a row has NULL there")
-
-
-def _tables(node: Node) -> tuple[str, ...]:
-    """Names of the relations that a plan reads."""
-    return tuple(sorted({scan.table for scan in scans_of(node)}))
-
-
-def _fitted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column as another type, if each value fits."""
-    if pa.types.is_decimal(kind) and pa.types.is_integer(column.type):  # Arrow asks whether every integer would fit
-        column = column.cast(pa.decimal128(38, kind.scale))
-    return column.cast(kind)
-
-
-def _table(name: str) -> exp.Table:
-    return exp.Table(this=exp.to_identifier(name, quoted=True))
-
-
-def _where(query: exp.Select, condition: exp.Expression | None) -> exp.Select:
-    return query if condition is None else query.where(condition.copy())

@@ -1,0 +1,135 @@
+"""From statements to plans: queries bound, INSERTs assigned to their tables, jobs lowered down to the outlets of their sinks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlglot import exp
+
+from forebay.altering import checked
+from forebay.bound import as_bound
+from forebay.engine.connector import Changelog, Registry
+from forebay.engine.errors import CatalogError, OptionError
+from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet
+from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.runtime.warehouse import Warehouse
+from forebay.planner import statements as st
+from forebay.planner.access import scan_reads
+from forebay.planner.assign import assigned
+from forebay.planner.catalog import Catalog, Table, check_connector
+from forebay.planner.changelog import infer
+from forebay.planner.dialect.script import parse
+from forebay.planner.functions import session_context
+from forebay.planner.nodes import Node
+from forebay.planner.nodes import Sink as SinkNode
+from forebay.planner.options import Options
+from forebay.planner.physical import Lowering
+from forebay.relations import Relations
+from forebay.rows import TableOutlet
+from forebay.snapshots import scans_of
+
+
+class Plans:
+    """Plans statements against one warehouse; nothing is changed by it."""
+
+    def __init__(
+        self, warehouse: Warehouse, catalog: Catalog, relations: Relations, options: Options, registry: Registry
+    ) -> None:
+        self.warehouse = warehouse
+        self.driver = warehouse.driver
+        self.catalog = catalog
+        self.relations = relations
+        self.options = options
+        self.registry = registry
+
+    def bind(self, query: exp.Expression, sql: str, columns: tuple[str, ...] = ()) -> Node:
+        """A query's logical plan."""
+        return self.relations.binder().bind(query, sql, columns)
+
+    def assigned(self, statement: st.Insert, table: Table) -> Node:
+        """An INSERT's query, as the columns of its table."""
+        if statement.options and table.embedded:
+            raise OptionError(f"{table.name} takes no OPTIONS hint", hint="only tables of a connector have options")
+        if statement.options:
+            check_connector(replace(table, options={**table.options, **statement.options}), self.registry)
+        query = self.relations.binder().bind(statement.query, statement.sql)
+        return assigned(query, table.name, table.writable(), statement.columns or None, statement.sql)
+
+    def lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
+        """What makes steps of these plans. `replay`: whether histories of tables flow through; None: as the tables say."""
+        traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
+        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
+
+    def job(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
+        """The physical plan of a job, `nodes` being its assigned queries."""
+        lowering = self.lowering(*nodes)
+        pairs = enumerate(zip(inserts, nodes))
+        return JobPlan(tuple(self._output(lowering, name, number, i, node) for number, (i, node) in pairs))
+
+    def _output(self, lowering: Lowering, job: str, number: int, insert: st.Insert, node: Node) -> Any:
+        table = self.catalog.table(insert.target)
+        label = f"{job}-{number}-{table.name}"
+        key = tuple(node.schema.get_field_index(k) for k in table.primary_key)
+        if table.embedded:
+            changelog = Changelog.UPSERT if key else Changelog.RETRACT
+            queue = functools.partial(self.driver.queue, table.name)
+            return lowering.sink(label, table.name, node, changelog, key, lambda: TableOutlet(table, queue))
+        spec = OutboxSpec(
+            label,
+            lambda: self.relations.sink(table, insert.options, label),
+            node.schema,
+            self.warehouse.outbox_directory(label),
+            self.warehouse.files,
+            self.options.bytes("sink.outbox.max"),
+        )
+        restored = self.warehouse.restored.outboxes.get(label)
+
+        def outlet() -> Outlet:
+            return Outbox(spec, self.driver.checkpoint_id + 1, restored)
+
+        changelog = self.relations.sink_changelog(table, insert.options)
+        return lowering.sink(label, table.name, node, changelog, key, outlet)
+
+    def sink_node(self, insert: st.Insert) -> SinkNode:
+        """An INSERT's plan down to its table."""
+        table = self.catalog.table(insert.target)
+        node = self.assigned(insert, table)
+        upserts = table.embedded or self.relations.sink_changelog(table, insert.options) is Changelog.UPSERT
+        key = tuple(node.schema.get_field_index(k) for k in table.primary_key) if upserts else ()
+        return SinkNode(node.schema, node, table.name, tuple(sorted(insert.options.items())), key)
+
+    def _appends(self, table: Table, insert: st.Insert) -> bool:
+        return not table.embedded and self.relations.sink_changelog(table, insert.options) is Changelog.APPEND
+
+    def alteration(self, statement: st.AlterJob) -> tuple[JobPlan, JobPlan | None, bool, tuple[str, ...]]:
+        """(new plan, plan as it is if sinks get the difference, whether state may be lost, tables that it reads)."""
+        job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
+        if job.name in self.catalog.relations:
+            raise CatalogError(
+                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+            )
+        append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
+        lose, difference = checked(statement.options, any(append))
+        nodes = [self.assigned(i, self.catalog.table(i.target)) for i in inserts]
+        plan = self.job(job.name, inserts, nodes)
+        reads = tuple(sorted({table for node in nodes for table in tables_of(node)}))
+        former = None
+        if difference:
+            with as_bound(self.catalog, self.registry, self.relations, job.bound):
+                before = inserts_of(parse(job.sql)[0])
+                former = self.job(job.name, before, [self.assigned(i, self.catalog.table(i.target)) for i in before])
+        return plan, former, lose, reads
+
+
+def inserts_of(statement: st.Statement) -> tuple[st.Insert, ...]:
+    """The INSERTs of a job's statement."""
+    assert isinstance(statement, st.Insert | st.StatementSet)
+    return statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
+
+
+def tables_of(node: Node) -> tuple[str, ...]:
+    """Names of the relations that a plan reads."""
+    return tuple(sorted({scan.table for scan in scans_of(node)}))
