@@ -39,7 +39,7 @@ from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import hash_rows, is_fixed, is_null
-from forebay.engine.state.cold import COLD, NONE, ColdRows
+from forebay.engine.state.cold import COLD, NONE, ColdRows, Deaths
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.index import Hashes, RowIndex
 from forebay.engine.state.rows import CHUNK, Ids, RowStore, SparseColumn, same_at
@@ -608,6 +608,9 @@ class Arrangement(Tiered):
         """Build the arrangement again from its live rows, in their order; amortised over at least as many deaths."""
         live, store, weights = list(self._live_ids()), self._store, self._weights
         self._reset()
+        self._sealed_to = 1
+        if self._cold is not None:
+            self._cold.dead = Deaths()  # of rows that are gone, whose ids are given again
         for ids in live:
             held = np.ones(ids.shape[0], np.int64)
             weights.add_to(ids, held)
@@ -829,7 +832,7 @@ class Arrangement(Tiered):
         for batch in batches:
             part = batch.schema.metadata[_PART]
             if part == b"reset":
-                kept, dead = [], []
+                kept, dead, cold = [], [], {}
             elif part == b"dead":
                 dead.append(batch.column(0).to_numpy())
             elif part == b"rows":

@@ -53,8 +53,10 @@ def _plain(scalar: Any) -> Any:
         return None
     if pa.types.is_temporal(scalar.type):
         return scalar.cast(pa.int64() if scalar.type.bit_width == 64 else pa.int32()).as_py()
-    # Arrow shows a column of any year, Python a value of the years 1 to 9999 only
-    value = scalar.as_py() if not pa.types.is_nested(scalar.type) else str(pa.array([scalar], scalar.type))
+    try:
+        value = scalar.as_py()
+    except (OverflowError, ValueError):  # a year that Python does not have, within a nested value; Arrow shows it
+        value = str(pa.array([scalar], scalar.type))
     return "NaN" if isinstance(value, float) and value != value else value
 
 

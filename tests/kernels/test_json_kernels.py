@@ -165,10 +165,10 @@ def test_integers(bits: int) -> None:
 
 
 def test_booleans() -> None:
-    values = ["true", "false", '"true"', '"false"', "1", "0", '"1"', "null", '"yes"', "2", '"TRUE"', "1.0"]
+    values = ["true", "false", '"true"', '"False"', "1", "0", '"1"', "null", '"TRUE"', '"yes"', "2", "1.0"]
     column, left = read(pa.bool_(), values)
-    assert column.to_pylist()[:8] == [True, False, True, False, True, False, True, None]
-    assert left == [False] * 8 + [True] * 4
+    assert column.to_pylist()[:9] == [True, False, True, False, True, False, True, None, True]
+    assert left == [False] * 9 + [True] * 3
 
 
 def test_floats_are_the_nearest() -> None:

@@ -73,6 +73,7 @@ class Broker:
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
             "log.initial.task.delay.ms": "500",
             "log.segment.delete.delay.ms": "500",
+            "log.retention.ms": "-1",  # tests write records of long ago
         }
         self._config.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
 
