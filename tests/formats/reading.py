@@ -54,8 +54,8 @@ def _plain(scalar: Any) -> Any:
     if pa.types.is_temporal(scalar.type):
         return scalar.cast(pa.int64() if scalar.type.bit_width == 64 else pa.int32()).as_py()
     try:
-        value = scalar.as_py()
-    except (OverflowError, ValueError):  # a year that Python does not have, within a nested value; Arrow shows it
+        value = str(scalar.as_py()) if pa.types.is_nested(scalar.type) else scalar.as_py()
+    except (OverflowError, ValueError):  # a year that Python does not have; Arrow shows it
         value = str(pa.array([scalar], scalar.type))
     return "NaN" if isinstance(value, float) and value != value else value
 
