@@ -61,7 +61,7 @@ def main(directory: str, place: str, turn: str) -> None:
                 f"DELETE FROM orders WHERE id = {n // 5 * 2 - 1}",
             ):
                 con.execute(statement)
-            print("ack", n, flush=True)
+            print(f"ack {n}", flush=True)
 
 
 SUMS = "SELECT v, COUNT(*), MIN(id), COUNT(DISTINCT id % 3) FROM orders GROUP BY v"

@@ -64,7 +64,7 @@ def note(con: forebay.Connection) -> None:
     while True:
         n += 1
         con.execute(f"INSERT INTO notes VALUES ({n})")
-        print("ack", n, flush=True)
+        print(f"ack {n}", flush=True)  # in one write: it may die at any instant
         time.sleep(0.02)
 
 
