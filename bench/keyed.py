@@ -301,12 +301,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cases", default=",".join(CASES), help="some of " + ", ".join(CASES))
     made.add_argument("--durable", action="store_true", help="a warehouse on disk, with checkpoints")
     made.add_argument("--directory", help="where the warehouse's files go")
-    made.add_argument("--core", type=int, default=0)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--timeout", type=float, default=3600)
-    made.add_argument("--json", metavar="FILE", help="where the results go; without it, standard output")
-    made.add_argument("--case", help=argparse.SUPPRESS)
-    return made
+    return measure.cases(made)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ CPU seconds are those of all threads of the process; the peak is of its resident
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -58,6 +59,16 @@ def peak_rss_mb() -> float:
 def pin(cores: Sequence[int]) -> None:
     """Keep every thread of this process on these cores."""
     os.sched_setaffinity(0, cores)
+
+
+def cases(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of a benchmark that runs each of its cases, `--case`, in a process of its own."""
+    made.add_argument("--core", type=int, default=0)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--timeout", type=float, default=3600)
+    made.add_argument("--json", metavar="FILE", help="where the results go; without it, standard output")
+    made.add_argument("--case", help=argparse.SUPPRESS)
+    return made
 
 
 def in_process(module: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:

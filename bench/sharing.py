@@ -110,12 +110,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--orders", type=int, default=2_000_000)
     made.add_argument("--jobs", type=int, default=len(QUERIES), help=f"at most {len(QUERIES)}")
     made.add_argument("--budget", help="memory budget, such as 1GB")
-    made.add_argument("--core", type=int, default=0)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--timeout", type=float, default=3600)
-    made.add_argument("--json", metavar="FILE", help="where the results go; without it, standard output")
-    made.add_argument("--case", help=argparse.SUPPRESS)
-    return made
+    return measure.cases(made)
 
 
 def main(argv: list[str] | None = None) -> int:
