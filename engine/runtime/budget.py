@@ -1,14 +1,17 @@
 """The memory budget of a warehouse: what is counted, and what gives way when it is too much.
 
-Counted are the states of all operators, the rows that sinks and failed jobs have still to get, and the cold store's cache; not
-what a keyed state holds free for rows to come. Above `SEAL` of the budget the state with the most hot bytes begins to be sealed,
-a slice per epoch; above `HOLD` the driver goes on with that until there is room, and so holds the sources back. Segments are
-merged in between.
+Counted are the states of all operators, the rows that sinks and failed jobs have still to get, the cold store's cache, and what
+an epoch makes and forgets; not what a keyed state holds free for rows to come. That is checked by the system's account: what the
+process has beyond `FIXED` is charged to the budget where the accounts do not have it, for malloc keeps memory that was freed,
+and libraries have their own. Not more than `MOST` of the budget: a program may have something else in its memory, that sealing
+does not make less.
+
+Above `SEAL` of the budget the state with the most hot bytes begins to be sealed, a slice per epoch; above `HOLD` the driver
+goes on with that until there is room, and so holds the sources back. Segments are merged in between.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import time
@@ -17,22 +20,33 @@ from pathlib import Path
 
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.outbox import QUEUE, Outbox
+from forebay.engine.runtime.resident import Libraries, resident, return_blocks_above, trim
 from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import CACHE, ColdStore
 from forebay.engine.state.segment import LOADED
 
 log = logging.getLogger(__name__)
-_LIBC = ctypes.CDLL(None)
 SEAL = 0.6
 HOLD = 0.9
+MOST = 0.4
+"""Of the budget, charged at most for memory that is in no account."""
+FIXED = 400 << 20
+"""Bytes that the process may have beside the budget: interpreter, libraries and kernels."""
+ALONE = 256 << 20
+"""Bytes that a process has, at most, which opens a warehouse and has done nothing else."""
 RESERVE = 64 << 20
-"""Bytes for what an epoch and a step of sealing or merging make and forget; a quarter of a small budget."""
+"""Bytes for what an epoch and a step of sealing or merging make and forget; an eighth of a small budget."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
+LARGE = 32 << 20
+"""Bytes of a block of memory that always goes back to the system when it is freed; under a small budget smaller ones do, too."""
 _EVERY = 32768
 """Rows between two looks."""
 _AT_LEAST = 0.5
 """Seconds between two looks when fewer rows come."""
+_LIBRARIES = 64 << 20
+"""Bytes of mapped files above which it is worth a look whether all are used, every `_FORGET` seconds at most."""
+_FORGET = 10.0
 
 
 def machine_share() -> int:
@@ -50,7 +64,7 @@ class Budget:
 
     def __init__(self, cold: ColdStore) -> None:
         self.cold = cold
-        self.limit = machine_share()
+        self._limit = 0
         self.used = 0
         """Bytes counted at the last look."""
         self.held = 0.0
@@ -58,6 +72,20 @@ class Budget:
         self._rows = 0
         self._looked = 0.0
         self._warned = False
+        self._libraries = Libraries()
+        self._forgot = 0.0
+        self.limit = machine_share()
+        self._beside = FIXED + max(0, resident().anonymous - ALONE)
+
+    @property
+    def limit(self) -> int:
+        """The budget in bytes."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        return_blocks_above(min(LARGE, limit // 128))
 
     def keep(self, flow: Dataflow, rows: int) -> None:
         """After an epoch of so many rows: look whether it is too much, and make room."""
@@ -68,14 +96,16 @@ class Budget:
         self._rows, self._looked = 0, now
         states = list(_tiered(flow))
         self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
-        self.used = self._count(flow)
+        self._look(flow)
+        if self.used > SEAL * self.limit:
+            self._relieve(now)
+            self._look(flow)
         if self.used > SEAL * self.limit:
             self._seal(states)
-            _trim()
         for state in states:
             state.maintain()
         while self.used > HOLD * self.limit and self._make_room(states):
-            self.used = self._count(flow)
+            self._look(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
 
     @property
@@ -87,6 +117,20 @@ class Budget:
     def epoch(self) -> int:
         """Bytes of input rows that one epoch may bring, about: what it makes of them is several times as much."""
         return self.limit // 32
+
+    def _look(self, flow: Dataflow) -> None:
+        """Count what is used."""
+        reserve = min(RESERVE, self.limit // 8)
+        accounts = self._count(flow) + reserve
+        really = resident().total - self._beside + reserve
+        self.used = max(accounts, min(really, accounts + int(MOST * self.limit)))
+
+    def _relieve(self, now: float) -> None:
+        """Give back what nobody uses."""
+        trim()
+        if now - self._forgot > _FORGET and resident().file > _LIBRARIES:
+            self._forgot = now
+            self._libraries.forget_pages()
 
     def _seal(self, states: list[Tiered]) -> None:
         if any(a.sealing for a in states):
@@ -101,7 +145,7 @@ class Budget:
         for state in states:
             if state.sealing:
                 state.finish_sealing()
-                _trim()
+                trim()
                 return True
         if not self._warned:
             self._warned = True
@@ -113,24 +157,13 @@ class Budget:
         return False
 
     def _count(self, flow: Dataflow) -> int:
-        total = (
-            self.limit // RESERVE
-            + self.cold.nbytes()
-            + sum({id(p): p.backlog.nbytes() for p in flow.parked.values()}.values())
-        )
+        total = self.cold.nbytes() + sum(unit.backlog.nbytes() for unit in flow.units())
         for node in flow.order:
             for state in node.states().values():
                 total += state.nbytes() - (state.idle_bytes() if isinstance(state, Tiered) else 0)
             if isinstance(node.outlet, Outbox):
                 total += node.outlet.nbytes() if node.outlet.spec.directory is None else node.outlet.queued
         return total
-
-
-def _trim() -> None:
-    """Give memory that was freed back to the system, where malloc can: its arenas keep much of it otherwise."""
-    trim = getattr(_LIBC, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _tiered(flow: Dataflow) -> Iterable[Tiered]:
