@@ -267,6 +267,9 @@ class _SeamReader(Reader):
     def lag(self) -> int | None:
         return self._reader.lag()
 
+    def nbytes(self) -> int:
+        return self._reader.nbytes()
+
     def committed(self, positions: Mapping[str, Position]) -> None:
         self._reader.committed(positions)
 
@@ -335,6 +338,9 @@ class ChainedReader(Reader):
         lags = (self._history.lag(), self._stream.lag())
         known = [lag for lag in lags if lag is not None]
         return sum(known) if known else None
+
+    def nbytes(self) -> int:
+        return self._history.nbytes() + self._stream.nbytes()
 
     def committed(self, positions: Mapping[str, Position]) -> None:
         self._stream.committed({n: p for n, p in positions.items() if not n.startswith(_HISTORY)})

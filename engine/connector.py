@@ -198,6 +198,10 @@ class Reader(ABC):
         """Records known to wait behind the positions; None when unknown."""
         return None
 
+    def nbytes(self) -> int:
+        """Bytes of memory, about, of what was read from outside ahead of `poll`."""
+        return 0
+
     def committed(self, positions: Mapping[str, Position]) -> None:  # noqa: B027 - optional by design
         """Told after a checkpoint with these positions is durable (Kafka: commit to the consumer group)."""
 
@@ -249,6 +253,10 @@ class Sink(ABC):
 
     def flush(self) -> None:  # noqa: B027 - optional by design
         """Push out buffered rows; called when the spool is drained. At-least-once sinks become visible here."""
+
+    def nbytes(self) -> int:
+        """Bytes of memory, about, of rows that were taken and are not yet with the outside. Asked by the sink's thread."""
+        return 0
 
     def close(self) -> None:  # noqa: B027 - optional by design
         """Release everything without committing. Called once."""

@@ -790,10 +790,10 @@ class Executor:
             latency=self.options.micros("execution.latency") / 1e6,
             checkpoint_interval=self.options.micros("execution.checkpointing.interval") / 1e6,
         )
-        self.driver.flow.retain_bytes = self.options.bytes("state.retain.max")
         if self.driver.store is not None:
             self.driver.store.retained = self.options.count("state.checkpoints.num-retained")
         self.driver.budget.limit = self.options.budget() or machine_share()
+        self.driver.flow.retain_bytes = min(self.options.bytes("state.retain.max"), self.driver.budget.limit // 4)
 
 
 def _catalog_of(saved: bytes) -> dict[str, Any]:

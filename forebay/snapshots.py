@@ -20,13 +20,15 @@ from forebay.engine.serve.snapshot import Snapshots, canonical_floats
 from forebay.planner import statements as st
 from forebay.planner.catalog import MaterializedView, Table
 from forebay.planner.expr import Binary, Column, Expr, Literal
-from forebay.planner.functions import CLOCK, session_context
+from forebay.planner.functions import CLOCK, query_context
 from forebay.planner.messages import explained
 from forebay.planner.nodes import Filter, Node, Scan
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import identifier
 from forebay.relations import STATES, Relations
 
+LEAST = 128 << 20
+"""Bytes that a query may read of one relation, and twice what it may work with, under the smallest budget."""
 _numbers = itertools.count()
 
 
@@ -38,7 +40,8 @@ class SnapshotQueries:
         self._driver = driver
         self._aside = aside
         self._relations = relations
-        self.snapshots = Snapshots()
+        self.snapshots = Snapshots(lambda: max(driver.budget.limit // 2, LEAST))
+        driver.budget.holders["snapshots"] = self.snapshots
 
     def plan(self, statement: st.Query) -> Node:
         """The plan of a SELECT that is answered once.
@@ -118,8 +121,8 @@ class SnapshotQueries:
 
     def _run(self, node: Node, tables: Mapping[int, pa.Table]) -> pa.Table:
         CLOCK.set(self._driver.clock.now())
-        context = session_context()
-        with _registered(context, tables) as names:
+        context = query_context(max(self._driver.budget.limit // 4, LEAST // 2))
+        with self.snapshots.reading(tables.values()), _registered(context, tables) as names:
             sql = plan_to_sql(node, lambda scan: identifier(names[id(scan)]))
             try:
                 rows = context.sql(sql).to_arrow_table()

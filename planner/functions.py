@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datafusion import SessionConfig, SessionContext, udf
+from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, udf
 
 from forebay.planner.udfs import ArrowFunction
 from forebay.planner.udfs.json import JSON_FUNCTIONS
@@ -27,6 +27,7 @@ __all__ = [
     "is_volatile_function",
     "new_session_context",
     "planning_context",
+    "query_context",
     "register_function",
     "session_context",
     "user_function",
@@ -65,12 +66,20 @@ def _wrap_int(bits: int) -> ArrowFunction:
 
 _builtin = {f.name: f for f in (*TEXT_FUNCTIONS, *TIME_FUNCTIONS, *JSON_FUNCTIONS, *map(_wrap_int, (8, 16, 32)))}
 _user: dict[str, ArrowFunction] = {}
+_queries: dict[int, Any] = {}
+"""The last session for snapshot queries, by its memory."""
 _VOLATILE_OF_DATAFUSION = frozenset(("random", "uuid", "now", "current_time"))
 
 
-def new_session_context() -> Any:
-    """A session with Forebay's settings and every function, for evaluation and snapshot queries."""
-    context = SessionContext(SessionConfig(_SETTINGS))
+def new_session_context(memory: int | None = None) -> Any:
+    """A session with Forebay's settings and every function, for evaluation and snapshot queries.
+
+    `memory`: bytes for sorts, groups and the build sides of joins; more goes to temporary files where DataFusion can do that.
+    """
+    runtime = None
+    if memory is not None:
+        runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(memory)
+    context = SessionContext(SessionConfig(_SETTINGS), runtime)
     # It turns one DISTINCT call into two groupings and widens decimal sums; our DISTINCT states are shared instead.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by")
     with _lock:
@@ -94,6 +103,15 @@ def planning_context() -> Any:
     return context
 
 
+def query_context(memory: int) -> Any:
+    """The process's session for snapshot queries, which together may use so many bytes."""
+    with _lock:
+        if memory not in _queries:
+            _queries.clear()
+            _queries[memory] = new_session_context(memory)
+        return _queries[memory]
+
+
 def register_function(function: ArrowFunction) -> None:
     """Makes a user's function known, under its name in lower case, to the shared sessions and to those made from now on.
 
@@ -105,7 +123,7 @@ def register_function(function: ArrowFunction) -> None:
         raise ValueError(f"{function.name} is a built-in function")
     with _lock:
         _user[name] = ArrowFunction(name, function.arguments, function.result, function.apply, function.volatile)
-        for context in (session_context(), planning_context()):
+        for context in (session_context(), planning_context(), *_queries.values()):
             context.register_udf(_as_udf(_user[name]))
 
 

@@ -121,10 +121,18 @@ def _twice(found: re.Match[str]) -> _Built:
     return SqlError(f"{table} is in FROM twice under one name", hint=f"give it an alias: {table} AS other"), table
 
 
+def _no_room(found: re.Match[str]) -> _Built:
+    hint = (
+        "a quarter of the warehouse's memory is for queries: SET 'memory.budget' higher, or join and group fewer rows"
+    )
+    return SqlError("the query needs more memory than it may have", detail=found[1], hint=hint), None
+
+
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], _Built]], ...] = (
     (re.compile(r'No field named ([\w"$]+(?:\.[\w"$]+)*)'), _no_field),
     (re.compile(r"No function matches the given name and argument types '(\w+)\((.*?)\)'", re.DOTALL), _no_match),
     (re.compile(r'column "([^"]+)" must appear in the GROUP BY clause'), _not_grouped),
+    (re.compile(r"Resources exhausted: (.*)", re.DOTALL), _no_room),
     (re.compile(r"[Ss]chema contains duplicate qualified field name (\S+)"), _twice),
 )
 

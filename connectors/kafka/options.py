@@ -86,6 +86,8 @@ class Tuning:
     """How long the broker holds a fetch that finds nothing: so late is the end of a partition told."""
     request_seconds: float = 10.0
     """How long one question to the broker may take."""
+    message_bytes: int = 150
+    """What the client needs for a message beside its bytes, about."""
     producer_kilobytes: int = 64 * 1024
     """Rows that are not delivered yet, per sink; a full queue holds back that sink only."""
     producer_messages: int = 500_000
@@ -118,6 +120,12 @@ _CONSUMERS = re.compile(
 def for_consumer(properties: Mapping[str, str]) -> dict[str, str]:
     """Without what only a producer takes: one table may be read and written."""
     return {k: v for k, v in properties.items() if not _PRODUCERS.fullmatch(k)}
+
+
+def queue_bytes(options: Mapping[str, str]) -> int:
+    """Bytes that the client of a table may fetch ahead."""
+    given = options.get(f"{PREFIX}queued.max.messages.kbytes", "")
+    return (int(given) if given.isdecimal() else TUNING.queue_kilobytes) << 10
 
 
 def for_producer(properties: Mapping[str, str]) -> dict[str, str]:

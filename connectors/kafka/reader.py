@@ -65,6 +65,8 @@ class ReadPlan:
     """Seconds between two looks for new partitions."""
     commits: bool
     """Whether the table names a consumer group."""
+    queue: int
+    """Bytes that the client may fetch ahead."""
 
 
 class KafkaReader(Reader):
@@ -89,6 +91,8 @@ class KafkaReader(Reader):
         self._looked = time.monotonic()
         self._doubtful = False
         """The last look missed something."""
+        self._width = 0.0
+        """Bytes of a record of the last chunk, about."""
 
     def _add(self, found: list[tuple[str, int]], begin: Offsets, end: Offsets) -> None:
         for topic, partition in found:
@@ -162,6 +166,9 @@ class KafkaReader(Reader):
             _, high = self._consumer.get_watermark_offsets(TopicPartition(s.topic, s.partition), cached=True)
             waiting += max(min(high, s.last) - s.offset, 0)
         return waiting
+
+    def nbytes(self) -> int:
+        return int(min(self._plan.queue, (self.lag() or 0) * (self._width + o.TUNING.message_bytes)))
 
     def committed(self, positions: Mapping[str, Position]) -> None:
         at = [TopicPartition(s.topic, s.partition, int(positions[s.name])) for s in self._splits if s.name in positions]
@@ -264,6 +271,7 @@ class KafkaReader(Reader):
         for split, end in zip(self._splits, ends.tolist()):
             split.offset = max(split.offset, end + 1)
         records = self._records(chunk, splits, offsets)
+        self._width = records.values.nbytes / len(records)
         decoded = self._decoder.decode(records)
         return Fetched(
             decoded.batch,

@@ -65,6 +65,8 @@ class KafkaSink(Sink):
         self._dispatch: Dispatch
         self._partitions: dict[str, Iterator[int]] = {}
         """Per topic known to exist: the partitions of its next rows."""
+        self._width = 0.0
+        """Bytes of a record of the last batch, about."""
         self._lost: KafkaError | None = None
         """The first delivery that failed."""
 
@@ -118,6 +120,7 @@ class KafkaSink(Sink):
     def write(self, batch: Batch) -> None:
         encoded = self._encoder.encode(batch)
         if len(encoded):
+            self._width = encoded.values.nbytes / len(encoded)
             for topic, records in self._routes(encoded):
                 self._send(topic, records)
             self._poll(0)
@@ -174,6 +177,9 @@ class KafkaSink(Sink):
 
     def _failed(self, doing: str, error: KafkaException) -> ConnectorError:
         return failure(doing, error)
+
+    def nbytes(self) -> int:
+        return 0 if self._client is None else int(len(self._client) * (self._width + o.TUNING.message_bytes))
 
     # -- ends ---------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class KafkaSource(Source):
             reset=read.required(self._options, o.RESET),
             interval=read.duration(self._options, o.DISCOVERY),
             commits=bool(self._options.get(o.GROUP.name)),
+            queue=o.queue_bytes(self._options),
         )
         try:
             return KafkaReader(consumer, self._decoder, plan)

@@ -50,9 +50,9 @@ def _states(node: Node) -> tuple[int, int]:
     return sum(s.nbytes() for s in states) - free, free
 
 
-def stuck(node: Node) -> int:
-    """Bytes of a node's state that cannot leave memory."""
-    return max(0, _states(node)[0] - sum(s.hot_bytes() for s in node.states().values() if isinstance(s, Tiered)))
+def busy_bytes(node: Node) -> int:
+    """Bytes that a node's state uses."""
+    return _states(node)[0]
 
 
 def told(found: Mapping[str, int]) -> str:

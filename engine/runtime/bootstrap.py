@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from forebay.engine.runtime.dataflow import Dataflow
 
 log = logging.getLogger("forebay")
-FORMAT = 1
+FORMAT = 2
 READ_ROWS = 1 << 16
 UNKNOWN_ROWS = 1 << 24
 """Rows expected of a history that cannot say how many it has."""
@@ -79,6 +79,8 @@ class Workshop:
     clock: Clock
     note: Callable[[str, Fetched], None]
     """Told what histories give besides rows, by table."""
+    room: Callable[[], int]
+    """Bytes that a build may have in memory, about."""
     builds: dict[str, Build] = field(default_factory=dict)
     """By name: those under way and those that no job has taken yet."""
 
@@ -97,6 +99,13 @@ class Workshop:
         """Remove the directory of a build."""
         kill_point("bootstrap.drop.before")
         shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def nbytes(self) -> int:
+        """Bytes of memory of the builds under way; what is built counts as state once a job has it, and here until then."""
+        return sum(b.nbytes() for b in self.builds.values())
+
+    def give_back(self) -> None:
+        """There is nothing that could be made again."""
 
     def close(self) -> None:
         """Stop; another process may go on from what was saved."""
@@ -238,6 +247,7 @@ class Build:
             replaces=goal.build.replaces,
             version=goal.build.version,
             progress=saved.get("bulk"),
+            most=shop.room(),
         )
         self.resumed: int = saved.get("rows", 0)
         self.rows = self.resumed
@@ -292,6 +302,10 @@ class Build:
             return rows
         stamp = pa.scalar(self._shop.clock.now(), pa.int64()).cast(arrangement.schema[-1].type)
         return pa.RecordBatch.from_arrays([*rows.columns, pa.repeat(stamp, rows.num_rows)], schema=arrangement.schema)
+
+    def nbytes(self) -> int:
+        """Bytes of memory: spilled rows that are being written, and what the arrangement has of its segments."""
+        return self._bulk.nbytes() + self.operator.arrangement.nbytes()
 
     def fraction(self) -> float:
         """Reading is taken for as much work as writing."""

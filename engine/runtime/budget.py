@@ -1,10 +1,9 @@
 """The memory budget of a warehouse: what is counted, and what gives way when it is too much.
 
-Counted are the states of all operators, the rows that sinks and failed jobs have still to get, the cold store's cache, and what
-an epoch makes and forgets; not what a keyed state holds free for rows to come. That is checked by the system's account: what the
-process has beyond `FIXED` is charged to the budget where the accounts do not have it, for malloc keeps memory that was freed,
-and libraries have their own. Not more than `MOST` of the budget: a program may have something else in its memory, that sealing
-does not make less.
+Counted is what `accounts` has, and what an epoch makes and forgets; not what a keyed state holds free for rows to come. That is
+checked by the system's account: what the process has beyond `FIXED` is charged to the budget where the accounts do not have
+it, for malloc keeps memory that was freed, and libraries have their own. Not more than `MOST` of the budget: a program may have
+something else in its memory, that sealing does not make less.
 
 Above `SEAL` of the budget the state with the most hot bytes begins to be sealed, a slice per epoch; above `HOLD` the driver
 goes on with that until there is room, and so holds the sources back. Segments are merged in between.
@@ -18,8 +17,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from forebay.engine.runtime.accounts import FREE, Holder, accounts
 from forebay.engine.runtime.dataflow import Dataflow
-from forebay.engine.runtime.outbox import QUEUE, Outbox
+from forebay.engine.runtime.fitting import Overrun, overrun
+from forebay.engine.runtime.outbox import QUEUE
 from forebay.engine.runtime.resident import Libraries, resident, return_blocks_above, trim
 from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import CACHE, ColdStore
@@ -40,6 +41,10 @@ PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
 LARGE = 32 << 20
 """Bytes of a block of memory that always goes back to the system when it is freed; under a small budget smaller ones do, too."""
+_SLOW = 1 / 32
+"""Of the rows of an epoch: if so few need groups that do not fit, fewer would not help."""
+_FAR = 3
+"""Budgets that one epoch may need at most, however many rows it has."""
 _EVERY = 32768
 """Rows between two looks."""
 _AT_LEAST = 0.5
@@ -64,11 +69,16 @@ class Budget:
 
     def __init__(self, cold: ColdStore) -> None:
         self.cold = cold
-        self._limit = 0
+        self.holders: dict[str, Holder] = {}
+        """What has memory beside the dataflow, by the name of its account."""
         self.used = 0
-        """Bytes counted at the last look."""
+        """Bytes that count, as of the last look."""
         self.held = 0.0
         """Seconds for which sources were held back."""
+        self._limit = 0
+        self._accounts: dict[str, int] = {}
+        self._pace = 1.0
+        """Of the rows that an epoch may bring: less while one brings more into memory than there is room for."""
         self._rows = 0
         self._looked = 0.0
         self._warned = False
@@ -87,12 +97,12 @@ class Budget:
         self._limit = limit
         return_blocks_above(min(LARGE, limit // 128))
 
-    def keep(self, flow: Dataflow, rows: int) -> None:
-        """After an epoch of so many rows: look whether it is too much, and make room."""
+    def keep(self, flow: Dataflow, rows: int) -> Overrun | None:
+        """After an epoch of so many rows: look whether it is too much, and make room; what does not fit, if there is no way."""
         self._rows += rows
         now = time.monotonic()
-        if self._rows < _EVERY and now - self._looked < _AT_LEAST:
-            return
+        if self._rows < _EVERY * self._pace and now - self._looked < _AT_LEAST:
+            return None
         self._rows, self._looked = 0, now
         states = list(_tiered(flow))
         self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
@@ -100,6 +110,8 @@ class Budget:
         if self.used > SEAL * self.limit:
             self._relieve(now)
             self._look(flow)
+        came = self._counted()
+        self._pace = max(1 / 64, self._pace / 2) if came > self.limit else min(1.0, self._pace * 1.25)
         if self.used > SEAL * self.limit:
             self._seal(states)
         for state in states:
@@ -107,6 +119,7 @@ class Budget:
         while self.used > HOLD * self.limit and self._make_room(states):
             self._look(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
+        return self._overrun(flow, came)
 
     @property
     def queue(self) -> int:
@@ -116,17 +129,31 @@ class Budget:
     @property
     def epoch(self) -> int:
         """Bytes of input rows that one epoch may bring, about: what it makes of them is several times as much."""
-        return self.limit // 32
+        return int(self._pace * self.limit / 32)
+
+    def accounts(self, flow: Dataflow) -> dict[str, int]:
+        """Bytes by account, now."""
+        return accounts(flow, self.cold, self.holders)
+
+    @property
+    def _reserve(self) -> int:
+        return min(RESERVE, self.limit // 8)
+
+    def _counted(self) -> int:
+        """Bytes of the accounts at the last look, without what is free for rows to come."""
+        return sum(self._accounts.values()) - self._accounts[FREE]
 
     def _look(self, flow: Dataflow) -> None:
         """Count what is used."""
-        reserve = min(RESERVE, self.limit // 8)
-        accounts = self._count(flow) + reserve
-        really = resident().total - self._beside + reserve
-        self.used = max(accounts, min(really, accounts + int(MOST * self.limit)))
+        self._accounts = self.accounts(flow)
+        counted = self._counted() + self._reserve
+        really = resident().total - self._beside + self._reserve
+        self.used = max(counted, min(really, counted + int(MOST * self.limit)))
 
     def _relieve(self, now: float) -> None:
         """Give back what nobody uses."""
+        for holder in self.holders.values():
+            holder.give_back()
         trim()
         if now - self._forgot > _FORGET and resident().file > _LIBRARIES:
             self._forgot = now
@@ -156,14 +183,16 @@ class Budget:
             )
         return False
 
-    def _count(self, flow: Dataflow) -> int:
-        total = self.cold.nbytes() + sum(unit.backlog.nbytes() for unit in flow.units())
-        for node in flow.order:
-            for state in node.states().values():
-                total += state.nbytes() - (state.idle_bytes() if isinstance(state, Tiered) else 0)
-            if isinstance(node.outlet, Outbox):
-                total += node.outlet.nbytes() if node.outlet.spec.directory is None else node.outlet.queued
-        return total
+    def _over(self, counted: int) -> bool:
+        """Whether the promise is broken: by the accounts it is too much, and the process has more than it may."""
+        really = resident().total
+        return counted > self.limit and (really > self.limit + self._beside if really else counted > 2 * self.limit)
+
+    def _overrun(self, flow: Dataflow, came: int) -> Overrun | None:
+        """What does not fit: nothing more can leave memory, or what one small epoch needs is too much."""
+        if self._over(self._counted()) or (self._over(came) and (self._pace < _SLOW or came > _FAR * self.limit)):
+            return overrun(flow, self.limit, max(came, self._counted()), self._accounts)
+        return None
 
 
 def _tiered(flow: Dataflow) -> Iterable[Tiered]:

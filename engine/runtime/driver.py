@@ -29,6 +29,7 @@ from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
+from forebay.engine.runtime.fitting import check_fits
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
@@ -84,7 +85,8 @@ class Driver:
         self.flow = Dataflow(self.cold)
         self.budget = Budget(self.cold)
         root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
-        self.shop = Workshop(root, files, self.cold, clock, self._note_of)
+        self.shop = Workshop(root, files, self.cold, clock, self._note_of, lambda: self.budget.limit // 8)
+        self.budget.holders["builds"] = self.shop
         self.clock = clock
         self.options = options
         self.store = store
@@ -147,8 +149,14 @@ class Driver:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
     ) -> Job:
-        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first."""
+        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first.
+
+        Raises:
+            StateError: it cannot run within the memory budget.
+        """
         with self.boundary() as flow:
+            if placement is None:
+                check_fits(flow, plan, self.budget.limit, self.budget.accounts(flow))
             job = Job(name, started=self._tick())
             if placement is None and must_wait(plan, flow):
                 job.status = Status.BOOTSTRAPPING
@@ -407,7 +415,11 @@ class Driver:
         failed = self.flow.run_epoch(fetched, fed, self._tick())
         self._note_failures(failed)
         rows = sum(f.batch.num_rows for f in fetched.values() if f is not None)
-        self.budget.keep(self.flow, rows + sum(b.num_rows for batches in fed.values() for b in batches))
+        overrun = self.budget.keep(self.flow, rows + sum(b.num_rows for batches in fed.values() for b in batches))
+        if overrun is not None:
+            self.flow.fail(overrun.jobs, overrun.error, self._tick())
+            for name in overrun.jobs & self.jobs.keys():
+                self._give_up(self.jobs[name], overrun.error)
         return failed
 
     def _ending(self, fetched: Mapping[str, Fetched | None]) -> bool:

@@ -126,6 +126,8 @@ class Outbox(Outlet):
         self.rows = 0
         self.error: Exception | None = None
         self.closed = False
+        self.taken = 0
+        """Bytes of rows that the sink has in memory, by its own account."""
         self.wake: Callable[[], None] = lambda: None
         if spec.directory is not None:
             spec.files.mkdir(spec.directory)
@@ -200,6 +202,10 @@ class Outbox(Outlet):
         """Bytes of rows that are not confirmed."""
         with self._lock:
             return sum(s.nbytes for s in self._segments)
+
+    def held(self) -> int:
+        """Bytes of memory: rows that are kept here, and those that the sink has taken and still has."""
+        return self.taken + (self.nbytes() if self.spec.directory is None else self._queued)
 
     def full(self) -> bool:
         """The sink lags so far behind that its job's sources should wait."""
@@ -362,17 +368,20 @@ class SinkRunner:
         batch = self.outbox.next_batch()
         if batch is not None:
             self.sink.write(batch)
+            self.outbox.taken = self.sink.nbytes()
             self._dirty = True
             return True
         checkpoint = self.outbox.next_commit()
         if checkpoint is not None:
             self.sink.commit(checkpoint)
             self.outbox.confirm(checkpoint)
+            self.outbox.taken = self.sink.nbytes()
             self._failures = 0
             self._dirty = False
             return True
         if self._dirty:
             self.sink.flush()
+            self.outbox.taken = self.sink.nbytes()
             self._dirty = False
             return True
         return False
@@ -399,6 +408,7 @@ class SinkRunner:
 
     def _drop(self) -> None:
         sink, self.sink = self.sink, None
+        self.outbox.taken = 0
         self._dirty = False
         if sink is not None:
             try:

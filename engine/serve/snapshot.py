@@ -7,7 +7,8 @@ costs the query alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import InternalError
+from forebay.engine.errors import InternalError, StateError
 from forebay.engine.runtime.dataflow import Dataflow
 
 ZERO_AND_NAN = {t: (pa.scalar(0.0, t), pa.scalar(math.nan, t)) for t in (pa.float32(), pa.float64())}
@@ -25,7 +26,11 @@ ZERO_AND_NAN = {t: (pa.scalar(0.0, t), pa.scalar(math.nan, t)) for t in (pa.floa
 class Snapshots:
     """Materialised contents per relation, valid for the version they were taken at. Used under the driver's lock."""
 
+    most: Callable[[], int]
+    """Bytes that the contents of one relation may have."""
     _kept: dict[str, tuple[int, pa.Table]] = field(default_factory=dict)
+    _read: dict[object, tuple[pa.Table, ...]] = field(default_factory=dict)
+    """What each query reads that works now."""
 
     def pin(self, flow: Dataflow, names: Iterable[str]) -> Mapping[str, pa.Table]:
         """The rows of each relation at the current epoch boundary."""
@@ -39,9 +44,42 @@ class Snapshots:
         contents = node.contents()
         if contents is None or node.operator is None:
             raise InternalError(f"relation '{name}' does not hold its rows")
-        table = canonical_floats(pa.Table.from_batches([expand(b) for b in contents], schema=node.operator.schema))
+        batches = list(self._within(name, contents))
+        table = canonical_floats(pa.Table.from_batches(batches, schema=node.operator.schema))
         self._kept[name] = (node.version, table)
         return table
+
+    def _within(self, name: str, contents: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
+        most, size = self.most(), 0
+        for batch in map(expand, contents):
+            size += batch.nbytes
+            if size > most:
+                raise StateError(
+                    f"the contents of {name} do not fit the memory budget",
+                    detail=f"a query that is answered once has them in memory, and they are more than {most >> 20} MB",
+                    hint="SET 'memory.budget' higher, ask for single keys, or let a materialized view keep what the query needs",
+                )
+            yield batch
+
+    @contextmanager
+    def reading(self, tables: Iterable[pa.Table]) -> Iterator[None]:
+        """Count tables while a query reads them."""
+        query = object()
+        self._read[query] = tuple(tables)
+        try:
+            yield
+        finally:
+            del self._read[query]
+
+    def nbytes(self) -> int:
+        """Bytes of the contents that are kept, or read by a query."""
+        kept, read = list(self._kept.values()), list(self._read.values())
+        tables = {id(t): t for t in (*(table for _, table in kept), *(t for tables in read for t in tables))}
+        return sum(t.nbytes for t in tables.values())
+
+    def give_back(self) -> None:
+        """Gather contents anew when they are asked for again."""
+        self._kept.clear()
 
     def forget(self, name: str) -> None:
         """The relation is gone, or is another one of the same name."""

@@ -55,6 +55,8 @@ ALWAYS = -NEVER
 """The time before all times: whoever looks back to it sees every row."""
 _EXPIRED_CHUNKS = 4
 """Hot chunks that are rid of expired rows in one step."""
+OPEN = 8 << 20
+"""Bytes from which a chunk that is not full may be sealed."""
 _SHORT_CHAIN = 8
 """Rows per key up to which looking through them beats a second index (24 bytes a row, and its upkeep)."""
 _PART = b"part"
@@ -649,7 +651,13 @@ class Arrangement(Tiered):
         return 0
 
     def seal(self, share: float) -> bool:
-        """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is no full chunk."""
+        """Begin to seal the oldest `share` of the hot chunks; `maintain` goes on with it. False if there is nothing to seal.
+
+        With no full chunk the open one is closed, if it is large enough: rows may be wide, and budgets small.
+        """
+        last, rows = divmod(self._store.next_id, CHUNK)
+        if self._sealed_to >> SHIFT == last and self._store.nbytes() * rows > OPEN * CHUNK:
+            self._leave_out(last + 1)
         first, last = self._sealed_to >> SHIFT, self._store.next_id >> SHIFT
         end = first + max(1, int((last - first) * share))
         for _, ids in self._pending:

@@ -37,8 +37,9 @@ RUN_BATCHES = 32
 PARTS = 4
 """Segments made at most: fewer than would be merged."""
 GROUPS = 1 << 6
-"""Groups of ranges at most; of every run one is in memory at a time. Runs are read and not mapped: the kernel would map many
-times what is looked at."""
+"""Groups of ranges, more if one would not fit; of every run one is in memory at a time. Runs are read and not mapped: the kernel
+would map many times what is looked at."""
+MOST_BYTES = 128 << 20
 _HASH = pa.field("__hash", pa.uint64(), False)
 Places = npt.NDArray[np.int64]
 
@@ -57,9 +58,10 @@ class BulkBuild:
         replaces: bool = False,
         version: int | None = None,
         progress: Mapping[str, Any] | None = None,
+        most: int = MOST_BYTES,
     ) -> None:
-        """`expected`: rows that will come, roughly. With `replaces` only the newest row of a key stays: by column `version`
-        if there is one, then by order.
+        """`expected`: rows that will come, roughly; `most`: bytes of spilled rows to have in memory at a time, roughly.
+        With `replaces` only the newest row of a key stays: by column `version` if there is one, then by order.
         `progress`: what `save` gave, where a build goes on; its runs and segments must be there."""
         self.arrangement = arrangement
         self.rows = 0
@@ -75,6 +77,12 @@ class BulkBuild:
         """Batches per finished run."""
         self._counts = np.zeros(self._ranges, np.int64)
         """Spilled rows per range."""
+        self._expected = expected
+        self._most = most
+        self._groups = 0
+        """Groups of ranges; known from the first rows on."""
+        self._loaded = 0
+        """Bytes of the group in memory."""
         self._open: Any = None
         self._in_run: Places = np.zeros(0, np.int64)
         self._batches = 0
@@ -84,7 +92,7 @@ class BulkBuild:
         self._done = False
         self._cold = arrangement.cold_rows()
         if progress is not None:
-            self._ranges = progress["ranges"]
+            self._ranges, self._groups = progress["ranges"], progress["groups"]
             self._runs = list(progress["runs"])
             self._counts = np.array(progress["counts"], np.int64)
             self._segments = [tuple(s) for s in progress["segments"]]
@@ -104,6 +112,7 @@ class BulkBuild:
         whole = take(pa.RecordBatch.from_arrays([pa.array(hashes), *rows.columns], schema=self._schema), order)
         counts = np.bincount(ranges, minlength=self._ranges)
         if self._open is None:
+            self._groups = self._groups or self._groups_of(whole)
             kill_point("bootstrap.run.before")
             self._open = pa.ipc.new_file(str(self._path(len(self._runs))), self._schema)
             self._in_run, self._batches = np.zeros(self._ranges, np.int64), 0
@@ -116,7 +125,16 @@ class BulkBuild:
     @property
     def _stride(self) -> int:
         """Ranges in a group."""
-        return -(-self._ranges // GROUPS)
+        return -(-self._ranges // max(self._groups, 1))
+
+    def _groups_of(self, rows: pa.RecordBatch) -> int:
+        """So many groups that one of them fits, if all rows are as wide as these."""
+        total = self._expected * rows.nbytes // rows.num_rows
+        return int(np.clip(-(-total // self._most), min(GROUPS, self._ranges), self._ranges))
+
+    def nbytes(self) -> int:
+        """Bytes of memory, about: the group of spilled rows that is being written, and of one range a sorted copy."""
+        return self._loaded + 2 * self._loaded // max(self._stride, 1) if self._loaded else 0
 
     @property
     def full(self) -> bool:
@@ -137,6 +155,7 @@ class BulkBuild:
         """Runs and segments so far, as a JSON value; rows since the last `cut` are not in it."""
         return {
             "ranges": self._ranges,
+            "groups": self._groups,
             "runs": list(self._runs),
             "counts": self._counts.tolist(),
             "parts": min(PARTS, self._ranges),
@@ -170,7 +189,7 @@ class BulkBuild:
             first, end = self._ranges * part // parts, self._ranges * (part + 1) // parts
             yield from self._write_part(first, end)
         found = [Segment(s[0], self._cold.store.footer(s[0])) for s in self._segments if s[0]]
-        self._done = True
+        self._done, self._loaded = True, 0
         self.arrangement.adopt(found, sum(s[1] for s in self._segments), sum(s[2] for s in self._segments))
 
     def _write_part(self, first: int, end: int) -> Generator[None]:
@@ -279,7 +298,6 @@ class _Runs:
     def __init__(self, build: BulkBuild) -> None:
         self._build = build
         self._files = [pa.ipc.open_file(pa.OSFile(str(build._path(n)))) for n in range(len(build._runs))]
-        self._groups = -(-build._ranges // build._stride)
         self._group = -1
         self._batches: list[pa.RecordBatch] = []
         self._bounds: list[Places] = []
@@ -294,14 +312,16 @@ class _Runs:
 
     def _load(self, group: int) -> None:
         self._group, self._batches, self._bounds = group, [], []
-        first = group * self._build._stride
+        stride = self._build._stride
+        first, groups = group * stride, -(-self._build._ranges // stride)
         for file, count in zip(self._files, self._build._runs):
             for number in range(count):
-                batch = file.get_batch(number * self._groups + group)
+                batch = file.get_batch(number * groups + group)
                 if batch.num_rows:
                     ranges = self._build._range_of(_hashes(batch))
                     self._batches.append(batch)
-                    self._bounds.append(np.searchsorted(ranges, np.arange(first, first + self._build._stride + 1)))
+                    self._bounds.append(np.searchsorted(ranges, np.arange(first, first + stride + 1)))
+        self._build._loaded = sum(b.nbytes for b in self._batches)
 
 
 def _hashes(rows: pa.RecordBatch) -> Hashes:
