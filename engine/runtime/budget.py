@@ -1,6 +1,6 @@
 """The memory budget of a warehouse: what is counted, and what gives way when it is too much.
 
-Counted is what `accounts` has, and what an epoch makes and forgets; not what a keyed state holds free for rows to come. That is
+Counted is what `accounts` has; not what a keyed state holds free for rows to come, for sealing does not make that less. It is
 checked by the system's account: what the process has beyond `FIXED` is charged to the budget where the accounts do not have
 it, for malloc keeps memory that was freed, and libraries have their own. Not more than `MOST` of the budget: a program may have
 something else in its memory, that sealing does not make less.
@@ -36,11 +36,12 @@ FIXED = 400 << 20
 ALONE = 256 << 20
 """Bytes that a process has, at most, which opens a warehouse and has done nothing else."""
 RESERVE = 64 << 20
-"""Bytes for what an epoch and a step of sealing or merging make and forget; an eighth of a small budget."""
+"""Bytes that an epoch and a step of sealing or merging may make and forget after a look; an eighth of a small budget."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
-LARGE = 32 << 20
-"""Bytes of a block of memory that always goes back to the system when it is freed; under a small budget smaller ones do, too."""
+LARGE = 8 << 20
+"""Bytes of a block of memory from which it goes back to the system when it is freed. With malloc's own choice, up to 32 MB, it
+keeps as much as is used; 1 MB cost a quarter of the rate of keyed state."""
 _SLOW = 1 / 32
 """Of the rows of an epoch: if so few need groups that do not fit, fewer would not help."""
 _FAR = 3
@@ -69,13 +70,14 @@ class Budget:
 
     def __init__(self, cold: ColdStore) -> None:
         self.cold = cold
+        self.limit = machine_share()
+        """The budget in bytes."""
         self.holders: dict[str, Holder] = {}
         """What has memory beside the dataflow, by the name of its account."""
         self.used = 0
         """Bytes that count, as of the last look."""
         self.held = 0.0
         """Seconds for which sources were held back."""
-        self._limit = 0
         self._accounts: dict[str, int] = {}
         self._pace = 1.0
         """Of the rows that an epoch may bring: less while one brings more into memory than there is room for."""
@@ -84,18 +86,8 @@ class Budget:
         self._warned = False
         self._libraries = Libraries()
         self._forgot = 0.0
-        self.limit = machine_share()
+        return_blocks_above(LARGE)
         self._beside = FIXED + max(0, resident().anonymous - ALONE)
-
-    @property
-    def limit(self) -> int:
-        """The budget in bytes."""
-        return self._limit
-
-    @limit.setter
-    def limit(self, limit: int) -> None:
-        self._limit = limit
-        return_blocks_above(min(LARGE, limit // 128))
 
     def keep(self, flow: Dataflow, rows: int) -> Overrun | None:
         """After an epoch of so many rows: look whether it is too much, and make room; what does not fit, if there is no way."""
@@ -135,10 +127,6 @@ class Budget:
         """Bytes by account, now."""
         return accounts(flow, self.cold, self.holders)
 
-    @property
-    def _reserve(self) -> int:
-        return min(RESERVE, self.limit // 8)
-
     def _counted(self) -> int:
         """Bytes of the accounts at the last look, without what is free for rows to come."""
         return sum(self._accounts.values()) - self._accounts[FREE]
@@ -146,8 +134,8 @@ class Budget:
     def _look(self, flow: Dataflow) -> None:
         """Count what is used."""
         self._accounts = self.accounts(flow)
-        counted = self._counted() + self._reserve
-        really = resident().total - self._beside + self._reserve
+        counted = self._counted()
+        really = resident().total - self._beside + min(RESERVE, self.limit // 8)
         self.used = max(counted, min(really, counted + int(MOST * self.limit)))
 
     def _relieve(self, now: float) -> None:
