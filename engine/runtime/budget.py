@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from forebay.engine.runtime.accounts import FREE, Holder, accounts
+from forebay.engine.runtime.accounts import FREE, Holder, accounts, busy_bytes
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.fitting import Overrun, overrun
 from forebay.engine.runtime.outbox import QUEUE
@@ -50,7 +50,7 @@ _EVERY = 32768
 """Rows between two looks."""
 _AT_LEAST = 0.5
 """Seconds between two looks when fewer rows come."""
-_LIBRARIES = 64 << 20
+_LIBRARIES = 96 << 20
 """Bytes of mapped files above which it is worth a look whether all are used, every `_FORGET` seconds at most."""
 _FORGET = 10.0
 
@@ -104,6 +104,7 @@ class Budget:
             self._look(flow)
         came = self._counted()
         self._pace = max(1 / 64, self._pace / 2) if came > self.limit else min(1.0, self._pace * 1.25)
+        found = self._overrun(flow, came)
         if self.used > SEAL * self.limit:
             self._seal(states)
         for state in states:
@@ -111,7 +112,7 @@ class Budget:
         while self.used > HOLD * self.limit and self._make_room(states):
             self._look(flow)
         self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
-        return self._overrun(flow, came)
+        return found or self._overrun(flow, self._counted(), last=True)
 
     @property
     def queue(self) -> int:
@@ -176,11 +177,12 @@ class Budget:
         really = resident().total
         return counted > self.limit and (really > self.limit + self._beside if really else counted > 2 * self.limit)
 
-    def _overrun(self, flow: Dataflow, came: int) -> Overrun | None:
-        """What does not fit: nothing more can leave memory, or what one small epoch needs is too much."""
-        if self._over(self._counted()) or (self._over(came) and (self._pace < _SLOW or came > _FAR * self.limit)):
-            return overrun(flow, self.limit, max(came, self._counted()), self._accounts)
-        return None
+    def _overrun(self, flow: Dataflow, counted: int, last: bool = False) -> Overrun | None:
+        """What does not fit: what a small epoch needs is too much, or at `last` nothing more can leave memory."""
+        stopped = sum(busy_bytes(n) for unit in flow.units() for n in unit.nodes)  # others do not have to stop for them
+        if not self._over(counted - stopped) or not (last or self._pace < _SLOW or counted > _FAR * self.limit):
+            return None
+        return overrun(flow, self.limit, counted, self._accounts)
 
 
 def _tiered(flow: Dataflow) -> Iterable[Tiered]:

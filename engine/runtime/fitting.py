@@ -48,7 +48,7 @@ def overrun(flow: Dataflow, limit: int, used: int, found: Mapping[str, int]) -> 
     names = sorted(node.jobs)
     error = StateError(
         f"the state of {' and '.join(names)} does not fit the memory budget",
-        detail=f"{node.label} needs {mine >> 20} MB in memory together, the budget is {limit >> 20} MB; used are {told(found)}",
+        detail=f"{node.label} needs {mine >> 20} MB in memory at a time, the budget is {limit >> 20} MB; used are {told(found)}",
         hint=f"SET 'memory.budget' = '{_rounded(2 * used)}MB' and RESUME JOB {names[0]}; or drop the job. Rows of one group are "
         "in memory together: a GROUP BY or PARTITION BY of more columns makes groups smaller",
     )
