@@ -346,5 +346,5 @@ class OrderIndex:
         self._log.clear()
 
     def nbytes(self) -> int:
-        arrays = (self.words, self.roots, self._position, self.heap)
+        arrays = (self.words, self.roots, self._position, self._member, self._walked, self.heap)
         return sum(a.nbytes for a in arrays)

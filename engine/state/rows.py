@@ -212,6 +212,8 @@ class _Text(_Column):
         self._kind = kind
         self._offsets = ChunkTable(4, extra=4)
         self._heap = ChunkTable(0)
+        self._used: dict[int, int] = {}
+        """Bytes of text per chunk; the rest of its heap was never written, and takes no memory."""
         self._validity = _Validity()
 
     def write(self, array: pa.Array, row: int) -> None:
@@ -232,6 +234,7 @@ class _Text(_Column):
             )
         heap = self._room(chunk, used, used + size + _SLACK, place + len(array))
         heap[used : used + size] = data[begin:end]
+        self._used[chunk] = used + size
         offsets[place + 1 : place + 1 + len(array)] = starts[1:].astype(np.int64) + (used - begin)
 
     def _room(self, chunk: int, used: int, size: int, rows: int) -> npt.NDArray[np.uint8]:
@@ -270,10 +273,11 @@ class _Text(_Column):
     def drop(self, chunk: int) -> None:
         self._offsets.drop(chunk)
         self._heap.drop(chunk)
+        self._used.pop(chunk, None)
         self._validity.table.drop(chunk)
 
     def nbytes(self) -> int:
-        return self._offsets.nbytes() + self._heap.nbytes() + self._validity.table.nbytes()
+        return self._offsets.nbytes() + sum(self._used.values()) + self._validity.table.nbytes()
 
 
 def same_at(mine: pa.Array, array: pa.Array, places: Places) -> Mask:

@@ -161,6 +161,8 @@ class _Text(Column):
         self._heap = np.zeros(0, np.uint8)
         self._size = 0
         self._dead = 0
+        self._reached = 0
+        """Bytes of the heap that were ever written: beyond, it takes no memory."""
 
     def _put(self, ids: Ids, array: pa.Array) -> None:
         top = int(ids.max(initial=-1)) + 1
@@ -172,6 +174,7 @@ class _Text(Column):
         self._places[ids] = offsets[:-1].astype(np.int64) + (self._size - start)
         self._lengths[ids] = np.diff(offsets)
         self._size += size
+        self._reached = max(self._reached, self._size)
 
     def _gather(self, ids: Ids, null: Mask | None) -> pa.Array:
         lengths = self._lengths[ids]
@@ -212,9 +215,10 @@ class _Text(Column):
             self._places[ids] = offsets[:-1].astype(np.int64) + at
             at = end
         self._heap.resize(self._size + self._size // 8, refcheck=False)
+        self._reached = min(self._reached, self._heap.shape[0])
 
     def nbytes(self) -> int:
-        return self._places.nbytes + self._lengths.nbytes + self._size
+        return self._places.nbytes + self._lengths.nbytes + self._reached
 
     def busy_bytes(self, share: float) -> int:
         return int((self._places.nbytes + self._lengths.nbytes) * share) + self._size
