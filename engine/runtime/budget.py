@@ -18,8 +18,7 @@ from pathlib import Path
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.outbox import QUEUE, Outbox
 from forebay.engine.state import Tiered
-from forebay.engine.state.coldstore import CACHE, ColdStore
-from forebay.engine.state.segment import LOADED
+from forebay.engine.state.coldstore import CACHE, LOADED, ColdStore
 
 log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)

@@ -316,14 +316,13 @@ class Arrangement(Tiered):
 
     def _cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         assert self._cold is not None
-        for index, handles in self._cold.find(hashes, view.since):
-            seen = self._seen(handles, view)
+        for index, handles, ids in self._cold.find(hashes, view.since):
+            seen = self._seen(handles, ids, view)
             yield index[seen], handles[seen]
 
-    def _seen(self, handles: Ids, view: View) -> npt.NDArray[np.bool_]:
-        """Which cold rows the view has."""
+    def _seen(self, handles: Ids, ids: Ids, view: View) -> npt.NDArray[np.bool_]:
+        """Which cold rows, with these ids, the view has."""
         assert self._cold is not None
-        ids = self._cold.ids(handles)
         dead = self._cold.dead.test(ids)
         if dead.any():
             for epoch, pending in self._pending:
@@ -438,7 +437,7 @@ class Arrangement(Tiered):
         """The row ids that the view has (None: all live ones), some at a time, oldest first."""
         if self._cold:
             for handles in self._cold.scan():
-                yield handles[self._seen(handles, view or View(_FOREVER, _FOREVER))]
+                yield handles[self._seen(handles, self._cold.ids(handles), view or View(_FOREVER, _FOREVER))]
         for ids in self._live_ids(view):
             yield ids if view is None or view.since == ALWAYS else ids[self._times(ids) >= view.since]
 

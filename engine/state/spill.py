@@ -176,8 +176,7 @@ class Spill:
         hashes = hash_rows(keys, key)
         wanted = np.ones(ids.shape[0], bool)
         found = []
-        for places, handles in self.groups.find(hashes, wanted=wanted):
-            cold_ids = self.groups.ids(handles)
+        for places, handles, cold_ids in self.groups.find(hashes, wanted=wanted):
             alive = np.flatnonzero(~self.groups.dead.test(cold_ids))
             if not alive.shape[0]:
                 continue
@@ -235,8 +234,8 @@ class Spill:
             cold = dependent.cold
             if not cold:
                 continue
-            for index, handles in cold.find(hashes):
-                mine = np.flatnonzero(cold.ids(handles) == cold_ids[index])
+            for index, handles, ids in cold.find(hashes):
+                mine = np.flatnonzero(ids == cold_ids[index])
                 if mine.shape[0]:
                     owners = index[mine]
                     found.append((dependent, _Piece(groups[owners], cold_ids[owners], *cold.unpack(handles[mine]))))
