@@ -38,6 +38,7 @@ from forebay.planner.catalog import (
     SystemStream,
     Table,
     View,
+    alignment,
     check_connector,
     state_columns,
     state_ttl,
@@ -326,6 +327,7 @@ class Relations:
             lambda rows: program(rows).column(0),
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
+            *alignment(table),
         )
 
 

@@ -22,6 +22,7 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
+from forebay.engine.runtime.alignment import ahead, aligned
 from forebay.engine.runtime.alter import Comparison
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
@@ -339,18 +340,22 @@ class Driver:
         """Poll every scan at least once; wait for more rows while there are few."""
         fetched: dict[str, list[Fetched]] = {}
         polled: set[str] = set()
+        waiting = ahead(scans)
         deadline = self.clock.monotonic() + self.options.latency
         while True:
-            rows = 0
+            tried = False
             for node in scans:
-                if len(fetched.get(node.id, ())) >= 64 or self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                if node.id in waiting or len(fetched.get(node.id, ())) >= (1 if aligned(node) else 64):
                     continue
+                if self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                    continue
+                tried = True
                 got = self._poll_one(node)
                 polled.add(node.id)
                 if got is not None:
                     fetched.setdefault(node.id, []).append(got)
             rows = sum(f.batch.num_rows for parts in fetched.values() for f in parts)
-            if not fetched or rows >= self.options.small or self._callers or self._stopping:
+            if not fetched or not tried or rows >= self.options.small or self._callers or self._stopping:
                 break
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break

@@ -55,7 +55,10 @@ class Scan:
         self.positions: dict[str, Position] = self.reader.positions()
         self.finished = False
         """The input itself has come to its end, and `take` has seen it."""
-        self._limited = False
+        self.catching_up = False
+        """It reads up to where another scan goes on."""
+        self._empty = False
+        """The last poll brought nothing."""
         self._restored = saved is not None
         self._reading = threading.Lock()
         self._stale = False
@@ -78,7 +81,15 @@ class Scan:
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
         """Read from outside; changes nothing that a checkpoint sees until `take`."""
         with self._reading:
-            return None if self._closed or self._stale else self.reader.poll(max_rows, timeout)
+            if self._closed or self._stale:
+                return None
+            got = self.reader.poll(max_rows, timeout)
+            self._empty = got is None
+            return got
+
+    def behind(self) -> bool:
+        """Whether there is more to read now."""
+        return not self.finished and not (self._empty and not self.reader.lag())
 
     def take(self, fetched: Fetched | None, now: int) -> list[Batch]:
         """Account for what `poll` brought; returns the epoch's delta of the scan."""
@@ -100,11 +111,11 @@ class Scan:
 
     def at_end(self) -> bool:
         """Whether nothing will ever come again; a limit is no end."""
-        return self.bounded and not self._limited and self.reader.finished()
+        return self.bounded and not self.catching_up and self.reader.finished()
 
     def limit(self, positions: Mapping[str, Position]) -> None:
         """Read up to these positions only: another scan goes on from there."""
-        self._limited = True
+        self.catching_up = True
         self.reader.limit(positions)
 
     def watermark(self, now: int) -> int | None:
