@@ -697,8 +697,10 @@ class Arrangement(Tiered):
             next(reversed(cold.segments.values())).dead = died.size
         self._killed.append(died)  # a checkpoint may have passed over them, for they were not saved as rows
         self._index.unlink(done.hashes, done.ids)
+        self._index.shrink()
         if self._by_identity is not None:
             self._by_identity.unlink(self._hashes_of(done.ids, self.identity), done.ids)
+            self._by_identity.shrink()
         for chunk in range(self._sealed_to >> SHIFT, done.end):
             if chunk not in self._dropped:
                 self._drop(chunk, weights=False)
