@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from forebay.altering import LOSE, told
 from forebay.bound import as_bound, definitions, rebound
+from forebay.changing import Changing
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -27,7 +27,6 @@ from forebay.engine.errors import (
 )
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alter import compare
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
@@ -55,6 +54,7 @@ from forebay.planner.catalog import (
     altered,
     define,
     state_ttl,
+    tables_named,
 )
 from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
@@ -102,6 +102,7 @@ class Executor:
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self._keeping = Keeping(self.driver, catalog, relations, registry, self.plans.lowering)
+        self._changing = Changing(self.driver, catalog, relations, self.plans, self._altered)
         self.refresher = Refresher(self.driver.clock.monotonic)
         self._streams = 0
         self._opened = False
@@ -110,6 +111,12 @@ class Executor:
         self.driver.definitions = lambda: {name: job.to_json() for name, job in list(catalog.jobs.items())}
         with self.driver.boundary() as flow:
             flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
+
+    def _altered(self, name: str) -> None:
+        """A job runs another statement: durable, with the state that it goes on from, on return."""
+        self.driver.savepoint(lambda checkpoint: None)
+        self.queries.snapshots.forget(name)
+        self.save()
 
     def _handle(self, name: str) -> Job:
         return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
@@ -134,8 +141,8 @@ class Executor:
         self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
         bound = {job["name"]: job.get("bound", {}) for job in jobs}
-        for ddl in value["relations"]:
-            late += self._reopen(parse(ddl)[0], restored, bound)
+        for statement in _in_order([_as_job(parse(ddl)[0], jobs) for ddl in value["relations"]]):
+            late += self._reopen(statement, restored, bound)
         for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
@@ -309,14 +316,10 @@ class Executor:
         self, statement: st.CreateMaterializedView, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
         name = statement.name
-        node = self.plans.bind(statement.query, statement.sql, statement.columns)
-        lowering = self.plans.lowering(node, replay=False)
-        keys = lowering.traits[id(node)].keys
-        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        node, plan, key = self.plans.view(name, statement.query, statement.sql, statement.columns)
         view = MaterializedView(
             name, statement.query_sql, node.schema, key, statement.columns, statement.options, statement.comment
         )
-        plan = lowering.view(name, node)
         self._attach(name, plan, placement, scans)
         self.catalog.add(view)
         self.catalog.jobs[name] = JobDefinition(
@@ -526,23 +529,11 @@ class Executor:
 
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
-        """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
-        job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
-        with self.driver.boundary():
-            plan, former, lose, reads = self.plans.alteration(statement)
-            found, difference = self.driver.alter(job.name, plan, former, lose=lose)
-            sql = statement.body.sql
-            found.respelled = sql.split() != job.sql.split()
-            self.catalog.jobs[job.name] = replace(
-                job,
-                sql=sql,
-                reads=reads,
-                writes=tuple(i.target for i in inserts),
-                bound=definitions(self.catalog, sql),
-            )
-        self.driver.savepoint(lambda checkpoint: None)
-        self.save()
-        return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
+        return self._changing.alter_job(statement)
+
+    @run.register
+    def _alter_materialized_view(self, statement: st.AlterMaterializedView) -> Result:
+        return self._changing.alter_view(statement)
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
@@ -691,7 +682,9 @@ class Executor:
             case st.StatementSet():
                 text = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inner.inserts)
             case st.AlterJob():
-                text = self._explain_alter(inner)
+                text = self._changing.explain_job(inner)
+            case st.AlterMaterializedView():
+                text = self._changing.explain_view(inner)
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
@@ -722,19 +715,6 @@ class Executor:
         self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
             return trace(flow, statement.name, statement.values)
-
-    def _explain_alter(self, statement: st.AlterJob) -> str:
-        with self.driver.boundary() as flow:
-            plan, former, lose, _ = self.plans.alteration(statement)
-            found = compare(flow, statement.name, plan)
-            found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
-            whole = compare(flow, statement.name, plan, whole=True)
-            known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
-        lines = told(found, known)
-        if found.lost and not lose:
-            lines[-1] = f"refused without '{LOSE}' = 'true'"
-        plans = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inserts_of(statement.body))
-        return "\n".join(lines) + "\n\n" + plans
 
     @run.register
     def _create_savepoint(self, statement: st.CreateSavepoint) -> Result:
@@ -806,6 +786,33 @@ def _catalog_of(saved: bytes) -> dict[str, Any]:
             hint="put a copy of catalog.json in its place",
         ) from error
     return value
+
+
+def _as_job(statement: st.Statement, jobs: list[dict[str, Any]]) -> st.Statement:
+    """A saved relation's statement; of a materialized view as its job is known, whose state is there."""
+    if not isinstance(statement, st.CreateMaterializedView) or statement.options:
+        return statement
+    return next((parse(job["sql"])[0] for job in jobs if job["name"] == statement.name), statement)
+
+
+def _in_order(statements: Sequence[st.Statement]) -> list[st.Statement]:
+    """Saved relations, each after those that its query reads: a checkpoint may know a view that the catalog does not yet."""
+    names = {getattr(s, "name", ""): s for s in statements}
+    done: dict[str, st.Statement] = {}
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in seen and name in names:
+            seen.add(name)
+            statement = names[name]
+            if isinstance(statement, st.CreateView | st.CreateMaterializedView):
+                for read in sorted(tables_named(statement.sql) - {name}):
+                    visit(read)
+            done[name] = statement
+
+    for name in names:
+        visit(name)
+    return list(done.values())
 
 
 def _as_checkpointed(job: dict[str, Any], restored: Restored) -> dict[str, Any]:

@@ -304,6 +304,16 @@ class Catalog:
         named = [d.name for d in (*views, *self.jobs.values()) if name in tables_named(d.sql)]
         return list(dict.fromkeys([*self.users(name), *named]))
 
+    def readers(self, name: str) -> set[str]:
+        """All relations that stand on this one, through others too."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = [d for d in self.dependents(waiting.pop()) if d in self.relations and d not in found]
+            found |= set(new)
+            waiting += new
+        return found - {name}
+
     # -- change -------------------------------------------------------------------------------------------------
 
     def add(self, relation: Relation, *, replace_: bool = False) -> None:
@@ -315,6 +325,14 @@ class Catalog:
         if relation.name in self.relations and not replace_:
             raise CatalogError(f"{relation.name} already exists", hint="CREATE ... IF NOT EXISTS, or DROP it first")
         self.relations[relation.name] = relation
+
+    def put_last(self, view: MaterializedView) -> None:
+        """Enter a view that has another query: after all that it may read now, and before its readers."""
+        readers = self.readers(view.name)
+        moved = {n: r for n, r in self.relations.items() if n in readers}
+        for name in (view.name, *moved):
+            del self.relations[name]
+        self.relations |= {view.name: view, **moved}
 
     def drop(self, kind: str, name: str) -> Relation:
         """Remove a relation of the kind that DROP names.
@@ -515,13 +533,16 @@ def formats_of(options: Mapping[str, str]) -> Iterable[tuple[str, str]]:
                 yield "", options["value.format"]
 
 
+_WITH_QUERY = (st.Query, st.Insert, st.CreateView, st.CreateMaterializedView)
+
+
 @functools.lru_cache(1024)
 def tables_named(sql: str) -> frozenset[str]:
     """The relations that a query or job names."""
     found: set[str] = set()
     for statement in parse(sql):
         inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
-        queries = [s.query for s in inserts if isinstance(s, st.Query | st.Insert | st.CreateMaterializedView)]
+        queries = [s.query for s in inserts if isinstance(s, _WITH_QUERY)]
         found |= {s.target for s in inserts if isinstance(s, st.Insert)}
         found |= {".".join(p.name for p in t.parts) for query in queries for t in query.find_all(exp.Table)}
     return frozenset(found)

@@ -12,7 +12,7 @@ a scan cannot. So only what changed is rebuilt, from state that lives on, and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -79,18 +79,26 @@ class Comparison:
 
     def _same(self) -> bool:
         """Every step but the outlets is what runs."""
-        return all(c.node is not None or isinstance(c.step, OutputStep) for c in self.choices.values())
+        return all(c.node is not None or _is_output(c.step) for c in self.choices.values())
 
 
 def compare(flow: Dataflow, job: str, plan: JobPlan, *, whole: bool = False) -> Comparison:
     """Compare a plan with the running job. `whole`: its complete result is wanted, not only its changes from here on."""
     found = Comparison()
-    own = {node.print: node for node in flow.nodes_of(job) if node.print}
+    own = flow.own_nodes(job)
     for output in plan.outputs:
-        _visit(flow, own, output, whole, output.label, found)
+        _visit(flow, own, output, whole and not _is_fed_so(flow, own, output), output.label, found)
     used = {id(n) for c in found.choices.values() if c.node is not None for n in _with_inputs(c.node)}
     found.dropped = [n.label for n in flow.nodes_of(job) if n.remembers and id(n) not in used]
     return found
+
+
+def _is_fed_so(flow: Dataflow, own: Mapping[str, Node], output: Step) -> bool:
+    """Whether an output is a materialized view whose input stays: what it shows, it has."""
+    if not isinstance(output, OperatorStep) or output.relation is None:
+        return False
+    source = own.get(output.sources[0].print)
+    return source is not None and source in flow.relation(output.relation).inputs
 
 
 def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: str, found: Comparison) -> None:
@@ -135,6 +143,10 @@ def _with_inputs(node: Node) -> Iterator[Node]:
     yield node
     for source in node.inputs:
         yield from _with_inputs(source)
+
+
+def _is_output(step: Step) -> bool:
+    return isinstance(step, OutputStep) or (isinstance(step, OperatorStep) and step.relation is not None)
 
 
 def _remembers(step: Step) -> bool:

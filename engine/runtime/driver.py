@@ -26,6 +26,7 @@ from forebay.engine.runtime.alter import Comparison
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
+from forebay.engine.runtime.change import change
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
@@ -171,7 +172,7 @@ class Driver:
         self.attach(name, JobPlan((step,)), placement=placement, positions=positions, initial=placement is None)
 
     def alter(self, name: str, plan: JobPlan, former: JobPlan | None, *, lose: bool) -> tuple[Comparison, bool]:
-        """Put another plan in the place of a job's, at an epoch boundary; see `Dataflow.alter`.
+        """Put another plan in the place of a job's, at an epoch boundary; see `change.change`.
 
         Raises:
             StateError: the job has failed, or state would be lost and not `lose`.
@@ -183,13 +184,15 @@ class Driver:
             if self.jobs[name].status is Status.BOOTSTRAPPING:
                 raise StateError(f"job '{name}' waits for histories of its tables", hint="SHOW JOBS tells how long")
             job, now = self.jobs[name], self._tick()
-            found, whole = flow.alter(name, plan, former, now, lose=lose)
+            found, whole = change(flow, name, plan, former, now, lose=lose)
             runners = {id(r.outbox): r for r in job.runners}
             job.outboxes = [n.outlet for n in flow.nodes_of(name) if isinstance(n.outlet, Outbox)]
             for outbox in job.outboxes:
                 outbox.wake = self._awake.set if id(outbox) not in runners else outbox.wake
             job.runners = [runners.get(id(o)) or SinkRunner(o) for o in job.outboxes]
             self._run_pending()
+            if any(n.carried for n in flow.order):
+                self._run({}, {})
             if self._threads:
                 self._start_runners(job)
             return found, whole

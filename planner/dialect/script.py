@@ -358,8 +358,10 @@ class _Reader:
         self.need("ALTER")
         if self.take("JOB"):
             return self._alter_job()
+        if self.take("MATERIALIZED", "VIEW"):
+            return self._alter_materialized_view()
         if not self.take("TABLE"):
-            raise self.fail("expected TABLE or JOB after ALTER")
+            raise self.fail("expected TABLE, JOB or MATERIALIZED VIEW after ALTER")
         name = self.name()
         made = {"name": name, **self.place}
         if self.take("RENAME", "TO"):
@@ -522,10 +524,23 @@ class _Reader:
             values[column.name] = _constant(literal, negative)
         return st.TraceJob(name=name, values=values, **self.place)
 
+    def _with_options(self) -> dict[str, str]:
+        if not self.take("WITH"):
+            return {}
+        return hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+
+    def _alter_materialized_view(self) -> st.AlterMaterializedView:
+        name, options = self.name(), self._with_options()
+        self.need("AS")
+        start = self.parser._curr
+        if start is None or self.word() not in ("SELECT", "WITH", "VALUES", "("):
+            raise self.fail("expected a query after AS")
+        query = self.guarded(self.parser._parse_statement)
+        text = self.script[start.start : self.ends]
+        return st.AlterMaterializedView(name=name, query=query, query_sql=text, options=options, **self.place)
+
     def _alter_job(self) -> st.AlterJob:
-        name, options = self.quoted_or_name(), {}
-        if self.take("WITH"):
-            options = hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+        name, options = self.quoted_or_name(), self._with_options()
         self.need("AS")
         rest = self.tokens[self.parser._index :]
         body = _Reader(self.script, rest).statement() if rest else None
