@@ -183,6 +183,7 @@ class Relations:
             stored,
             needed,
             self._watermark(found, source.bounded),
+            _identity(replace(found, columns=()), options),
         )
         merged = {**found.options, **options}
         default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"

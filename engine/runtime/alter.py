@@ -112,7 +112,7 @@ def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: 
     elif isinstance(step, ScanStep):
         _choose_scan(flow, own, choice, asker, found)
     else:
-        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.shared(step.key)
+        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.known(step)
         if running is not None and (not need or flow.past(running) is not None):
             choice.node = running
             return
@@ -122,7 +122,10 @@ def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: 
 
 
 def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: str, found: Comparison) -> None:
-    """A scan of the job goes on where it is, also if its table has got more columns; another is as a new job would have it."""
+    """A scan of the job goes on where it is, also if its table has got more columns; another is as a new job would have it.
+
+    A new job's scan of a table that has got columns goes on where one from before stands, if the past of that is known.
+    """
     step = choice.step
     assert isinstance(step, ScanStep)
     mine = own.get(step.print)
@@ -133,6 +136,7 @@ def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: st
         known = flow.shared(step.key)
         fresh = known is not None and known.scan is not None and known.scan.untouched
         choice.node = known if known is not None and (fresh or flow.past(known) is not None) else None
+        choice.continues = flow.elder(step.scan) if choice.node is None and choice.need else None
         return
     choice.node, choice.continues = mine, None if mine is not None else former
     if choice.need and flow.past(former, step.scan) is None:
@@ -151,6 +155,15 @@ def _is_output(step: Step) -> bool:
 
 def _remembers(step: Step) -> bool:
     return isinstance(step, OperatorStep) and step.remembers
+
+
+def inherited(flow: Dataflow, job: str, plan: JobPlan) -> Mapping[str, Choice] | None:
+    """For a new job on tables that have got columns: how it begins with what was kept of them before; None if nothing was."""
+    scans = [s.scan for s in plan.steps() if isinstance(s, ScanStep)]
+    if not any(flow.elder(scan) is not None for scan in scans):
+        return None
+    choices = compare(flow, job, plan, whole=True).choices
+    return choices if any(c.continues is not None for c in choices.values()) else None
 
 
 def unknown_past(job: str, found: Comparison) -> StateError:

@@ -173,25 +173,32 @@ class Dataflow:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
         built: Mapping[str, Operator] | None = None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). `built`: by path, operators that have their history already. On an exception
-        nothing is attached.
+        (their states are about to be loaded). `built`: by path, operators that have their history already. `choices`: what
+        the job takes over from scans of tables that have got columns since. On an exception nothing is attached.
         """
-        placed = Attachment(job, now, placement or {}, positions or {}, built or {})
+        placed = Attachment(job, now, placement or {}, positions or {}, built or {}, choices=choices)
         try:
             for output in plan.outputs:
                 self.place(output, placed)
             if initial:
-                Initial(self, placed.fresh, now).run()
+                Initial(self, placed.fresh, now, self._elders(placed)).run()
         except BaseException:
             self.discard(job)
             raise
         self.note(job, plan, placed.nodes)
+
+    def _elders(self, placed: Attachment) -> dict[int, Node]:
+        """By `id` of a new scan: the one whose past is its own."""
+        scans = [n for n in placed.fresh if n.scan is not None] if placed.choices is not None else []
+        found = {id(n): (placed.choices or {})[n.path].continues for n in scans}
+        return {key: node for key, node in found.items() if node is not None}
 
     def place(self, step: Step, into: Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
@@ -257,7 +264,7 @@ class Dataflow:
                 saved = former.scan.save()
             node.scan = Scan(step.scan, into.now, saved)
             node.history = None if step.history is None else functools.partial(step.history.open, step.scan.columns)
-            if taken and step.key is not None and former is None:
+            if taken and step.key is not None:
                 node.catching_up = self._shared[step.key]
         elif isinstance(step, OperatorStep):
             node.operator = into.built.get(step.path) or step.make([i.operator for i in inputs])
@@ -331,6 +338,16 @@ class Dataflow:
     def shared(self, key: str | None) -> Node | None:
         """The node that all jobs with a step of that key may use."""
         return None if key is None else self._shared.get(key)
+
+    def known(self, step: Step) -> Node | None:
+        """The node of that key, if it still has the past that the step needs."""
+        found = self.shared(step.key)
+        return found if found is not None and _suits(step, found) else None
+
+    def elder(self, scan: ScanSpec) -> Node | None:
+        """A running scan of the table from before it got columns, all of whose rows are still known."""
+        scans = [n for n in self.order if n.scan is not None and scan.grew_from(n.scan.spec)]
+        return next((n for n in scans if self.past(n, scan) is not None), None)
 
     def past(self, node: Node, wanted: ScanSpec | None = None) -> Iterator[Batch] | None:
         """All rows that a node's changes add up to: from itself, or from an arrangement of them. None: nobody knows.

@@ -22,7 +22,7 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alter import Comparison
+from forebay.engine.runtime.alter import Comparison, inherited
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
@@ -156,7 +156,8 @@ class Driver:
                 job.bootstrap = Bootstrap(name, plan, self.shop)
                 self.jobs[name] = job
                 return job
-            self._attach(job, plan, placement=placement, positions=positions, initial=initial)
+            choices = inherited(flow, name, plan) if initial and placement is None else None
+            self._attach(job, plan, placement=placement, positions=positions, initial=initial, choices=choices)
             return job
 
     def keep(self, name: str, step: Step, node: Node) -> None:

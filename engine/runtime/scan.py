@@ -29,6 +29,13 @@ class ScanSpec:
     """The source's schema; columns that nobody reads are NULL."""
     columns: frozenset[str] | None
     watermark: WatermarkSpec | None = None
+    lineage: str = ""
+    """Equal for scans that read the same records by the same options, whatever columns their table had at the time."""
+
+    def grew_from(self, other: ScanSpec) -> bool:
+        """Whether the other is of this table from before it got columns."""
+        had, has = ({(f.name, f.type) for f in spec.schema} for spec in (other, self))
+        return bool(self.lineage) and self.lineage == other.lineage and had < has
 
 
 @dataclass(slots=True)
