@@ -183,7 +183,7 @@ class Relations:
             stored,
             needed,
             self._watermark(found, source.bounded),
-            _identity(replace(found, columns=()), options),
+            _identity(replace(found, columns=tuple(c for c in found.columns if c.expression or c.metadata)), options),
         )
         merged = {**found.options, **options}
         default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"

@@ -247,8 +247,10 @@ class Lowering:
         self._numbers += 1
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
         tag += _REPLAY if any(s.key is not None and s.key.endswith(_REPLAY) for s in sources) else ""
-        key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
-        work = f"{fingerprint(node)}{tag}" if node is not None else f"{label} of {[s.print for s in sources]}"
+        work = f"{label} of {[s.print for s in sources]}"
+        if node is not None:
+            work = "@".join([fingerprint(node), *sorted(frozenset().union(*(s.lineages for s in sources)))]) + tag
+        key = work if shareable and node is not None and not _volatile(node) else None
         return OperatorStep(
             schema,
             f"{self._numbers}",

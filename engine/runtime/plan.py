@@ -39,6 +39,11 @@ class Step:
         """What the step does, its inputs included: equal for equal work, also where it may not be shared. '': not told."""
         return self.key or ""
 
+    @property
+    def lineages(self) -> frozenset[str]:
+        """Of all scans that it stands on: a plan names tables, and a table's definition changes."""
+        return frozenset().union(*(s.lineages for s in self.inputs))
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -60,6 +65,10 @@ class ScanStep(Step):
     @property
     def print(self) -> str:
         return self.key or self.path
+
+    @property
+    def lineages(self) -> frozenset[str]:
+        return frozenset({self.scan.lineage} - {""})
 
 
 @dataclass(frozen=True, slots=True)
