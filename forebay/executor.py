@@ -37,6 +37,7 @@ from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.estimate import explain_state
+from forebay.histories import Histories
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.keeping import Keeping
@@ -97,13 +98,24 @@ class Executor:
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.plans = Plans(warehouse, catalog, relations, options, registry)
         self.rows = TableRows(self.driver, catalog, relations, self.queries)
-        self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
+        self.jobs = Jobs(lambda: [*catalog.jobs, *catalog.loading], self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self._keeping = Keeping(self.driver, catalog, relations, registry, self.plans.lowering)
         self._changing = Changing(self.driver, catalog, relations, self.plans, self._altered)
         self.refresher = Refresher(self.driver.clock.monotonic)
+        self._histories = Histories(
+            self.driver,
+            catalog,
+            relations,
+            registry,
+            self.plans,
+            self._keeping,
+            self.refresher,
+            lock,
+            self.save,
+        )
         self._streams = 0
         self._opened = False
         self._ids: dict[str, str] = {}
@@ -119,7 +131,9 @@ class Executor:
         self.save()
 
     def _handle(self, name: str) -> Job:
-        return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
+        loading = self.catalog.loading.get(name)
+        sql = self.catalog.jobs[name].sql if loading is None else f"CALL sys.bootstrap('{loading.table}')"
+        return Job(self.driver, name, hidden(sql), self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -153,6 +167,7 @@ class Executor:
             if placement is not None:
                 restart()
         late += self._keeping.reopen(value.get("kept", ()), restored.placements, restored.scans)
+        late += self._histories.reopen(value.get("loading", ()), restored.placements, restored.scans)
         self.warehouse.load_states()
         for start in late:
             start()
@@ -345,6 +360,8 @@ class Executor:
         name, kind = statement.name, statement.kind
         if kind == "SAVEPOINT":
             return self.saving.drop(name, statement.if_exists)
+        if kind == "JOB" and self._histories.cancel(name):
+            return Result(message=f"{name} called off")
         if kind == "JOB":
             if name not in self.catalog.jobs and statement.if_exists:
                 return Result(message=f"there is no job {name}")
@@ -359,6 +376,7 @@ class Executor:
             return Result(message=f"there is no {kind.lower()} {name}")
         found = self.catalog.drop(kind, name)
         self._keeping.release(name)
+        self._histories.forget(name)
         if isinstance(found, MaterializedView) and not found.scheduled:
             self._keeping.leaving(name)
             self.driver.detach(name)
@@ -408,7 +426,7 @@ class Executor:
         for name, job in self.catalog.jobs.items():
             if table.name in job.bound and name not in stuck:
                 bound = rebound(
-                    job.bound[table.name], STATE_TTL.name, changed.options.get(STATE_TTL.name), self.relations
+                    job.bound[table.name], {STATE_TTL.name: changed.options.get(STATE_TTL.name)}, self.relations
                 )
                 self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
         if not stuck:
@@ -522,6 +540,8 @@ class Executor:
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
+        if self._histories.cancel(name):
+            return
         self._keeping.leaving(name)
         self.driver.detach(name)
         self.catalog.jobs.pop(name, None)
@@ -534,6 +554,14 @@ class Executor:
     @run.register
     def _alter_materialized_view(self, statement: st.AlterMaterializedView) -> Result:
         return self._changing.alter_view(statement)
+
+    @run.register
+    def _call(self, statement: st.Call) -> Result:
+        loading = self._histories.begin(statement)
+        if not self._histories.over(loading) and not self.driver.running:
+            return Result(message=f"the history of {loading.table} is loaded once the warehouse runs")
+        self._wait_aside(lambda: self._histories.over(loading))
+        return self._histories.result(loading)
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:

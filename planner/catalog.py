@@ -241,6 +241,25 @@ class KeptState:
         return KeptState(value["table"], tuple(value["key"]), value["stamped"], value["bound"])
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A history on its way into the state of a table whose jobs run."""
+
+    table: str
+    options: Mapping[str, str]
+    """What the table's options become."""
+    replay: bool
+    """Sinks get what the history adds to their results."""
+
+    @property
+    def job(self) -> str:
+        """Name of the job that brings the state up."""
+        return f"bootstrap {self.table}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"table": self.table, "options": dict(self.options), "replay": self.replay}
+
+
 Relation = Table | View | MaterializedView | SystemStream
 
 
@@ -251,6 +270,8 @@ class Catalog:
         self.relations: dict[str, Relation] = {deadletters.NAME: SystemStream(deadletters.NAME, deadletters.SCHEMA)}
         self.jobs: dict[str, JobDefinition] = {}
         self.kept: dict[str, KeptState] = {}
+        self.loading: dict[str, Loading] = {}
+        """By name of the job."""
 
     # -- look-up ------------------------------------------------------------------------------------------------
 
@@ -372,6 +393,7 @@ class Catalog:
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
             "jobs": [j.to_json() for j in self.jobs.values()],
             "kept": [k.to_json() for k in self.kept.values()],
+            "loading": [h.to_json() for h in self.loading.values()],
         }
         return json.dumps(value, indent=1).encode()
 

@@ -175,7 +175,10 @@ class Lowering:
             source = self._operator(
                 node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema)
             )
-        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source))
+        append = changelog is Changelog.APPEND
+        return OutputStep(
+            node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source), append
+        )
 
     def _named(self, node: plan.Node) -> Step:
         """The node's rows under its own column names: an equal subtree elsewhere may use others."""

@@ -198,6 +198,16 @@ class AlterMaterializedView(Statement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Statement):
+    """A procedure: `sys.name(a, b => c)`. Values are constants as text, None for NULL."""
+
+    name: str
+    """Without 'sys.'."""
+    positional: tuple[str | None, ...] = ()
+    named: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainState(Statement):
     """What a statement remembers, or will."""
 

@@ -128,19 +128,33 @@ def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: st
     """
     step = choice.step
     assert isinstance(step, ScanStep)
-    mine = own.get(step.print)
-    former = mine or next(
-        (n for n in own.values() if n.scan is not None and n.scan.spec.table == step.scan.table), None
-    )
+    former = own.get(step.print) or next((n for n in own.values() if _reads_as(n, step)), None)
+    known = flow.shared(step.key)
     if former is None:
-        known = flow.shared(step.key)
-        fresh = known is not None and known.scan is not None and known.scan.untouched
+        stands = known is not None and _stands_where_one_of(own, known)
+        fresh = known is not None and known.scan is not None and (known.scan.untouched or stands)
         choice.node = known if known is not None and (fresh or flow.past(known) is not None) else None
         choice.continues = flow.elder(step.scan) if choice.node is None and choice.need else None
+        if choice.need and stands and known is not None and flow.past(known) is None:
+            found.lost[asker] = known.label
         return
-    choice.node, choice.continues = mine, None if mine is not None else former
+    same = former.print == step.print
+    choice.node, choice.continues = former if same else None, None if same else former
     if choice.need and flow.past(former, step.scan) is None:
         found.lost[asker] = former.label
+
+
+def _stands_where_one_of(own: Mapping[str, Node], known: Node) -> bool:
+    """Whether a scan of the table, which now is read otherwise, stands exactly where the job's own does."""
+    scan = known.scan
+    mine = [n.scan for n in own.values() if n.scan is not None]
+    return scan is not None and any((m.spec.table, m.positions) == (scan.spec.table, scan.positions) for m in mine)
+
+
+def _reads_as(node: Node, step: ScanStep) -> bool:
+    """Whether a scan reads what the step's does, whatever columns the table had."""
+    spec = None if node.scan is None else node.scan.spec
+    return spec is not None and (spec.table, spec.lineage) == (step.scan.table, step.scan.lineage)
 
 
 def _with_inputs(node: Node) -> Iterator[Node]:

@@ -10,7 +10,7 @@ difference. Its columns may change only while nobody reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.dataflow import Attachment, Dataflow, Node
 from forebay.engine.runtime.outbox import Outlet
-from forebay.engine.runtime.plan import JobPlan, OperatorStep
+from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep
 
 Results = dict[str, list[Batch]]
 """All rows of each output, by its path."""
@@ -59,15 +59,18 @@ def change(
     return _Change(flow, job, plan, now).carry_out(former, lose=lose)
 
 
-def initial_step(flow: Dataflow, placed: Attachment, views: Mapping[str, Node] | None = None) -> Results:
+def initial_step(
+    flow: Dataflow, placed: Attachment, views: Mapping[str, Node] | None = None, *, results: bool = True
+) -> Results:
     """One step of new nodes alone, over the full contents of inputs that have a past.
 
-    Returns what its outlets would get, and what the nodes in `views` have, by path: nobody gets it yet.
+    Returns what its outlets would get (if `results`), and what the nodes in `views` have, by path: nobody gets it yet.
     """
     fresh: list[Node] = placed.fresh
     ends: Results = {}
     wanted = {id(node): path for path, node in (views or {}).items()}
-    for node in fresh:
+    useful = _useful(fresh, wanted.keys(), results)
+    for node in [n for n in fresh if id(n) in useful]:
         inputs = [i.output if i in fresh else _asked(flow, i, node, placed) for i in node.inputs]
         watermarks = tuple(i.watermark for i in node.inputs)
         if node.scan is not None:
@@ -86,6 +89,16 @@ def initial_step(flow: Dataflow, placed: Attachment, views: Mapping[str, Node] |
         flow.commit(node)
         node.output = []
     return ends
+
+
+def _useful(fresh: list[Node], wanted: Collection[int], results: bool) -> set[int]:
+    """Nodes whose work leaves something behind: state of their own, or rows that are asked for."""
+    useful: set[int] = set()
+    for node in reversed(fresh):
+        keeps = results if node.outlet is not None else bool(node.states()) or id(node) in wanted
+        if keeps or any(id(n) in useful for n in fresh if any(i is node for i in n.inputs)):
+            useful.add(id(node))
+    return useful
 
 
 def _asked(flow: Dataflow, source: Node, node: Node, placed: Attachment) -> list[Batch]:
@@ -157,7 +170,8 @@ class _Change:
             for output in self._plan.outputs:
                 if output.path not in inputs:
                     flow.place(output, fresh)
-            after = initial_step(flow, fresh, inputs)
+            after = initial_step(flow, fresh, inputs, results=before is not None)
+            owed = self._owed(before, after)
         except BaseException:
             for node in fresh.fresh:
                 node.outlet = None if node.path in fresh.outlets else node.outlet
@@ -173,11 +187,21 @@ class _Change:
             self._turn(view, inputs[view.path], before or {}, after[view.path])
         flow.discard(old)
         for node in fresh.fresh:
-            if node.outlet is not None and before is not None:
-                node.outlet.take(_difference(before.get(node.path, []), after[node.path]), node.watermark, flow.epoch)
+            if node.outlet is not None and node.path in owed:
+                node.outlet.take(owed[node.path], node.watermark, flow.epoch)
                 node.outlet.commit()
         flow.sort()
         flow.note(job, self._plan, fresh.nodes)
+
+    def _owed(self, before: Results | None, after: Results) -> Results:
+        """What makes the old results of sinks the new ones."""
+        owed: Results = {}
+        for step in self._plan.outputs if before is not None else ():
+            if isinstance(step, OutputStep):
+                owed[step.path] = _difference((before or {}).get(step.path, []), after[step.path])
+                if step.append and any((b.weight_array() < 0).any() for b in owed[step.path]):
+                    raise StateError(f"{step.label} takes insertions only, and rows that it has got would go")
+        return owed
 
     def _turn(self, view: _View, source: Node, before: Results, after: list[Batch]) -> None:
         """The view shows another result from now on, and owes its readers the difference."""

@@ -26,6 +26,7 @@ from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice
 from forebay.engine.runtime.backlog import Backlog, Missed
+from forebay.engine.runtime.handover import Follower, unfollow
 from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
@@ -56,6 +57,8 @@ class Node:
     """Of its step in the plan of the job that made it."""
     relation: str | None = None
     """Name of the embedded table or materialized view that this node holds; such nodes outlive jobs."""
+    waits: bool = False
+    """A scan that is not polled: another one comes to where it stands."""
     catching_up: Node | None = None
     """The shared scan that this private scan will give way to."""
     output: list[Batch] = field(default_factory=list)
@@ -151,6 +154,8 @@ class Dataflow:
         self.order: list[Node] = []
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
+        self.followers: list[Follower] = []
+        """Scans that follow others until jobs go over to them."""
         self._shared: dict[str, Node] = {}
         self.placed: dict[str, dict[str, Node]] = {}
         """Per job: the node of each path of its plan."""
@@ -414,6 +419,7 @@ class Dataflow:
         parked = self.parked.pop(job, None)
         if parked is not None and parked not in self.units():
             parked.hold(None)
+        unfollow(self, job)
         self.discard(job)
 
     def drop_relation(self, name: str) -> None:
@@ -450,7 +456,7 @@ class Dataflow:
     # -- running ------------------------------------------------------------------------------------------------
 
     def scans(self) -> list[Node]:
-        """Scan nodes that want polling: all but those of parked jobs only."""
+        """Scan nodes of jobs that are not parked."""
         return [n for n in self.order if n.scan is not None and not n.jobs <= self.parked.keys()]
 
     def run_epoch(
@@ -666,6 +672,8 @@ class Dataflow:
 
         True if one was replaced: its readers have the shared scan's watermark to see.
         """
+        for follower in self.followers:
+            follower.step(self)
         merged = False
         for node in [n for n in self.order if n.catching_up is not None]:
             shared = node.catching_up

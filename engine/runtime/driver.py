@@ -30,6 +30,7 @@ from forebay.engine.runtime.change import change
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
+from forebay.engine.runtime.handover import follow
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
@@ -147,10 +148,14 @@ class Driver:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
+        follows: str | None = None,
     ) -> Job:
-        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first."""
+        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first.
+
+        `follows`: it brings state up for other jobs, and its scans of that table follow theirs.
+        """
         with self.boundary() as flow:
-            job = Job(name, started=self._tick())
+            job = Job(name, started=self._tick(), follows=follows)
             if placement is None and must_wait(plan, flow):
                 job.status = Status.BOOTSTRAPPING
                 job.bootstrap = Bootstrap(name, plan, self.shop)
@@ -206,6 +211,8 @@ class Driver:
                 job.outboxes.append(node.outlet)
                 job.runners.append(SinkRunner(node.outlet))
         self.jobs[job.name] = job
+        if job.follows is not None:
+            follow(self.flow, job.name, job.follows)
         self._run_pending()
         if self._threads:
             self._start_runners(job)
@@ -237,7 +244,7 @@ class Driver:
             return False
         try:
             check_gaps(bootstrap.plan)
-            job.status = Status.RUNNING
+            job.status, job.loaded = Status.RUNNING, bootstrap.progress()
             self._attach(job, bootstrap.plan, built=bootstrap.take())
         except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
             self._bootstrap_failed(job, error)
@@ -318,7 +325,7 @@ class Driver:
         """Poll, run an epoch if there is anything to do, checkpoint if it is time. False when idle."""
         with self._lock:
             merged = self.flow.limit_catch_ups()
-            scans = [n for n in self.flow.scans() if not _ended(n) and not self._held_back(n)]
+            scans = [n for n in self.flow.scans() if not n.waits and not _ended(n) and not self._held_back(n)]
             for node in scans:
                 assert node.scan is not None
                 node.scan.begin()

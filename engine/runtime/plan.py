@@ -126,6 +126,8 @@ class OutputStep(Step):
     outlet: Callable[[], Outlet]
     state_only: bool = False
     """What the job makes of its inputs' past is not handed on."""
+    append: bool = False
+    """The outlet takes insertions only."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:

@@ -62,7 +62,7 @@ class Scan:
         self.positions: dict[str, Position] = self.reader.positions()
         self.finished = False
         """The input itself has come to its end, and `take` has seen it."""
-        self._limited = False
+        self._limits: Mapping[str, Position] | None = None
         self._restored = saved is not None
         self._reading = threading.Lock()
         self._stale = False
@@ -107,12 +107,18 @@ class Scan:
 
     def at_end(self) -> bool:
         """Whether nothing will ever come again; a limit is no end."""
-        return self.bounded and not self._limited and self.reader.finished()
+        return self.bounded and self._limits is None and self.reader.finished()
 
     def limit(self, positions: Mapping[str, Position]) -> None:
         """Read up to these positions only: another scan goes on from there."""
-        self._limited = True
+        self._limits = positions
         self.reader.limit(positions)
+
+    def unlimit(self) -> None:
+        """Read on without end."""
+        if self._limits is not None:
+            self._limits = None
+            self.reader.limit(None)
 
     def watermark(self, now: int) -> int | None:
         """The scan's watermark after `take`."""
@@ -129,6 +135,8 @@ class Scan:
             self.reader.close()
             self.source = self.spec.open(self.columns)
             self.reader = self.source.reader(self.positions)
+            if self._limits is not None:
+                self.reader.limit(self._limits)
             self._stale = True
 
     def save(self) -> dict[str, Any]:
