@@ -27,7 +27,7 @@ from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.handover import Moved, arrived, hand_over, parts_of
 from forebay.engine.runtime.job import Status
-from forebay.engine.runtime.plan import JobPlan
+from forebay.engine.runtime.plan import JobPlan, ScanStep
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
 from forebay.planner.catalog import STATE_COLUMNS, Catalog, JobDefinition, Loading, Table, altered
@@ -110,6 +110,7 @@ class Histories:
         self._outcomes[loading.job] = _Outcome()
         plan = self._plan(loading)
         check_gaps(plan)
+        _check_files(plan)
         if not plan.outputs:
             self._define(loading)
             self._save()
@@ -306,6 +307,13 @@ class Histories:
 
         mine = [k for k in self._catalog.kept.values() if k.table == loading.table]
         return {k.name: functools.partial(move, k.name) for k in mine if self._rebound(k.bound, loading) != k.bound}
+
+
+def _check_files(plan: JobPlan) -> None:
+    """Raise if the history cannot be found, before anything is begun."""
+    for step in plan.steps():
+        if isinstance(step, ScanStep) and step.history is not None:
+            step.history.open(step.scan.columns).reader(None).close()
 
 
 def _arguments(statement: st.Call) -> dict[str, str]:

@@ -9,6 +9,7 @@ Operators over keyed groups are imported where a plan has one: their kernels are
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -387,7 +388,10 @@ class Lowering:
                 raise InternalError("a join stands on two arrangements")
             return JoinOperator(spec, first.arrangement, second.arrangement)
 
-        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
+        step = self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
+        on = hashlib.sha256(f"{left.print} {right.print}".encode()).hexdigest()[:16]
+        key = None if step.key is None else f"{step.key}/on {on}"
+        return replace(step, key=key, work=f"{step.work}/on {on}", stored=on)
 
     def _stored(
         self, join: plan.Join, number: int, keys: tuple[int, ...]

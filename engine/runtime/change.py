@@ -23,7 +23,7 @@ from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.dataflow import Attachment, Dataflow, Node
 from forebay.engine.runtime.outbox import Outlet
-from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep
+from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, ScanStep
 
 Results = dict[str, list[Batch]]
 """All rows of each output, by its path."""
@@ -103,9 +103,11 @@ def _useful(fresh: list[Node], wanted: Collection[int], results: bool) -> set[in
 
 def _asked(flow: Dataflow, source: Node, node: Node, placed: Attachment) -> list[Batch]:
     """The past of a running node, if the new node above it has to know it."""
-    if placed.choices is not None and not (node.remembers or placed.choices[node.path].need):
+    choices = placed.choices or {}
+    if placed.choices is not None and not (node.remembers or choices[node.path].need):
         return []
-    return list(flow.past(source) or ())
+    scans = (c.step.scan for c in choices.values() if c.node is source and isinstance(c.step, ScanStep))
+    return list(flow.past(source, next(scans, None)) or ())
 
 
 def _continued(flow: Dataflow, node: Node, placed: Attachment) -> list[Batch]:
@@ -162,7 +164,7 @@ class _Change:
         flow, job = self._flow, self._job
         placed, old = flow.placed[job], f"{job} as it was"
         outlets = {o.path: placed[o.path].outlet for o in self._plan.outputs if o.path in placed}
-        flow.rename(job, old)
+        flow.give(job, old)
         fresh = Attachment(job, self._now, choices=choices, prefix=flow.unused(job))
         fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
         try:
@@ -176,7 +178,7 @@ class _Change:
             for node in fresh.fresh:
                 node.outlet = None if node.path in fresh.outlets else node.outlet
             flow.discard(job)
-            flow.rename(old, job)
+            flow.give(old, job)
             flow.placed[job] = placed
             raise
         for path in fresh.outlets:

@@ -45,6 +45,8 @@ class Node:
     inputs: list[Node]
     jobs: set[str]
     key: str | None = None
+    wish: str | None = None
+    """The key that it will have once all that it stands on is shared."""
     operator: Operator | None = None
     scan: Scan | None = None
     outlet: Outlet | None = None
@@ -261,7 +263,7 @@ class Dataflow:
         shareable = step.key is not None and not taken and all(i.key or i.relation for i in inputs)
         identity = wanted or (f"shared/{step.key}" if shareable else f"{into.prefix or into.job}/{step.path}")
         node = Node(identity, step.label, inputs, {into.job}, key=step.key if shareable else None, print=step.print)
-        node.path = step.path
+        node.path, node.wish = step.path, step.key
         former = into.choices[step.path].continues if into.choices is not None else None
         if isinstance(step, ScanStep):
             saved = into.positions.get(identity)
@@ -307,7 +309,7 @@ class Dataflow:
         """A job's nodes by what they do."""
         return {node.print: node for node in self.nodes_of(job) if node.print}
 
-    def rename(self, job: str, name: str) -> None:
+    def give(self, job: str, name: str) -> None:
         """Let the nodes of a job belong to another."""
         for node in self.nodes_of(job):
             node.jobs.discard(job)
@@ -695,6 +697,17 @@ class Dataflow:
         shared.jobs |= private.jobs
         private.jobs.clear()
         self._remove(private)
+        self._share()
+
+    def _share(self) -> None:
+        """Nodes that stood on a scan of their own are shared from now on, unless others of their kind are."""
+        for node in self.order:
+            ready = (
+                node.operator is not None and node.relation is None and all(i.key or i.relation for i in node.inputs)
+            )
+            if ready and node.key is None and node.wish is not None and node.wish not in self._shared:
+                node.key = node.wish
+                self._shared[node.key] = node
 
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""

@@ -41,7 +41,7 @@ class Step:
 
     @property
     def lineages(self) -> frozenset[str]:
-        """Of all scans that it stands on: a plan names tables, and a table's definition changes."""
+        """Of all scans that it stands on, and what of them is stored: a plan names tables, whose definitions change."""
         return frozenset().union(*(s.lineages for s in self.inputs))
 
 
@@ -106,6 +106,8 @@ class OperatorStep(Step):
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
     work: str = ""
     """`print`, where the planner tells it."""
+    stored: str = ""
+    """Of a join: tells apart what its sides are stored as, which the table's definition says and not the query."""
     remembers: bool = False
     """It has a state that follows from all that its inputs ever gave."""
 
@@ -116,6 +118,10 @@ class OperatorStep(Step):
     @property
     def print(self) -> str:
         return self.work or self.key or ""
+
+    @property
+    def lineages(self) -> frozenset[str]:
+        return frozenset().union(*(s.lineages for s in self.sources), {self.stored} - {""})
 
 
 @dataclass(frozen=True, slots=True)
