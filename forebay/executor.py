@@ -224,15 +224,18 @@ class Executor:
         if statement.if_not_exists and statement.name in self.catalog.relations:
             return Result(message=f"table {statement.name} exists already")
         table = define(statement, self.catalog, self.registry, self.relations.types)
-        self._check_bootstrap(table)
+        self._check_use(table)
         self.catalog.add(table)
         if table.embedded:
             self._add_table_node(table)
         self.save()
         return Result(message=f"table {table.name} created")
 
-    def _check_bootstrap(self, table: Table) -> None:
-        if not table.embedded:
+    def _check_use(self, table: Table) -> None:
+        """Make what a query would read the table with: an option that does not fit is told now, not at the first use."""
+        if not table.embedded and self.registry.connector(table.options["connector"]).source is not None:
+            self.relations.reading(table)
+        elif not table.embedded:
             self.relations.bootstrap(table)
 
     def _add_table_node(self, table: Table) -> None:
@@ -397,7 +400,7 @@ class Executor:
     def _alter_table(self, statement: st.AlterTable) -> Result:
         table = self.catalog.table(statement.name)
         changed = altered(table, statement, self.registry, self.relations.types)
-        self._check_bootstrap(changed)
+        self._check_use(changed)
         if table.embedded and statement.action not in ("RENAME TO", "SET", "RESET"):
             self._alter_embedded(table, changed, statement)
         elif table.embedded and statement.action == "RENAME TO":

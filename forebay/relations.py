@@ -267,6 +267,15 @@ class Relations:
         """The table as a connector sees it."""
         return table.spec(options=options, warehouse=self.warehouse, **more)
 
+    def reading(self, table: Table) -> Source:
+        """What reads the table; nothing is opened.
+
+        Raises:
+            OptionError: its options do not fit.
+        """
+        source: Source = self._open(table, {}, None)
+        return source
+
     def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
         """Open the table for writing."""
         connector = self.registry.connector(table.options["connector"])

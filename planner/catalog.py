@@ -499,7 +499,7 @@ def check_connector(table: Table, registry: Registry) -> None:
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)
-            known += [Option(f"{prefix}{name}.{o.name}", o.doc, choices=o.choices) for o in found.options]
+            known += [replace(o, name=f"{prefix}{name}.{o.name}", required=False) for o in found.options]
         names = {o.name for o in known}
         known += [Option(n, n) for n in ("format", "key.format", "value.format") if n not in names]
     check_options(table.options, known, connector.option_prefixes, f"connector '{connector.name}'")
