@@ -184,6 +184,7 @@ class Relations:
             stored,
             needed,
             self._watermark(found, source.bounded),
+            _identity(replace(found, columns=tuple(c for c in found.columns if c.expression or c.metadata)), options),
         )
         merged = {**found.options, **options}
         default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"
@@ -266,6 +267,15 @@ class Relations:
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
         """The table as a connector sees it."""
         return table.spec(options=options, warehouse=self.warehouse, **more)
+
+    def reading(self, table: Table) -> Source:
+        """What reads the table; nothing is opened.
+
+        Raises:
+            OptionError: its options do not fit.
+        """
+        source: Source = self._open(table, {}, None)
+        return source
 
     def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
         """Open the table for writing."""

@@ -29,6 +29,13 @@ class ScanSpec:
     """The source's schema; columns that nobody reads are NULL."""
     columns: frozenset[str] | None
     watermark: WatermarkSpec | None = None
+    lineage: str = ""
+    """Equal for scans that read the same records by the same options, whatever columns their table had at the time."""
+
+    def grew_from(self, other: ScanSpec) -> bool:
+        """Whether the other is of this table from before it got columns."""
+        had, has = ({(f.name, f.type) for f in spec.schema} for spec in (other, self))
+        return bool(self.lineage) and self.lineage == other.lineage and had < has
 
 
 @dataclass(slots=True)
@@ -55,8 +62,7 @@ class Scan:
         self.positions: dict[str, Position] = self.reader.positions()
         self.finished = False
         """The input itself has come to its end, and `take` has seen it."""
-        self.catching_up = False
-        """It reads up to where another scan goes on."""
+        self._limits: Mapping[str, Position] | None = None
         self._empty = False
         """The last poll brought nothing."""
         self._restored = saved is not None
@@ -113,10 +119,21 @@ class Scan:
         """Whether nothing will ever come again; a limit is no end."""
         return self.bounded and not self.catching_up and self.reader.finished()
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether it reads only up to where another scan goes on."""
+        return self._limits is not None
+
     def limit(self, positions: Mapping[str, Position]) -> None:
         """Read up to these positions only: another scan goes on from there."""
-        self.catching_up = True
+        self._limits = positions
         self.reader.limit(positions)
+
+    def unlimit(self) -> None:
+        """Read on without end."""
+        if self._limits is not None:
+            self._limits = None
+            self.reader.limit(None)
 
     def watermark(self, now: int) -> int | None:
         """The scan's watermark after `take`."""
@@ -133,6 +150,8 @@ class Scan:
             self.reader.close()
             self.source = self.spec.open(self.columns)
             self.reader = self.source.reader(self.positions)
+            if self._limits is not None:
+                self.reader.limit(self._limits)
             self._stale = True
 
     def save(self) -> dict[str, Any]:

@@ -771,6 +771,10 @@ class Arrangement(Tiered):
         """The segments that hold the cold rows, in the order in which they came."""
         return list(self._cold.segments.values()) if self._cold is not None else []
 
+    def renew(self) -> None:
+        """What checkpoints have under its name was another arrangement's: the next one has this one whole."""
+        self._moved = True
+
     def close(self) -> None:
         """Nobody will read the arrangement again."""
         if self._sealing is not None:

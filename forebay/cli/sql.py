@@ -79,8 +79,17 @@ def run_statement(con: Session, statement: st.Statement, output: Output) -> None
     Raises:
         ForebayError: it failed.
     """
+    from forebay.planner.statements import Call
+
     try:
-        output.result(con.execute(statement.sql))
+        if isinstance(statement, Call) and output.errors.is_terminal:
+            from forebay.cli.loading import call
+
+            result = call(con, statement.sql, output)
+        else:
+            result = con.execute(statement.sql)
+        if result is not None:
+            output.result(result)
     except UnboundedError:
         if not output.console.is_terminal:
             raise
