@@ -53,6 +53,7 @@ class Aggregation:
 
     def __init__(self, spec: AggregateSpec, extra: int = 0) -> None:
         self._spec, self._used = _narrow(spec)
+        self._extra = extra
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
         self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
         width = EXTRA + extra + self._calls.width
@@ -119,6 +120,10 @@ class Aggregation:
         live = np.flatnonzero(self.shown(words))
         words, groups = words[live], groups[live]
         return self.rows(groups, self.results(self.view(words, groups), self.collections(groups)))
+
+    def empty(self) -> Aggregation:
+        """Another one of the same make, without groups."""
+        return Aggregation(self._spec, self._extra)
 
     def drop(self, groups: Ids) -> None:
         """Forget open groups and all that their calls hold."""
