@@ -41,6 +41,7 @@ from forebay.estimate import explain_state
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.keeping import Keeping
+from forebay.matching import Key
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
@@ -71,6 +72,7 @@ from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded
+from forebay.tap import collected, follow
 from forebay.trace import trace
 from forebay.udfs import register_udf
 
@@ -639,8 +641,10 @@ class Executor:
     def stream(self, sql: str) -> ChangeStream:
         """A continuous query."""
         statements = parse(sql)
+        if len(statements) == 1 and isinstance(statements[0], st.TraceJob):
+            return self._follow(statements[0])
         if len(statements) != 1 or not isinstance(statements[0], st.Query):
-            raise SqlError("stream takes one query")
+            raise SqlError("stream takes one query, or TRACE JOB")
         node = self.plans.bind(statements[0].query, sql)
         names: list[str] = []
 
@@ -719,9 +723,16 @@ class Executor:
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:
+        if statement.follows:
+            with self._aside():
+                return collected(self._follow(statement))
         self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
-            return trace(flow, statement.name, statement.values)
+            return trace(flow, statement.name, Key(statement.values), self.driver.clock.now())
+
+    def _follow(self, statement: st.TraceJob) -> ChangeStream:
+        self.catalog.job(statement.name)
+        return follow(self.driver, statement.name, Key(statement.values), statement.seconds, statement.limit)
 
     def _explain_alter(self, statement: st.AlterJob) -> str:
         with self.driver.boundary() as flow:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import same_values
 from forebay.engine.operators.accumulators import CallSpec
-from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.operators.calls import Calls, Delta
 from forebay.engine.state import State
 from forebay.engine.state.arrays import Mask
@@ -121,6 +121,11 @@ class Aggregation:
         words, groups = words[live], groups[live]
         return self.rows(groups, self.results(self.view(words, groups), self.collections(groups)))
 
+    def carried(self, rows: pa.RecordBatch) -> list[Carried]:
+        """The keys of rows of the input, and where the output has them."""
+        keys = [self._used[k] for k in self._spec.keys]
+        return [(rows.select(keys), tuple(range(len(keys))))]
+
     def empty(self) -> Aggregation:
         """Another one of the same make, without groups."""
         return Aggregation(self._spec, self._extra)
@@ -193,6 +198,9 @@ class AggregateOperator(Operator):
                 for state in self.states().values():
                     state.rollback()
             yield Batch(rows)
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return self.groups.carried(rows)
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -79,6 +79,9 @@ def parse_expression(text: str) -> exp.Expression:
     return parsed
 
 
+_UNITS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600}
+
+
 def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
     if isinstance(literal, exp.Null):
         return None
@@ -520,7 +523,25 @@ class _Reader:
             if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
                 raise self.refuse("TRACE JOB takes column = constant, several with AND")
             values[column.name] = _constant(literal, negative)
-        return st.TraceJob(name=name, values=values, **self.place)
+        seconds = self._span() if self.take("FOR") else None
+        limit = self._count("rows") if self.take("LIMIT") else None
+        return st.TraceJob(name=name, values=values, seconds=seconds, limit=limit, **self.place)
+
+    def _span(self) -> float:
+        """'10 SECONDS', '2 MINUTES' or '1 HOUR', in seconds."""
+        number = self._count("SECONDS")
+        unit = self.word().removesuffix("S")
+        if unit not in _UNITS:
+            raise self.fail("expected SECONDS, MINUTES or HOURS", hint="FOR 10 SECONDS")
+        self.parser._advance()
+        return float(number * _UNITS[unit])
+
+    def _count(self, what: str) -> int:
+        token = self.parser._curr
+        if token is None or not token.text.isdigit() or int(token.text) == 0:
+            raise self.fail(f"expected a number of {what}")
+        self.parser._advance()
+        return int(token.text)
 
     def _alter_job(self) -> st.AlterJob:
         name, options = self.quoted_or_name(), {}
