@@ -75,6 +75,7 @@ from forebay.snapshots import SnapshotQueries, refuse_unbounded
 from forebay.tap import collected, follow
 from forebay.trace import trace
 from forebay.udfs import register_udf
+from forebay.volume import Volumes, sampled
 
 
 class Executor:
@@ -702,24 +703,23 @@ class Executor:
 
     @run.register
     def _explain_state(self, statement: st.ExplainState) -> Result:
-        inner = statement.statement
+        inner, job, bound = self._to_explain(statement)
+        now = self.driver.clock.now()
+        with as_bound(self.catalog, self.registry, self.relations, bound):
+            plan = self.plans.would_run(inner)
+        with self._aside():
+            sources = sampled(plan, now)
         with self.driver.boundary() as flow:
-            match inner:
-                case st.CreateMaterializedView():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    plan = self.plans.lowering(node).view(inner.name, node)
-                case st.Query():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    ignore = StreamOutlet(lambda batches: None, lambda: None)
-                    plan = JobPlan((self.plans.lowering(node).output("query", node, lambda: ignore),))
-                case st.Insert() | st.StatementSet():
-                    inserts = inserts_of(inner)
-                    nodes = [self.plans.assigned(i, self.catalog.table(i.target)) for i in inserts]
-                    plan = self.plans.job("job", inserts, nodes)
-                case _:
-                    raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
-            job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
-            return explain_state(flow, job, plan)
+            return explain_state(flow, self.driver.budget, job, plan, Volumes(flow, sources, now))
+
+    def _to_explain(self, statement: st.ExplainState) -> tuple[st.Statement, str | None, Mapping[str, str]]:
+        """(statement, the job that runs it if one does, what that was bound to)."""
+        if statement.statement is None:
+            known = self.catalog.job(statement.job)
+            return parse(known.sql)[0], known.name, known.bound
+        sql = statement.statement.sql.split()
+        job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == sql), None)
+        return statement.statement, job, {}
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:

@@ -189,9 +189,10 @@ class AlterJob(Statement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainState(Statement):
-    """What a statement remembers, or will."""
+    """What a statement or a job remembers, or will: one of the two is given."""
 
-    statement: Statement
+    statement: Statement | None = None
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

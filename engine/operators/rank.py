@@ -125,6 +125,11 @@ class RankOperator(Operator):
     def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
         return [(rows.select(self._spec.partition), self._spec.partition)]
 
+    @property
+    def keeps(self) -> int | None:
+        """Rows that are kept of a partition at most; None: all."""
+        return None if isinstance(self._rows, Multiset) or self._end == UNLIMITED else self._end
+
     def of(self, kept: pa.RecordBatch) -> list[Batch]:
         """What the output has of partitions of which these rows are kept, equal rows as often as they are there."""
         return RankOperator(self._spec).process([[Batch(kept)]], Turn(1, 0, (None,)))

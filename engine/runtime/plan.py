@@ -97,6 +97,8 @@ class OperatorStep(Step):
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
     work: str = ""
     """`print`, where the planner tells it."""
+    lives: Sequence[int | None] = ()
+    """Of an arrangement, for how long each of the plan's joins sees its rows, in µs; None: for ever."""
     remembers: bool = False
     """It has a state that follows from all that its inputs ever gave."""
 

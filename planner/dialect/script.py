@@ -469,6 +469,8 @@ class _Reader:
     def _explain(self) -> st.Explain | st.ExplainState:
         self.need("EXPLAIN")
         about_state = self.take("STATE")
+        if about_state and self.take("JOB"):
+            return st.ExplainState(job=self.quoted_or_name(), **self.place)
         while self.word() in ("CHANGELOG_MODE", "ESTIMATED_COST", "JSON_EXECUTION_PLAN", "PLAN_ADVICE", ","):
             self.parser._advance()
         self.take("PLAN")
