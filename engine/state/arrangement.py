@@ -115,6 +115,8 @@ class Arrangement(Tiered):
         self.unmatched = 0
         """Retractions that found no row."""
         self._unmatched_before = 0
+        self._found_hot = 0
+        self._found_cold = 0
         self._held: dict[int, int] = {}
         self._closed = -1
         """The last epoch that was committed."""
@@ -310,6 +312,7 @@ class Arrangement(Tiered):
             if view.since > ALWAYS:
                 young = self._times(ids) >= view.since
                 index, ids = index[young], ids[young]
+            self._found_hot += ids.size
             yield index, ids
         if self._cold:
             yield from self._cold_pairs(hashes, view)
@@ -318,6 +321,7 @@ class Arrangement(Tiered):
         assert self._cold is not None
         for index, handles, ids in self._cold.find(hashes, view.since):
             seen = self._seen(handles, ids, view)
+            self._found_cold += int(np.count_nonzero(seen))
             yield index[seen], handles[seen]
 
     def _seen(self, handles: Ids, ids: Ids, view: View) -> npt.NDArray[np.bool_]:
@@ -360,6 +364,7 @@ class Arrangement(Tiered):
         ids = self._index.newest(hashes, self._died.addresses, view.most, view.least)
         hit = np.flatnonzero(ids)
         found[hit] = True
+        self._found_hot += hit.size
         if view.since > ALWAYS and hit.size:
             hit = self._look_behind(keys, columns, view, hit, ids, found, nulls_match)
         if hit.size and self._must_verify(keys, columns):
@@ -707,12 +712,6 @@ class Arrangement(Tiered):
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
 
-    def write_amplification(self) -> float | None:
-        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
-        if self._cold is None or not self._cold.sealed_bytes:
-            return None
-        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
-
     # -- expiry -------------------------------------------------------------------------------------------------
 
     def reader(self) -> Reader:
@@ -767,9 +766,14 @@ class Arrangement(Tiered):
         self._unlink(gone)
         return ids[~old]
 
-    def cold_segments(self) -> list[Segment]:
-        """The segments that hold the cold rows, in the order in which they came."""
-        return list(self._cold.segments.values()) if self._cold is not None else []
+    @property
+    def on_disk(self) -> ColdRows | None:
+        return self._cold
+
+    def memory_hits(self) -> float | None:
+        """Of the rows that probes have found."""
+        found = self._found_hot + self._found_cold
+        return self._found_hot / found if found else None
 
     def renew(self) -> None:
         """What checkpoints have under its name was another arrangement's: the next one has this one whole."""

@@ -111,6 +111,14 @@ class ColdRows:
         """Rows in segments, dead ones included."""
         return sum(s.rows for s in self.segments.values())
 
+    def live_rows(self) -> int:
+        """Rows in segments that have not died."""
+        return sum(s.rows - s.dead for s in self.segments.values())
+
+    def write_amplification(self) -> float | None:
+        """Bytes written, merges included, per byte that left memory; None before the first. Since the process began."""
+        return 1 + self.merged_bytes / self.sealed_bytes if self.sealed_bytes else None
+
     def nbytes(self) -> int:
         """Bytes of memory."""
         return sum(s.nbytes() for s in self.segments.values()) + self.dead.nbytes()
