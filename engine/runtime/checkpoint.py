@@ -71,6 +71,8 @@ class CheckpointStore:
         self.directory = directory
         self.files = files
         self._chains: dict[str, list[Piece]] = {}
+        self._unsaved: dict[str, tuple[bool, list[pa.RecordBatch]]] = {}
+        """What was captured and is not durable: states tell each change once, so the next checkpoint has what this one lost."""
         self.last_bytes = 0
         self.retained = 2
         """Checkpoints kept: the newest, and those to fall back to when it is damaged."""
@@ -80,8 +82,12 @@ class CheckpointStore:
         """Freeze the changes of all states; `meta` is any JSON value."""
         capture = Capture(checkpoint, meta)
         for key, state in states.items():
-            full = self._wants_full(key, state)
-            capture.states[key] = (full, state.changes(full))
+            was_full, before = self._unsaved.get(key, (False, []))
+            too_much = sum(b.nbytes for b in before) > state.nbytes()
+            full = was_full or too_much or self._wants_full(key, state)
+            batches = state.changes(full)
+            capture.states[key] = (full, batches if full else [*before, *batches])
+        self._unsaved = capture.states
         return capture
 
     def _wants_full(self, key: str, state: State) -> bool:
@@ -91,8 +97,21 @@ class CheckpointStore:
         return len(chain) > 64 or sum(p.size for p in chain) > 2 * state.nbytes() + (1 << 20)
 
     def write(self, capture: Capture) -> None:
-        """Make the capture durable: it is the newest checkpoint when this returns."""
+        """Make the capture durable: it is the newest checkpoint when this returns.
+
+        Raises:
+            OSError: it is not; what it had goes into the next one.
+        """
         name = f"state-{capture.id:012d}.bin"
+        try:
+            self._write(capture, name)
+        except OSError:
+            self._tidy(capture.id, name)
+            raise
+        self._unsaved = {}
+        self._prune(capture.id)
+
+    def _write(self, capture: Capture, name: str) -> None:
         data = io.BytesIO()
         chains: dict[str, list[Piece]] = {}
         for key, (full, batches) in capture.states.items():
@@ -110,7 +129,12 @@ class CheckpointStore:
         size = self.publish(manifest)
         self._chains = chains
         self.last_bytes = data.tell() + size
-        self._prune(capture.id)
+
+    def _tidy(self, checkpoint: int, name: str) -> None:
+        """Give the space of a checkpoint back that failed; not where its manifest has its name and only that is not synced."""
+        self.files.remove(self.directory / "manifest.tmp")
+        if not self.files.exists(self._manifest(checkpoint)):
+            self.files.remove(self.directory / name)
 
     def publish(self, manifest: Mapping[str, Any]) -> int:
         """Make a manifest, whose files are all there, a checkpoint; its size in bytes."""

@@ -188,10 +188,11 @@ class ColdRows:
             self.segments[number].dead += sign * count
 
     def _to_merge(self) -> list[Segment]:
-        for segment in self.segments.values():
+        whole = [s for s in self.segments.values() if not s.damaged]
+        for segment in whole:
             if segment.times is not None and segment.times[1] < self.expired:
                 return [segment]
-        by_size = sorted(self.segments.values(), key=lambda s: s.rows)
+        by_size = sorted(whole, key=lambda s: s.rows)
         for at in range(len(by_size) - FAN + 1):
             group = by_size[at : at + FAN]
             if group[-1].rows <= _ALIKE * group[0].rows:
@@ -206,11 +207,15 @@ class ColdRows:
         self.store.live.update(numbers)
         self.sealed_bytes = sum(s.nbytes_on_disk for s in self.segments.values())
 
-    def close(self) -> None:
-        """Nobody will read these rows again."""
+    def abandon_merge(self) -> None:
+        """Give up the merge under way: its inputs stay."""
         if self._merge is not None:
             self._merge.abandon()
             self._merge = None
+
+    def close(self) -> None:
+        """Nobody will read these rows again."""
+        self.abandon_merge()
         for segment in self.segments.values():
             self.store.forget(segment.places)
         self.segments = {}
@@ -330,7 +335,13 @@ class _Merge:
         """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
         low = (self._done << 64) // self._slices
         high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
-        parts = [part for s in self.inputs for part in self._slice(s, low, high, held)]
+        parts: list[tuple[pa.RecordBatch, Hashes, Ids]] = []
+        for segment in self.inputs:
+            try:
+                parts += self._slice(segment, low, high, held)
+            except StateError:
+                segment.damaged = True  # it is read where it can be, and merged no more
+                raise
         self._done += 1
         if parts:
             hashes = np.concatenate([p[1] for p in parts])

@@ -8,6 +8,7 @@ segments that it needs, and `collect` drops the others.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections import deque
@@ -22,6 +23,7 @@ from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
 from forebay.kernels.cold import SLACK
 
+log = logging.getLogger("forebay")
 Blocks = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
@@ -74,6 +76,11 @@ class ColdStore:
         self.read_blocks = 0
 
     @property
+    def where(self) -> str:
+        """Where its files are or will be, for the user."""
+        return str(self._directory or tempfile.gettempdir())
+
+    @property
     def directory(self) -> Path:
         """Where the files are."""
         if self._directory is None:
@@ -94,16 +101,20 @@ class ColdStore:
         return SegmentWriter(self, self._open(), segment)
 
     def collect(self, needed: Collection[int]) -> None:
-        """Drop every segment but these and those that are live. Any thread may call it."""
+        """Drop every segment but these and those that are live; what cannot be dropped now goes another time. Any thread may
+        call it."""
         if self._db is None:
             return
         there = self.segments()  # before a look at `live`: what is written meanwhile is in neither
         gone = set(there) - set(needed) - self.live
-        for segment in gone:
-            kill_point("cold.collect.before")
-            begin, end = _key(segment, 0), _key(segment + 1, 0)
-            self._db.delete_range(begin, end)
-            self._db.compact_range(begin, end)
+        try:
+            for segment in gone:
+                kill_point("cold.collect.before")
+                begin, end = _key(segment, 0), _key(segment + 1, 0)
+                self._db.delete_range(begin, end)
+                self._db.compact_range(begin, end)
+        except Exception as error:  # noqa: BLE001 - RocksDB's errors have no class; the disk may be full
+            log.warning("segments that nobody needs stay for now: %s", error)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -266,6 +277,7 @@ class SegmentWriter:
     def abandon(self) -> None:
         """Forget what was written."""
         self._store.live.discard(self._segment)
+        self._open_file = None
         for path in self._files:
             path.unlink(missing_ok=True)
 

@@ -76,6 +76,8 @@ class Segment:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
         self.dead = 0
         """Its rows that have died; its owner counts them."""
+        self.damaged = False
+        """Some of its blocks cannot be read."""
         self.places = Addresses(number, self.fences.shape[0])
         self.step = max(1, LOADED * self.fences.shape[0] // max(self.nbytes_on_disk, 1))
         """Blocks to read at a time."""
