@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,12 @@ class CheckpointStore:
         """The manifest of a checkpoint that is kept."""
         return self._read(self._manifest(checkpoint).name)
 
-    def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def latest(
+        self, check_segments: Callable[[Collection[int]], None] = lambda segments: None
+    ) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest readable manifest (None if there was never a checkpoint), and what was wrong with newer ones.
+
+        `check_segments` raises a StateError if one of these cold segments is not whole.
 
         Raises:
             StateError: there are manifests, and none can be read.
@@ -208,8 +212,9 @@ class CheckpointStore:
             try:
                 manifest = self._read(name)
                 self.check(manifest)
+                check_segments(manifest.get("segments", ()))
             except (StateError, OSError) as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{name}: {error.message if isinstance(error, StateError) else error}")
                 continue
             self._chains = {key: [Piece(*p) for p in chain] for key, chain in manifest["states"].items()}
             return manifest, problems
@@ -217,7 +222,8 @@ class CheckpointStore:
             raise StateError(
                 "no checkpoint can be read; nothing was changed",
                 detail="; ".join(problems),
-                hint=f"restore {self.directory} from a copy, or move it away to start from the sources",
+                hint=f"forebay restore {self.directory.parent} SAVEPOINT, or bring it back from a copy, or move it away to "
+                "start from the sources",
             )
         return None, []
 

@@ -533,6 +533,7 @@ class Dataflow:
                 self._step(node, fetched, fed, now)
             except Exception as error:
                 if not node.jobs:
+                    self._roll_back(self.order)
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))
             node.seconds += time.perf_counter() - started

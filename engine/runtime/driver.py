@@ -277,12 +277,22 @@ class Driver:
         """Apply a change to an embedded table: durable, then applied and shown in one epoch.
 
         Returns the jobs that failed on it.
+
+        Raises:
+            StateError: it cannot be made durable, and is not made.
+            Exception: the table cannot take it (its cold rows are damaged). The log has it, so the driver stops.
         """
         with self.boundary():
+            if self.fatal is not None:
+                raise self.fatal
             if log_it and self.dml is not None:
                 self.dml.append(relation, batch)
-            failed = self._run({}, {f"relation/{relation}": [batch]})
-            self._run_pending()
+            try:
+                failed = self._run({}, {f"relation/{relation}": [batch]})
+                self._run_pending()
+            except Exception as error:
+                self._stop_for(error)
+                raise
             return failed
 
     def queue(self, relation: str, batches: list[Batch]) -> None:
@@ -623,6 +633,8 @@ class Driver:
         capture.keep(capture.id)
         self.cold.collect(self.store.segments() | self.pinned() if self.store is not None else ())
         with self._lock:
+            if self.cold.ill:
+                self.cold.reopen()
             self.checkpoints.succeeded()
             for outbox in outboxes:
                 outbox.durable(capture.id)
@@ -738,15 +750,18 @@ class Driver:
     def _guard(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as error:
-            log.exception("the driver stops")
-            with self._changed:
-                self.fatal = error
-                self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            self._stop_for(error)
+
+    def _stop_for(self, error: Exception) -> None:
+        log.error("the driver stops", exc_info=error)
+        with self._changed:
+            self.fatal = error
+            self._changed.notify_all()
 
     def _loop(self) -> None:
         def run() -> None:
-            while not self._stopping:
+            while not self._stopping and self.fatal is None:
                 if not self.step():
                     self._awake.wait(self.options.idle_wait)
                     self._awake.clear()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.errors import StateError
+from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.rows import ChunkTable, Ids
@@ -40,6 +41,8 @@ _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
 NONE = np.zeros(0, np.int64)
+
+declare("cold.merge.before", "cold.merge.after")
 
 
 class Deaths:
@@ -348,7 +351,12 @@ class _Merge:
             order = np.argsort(hashes, kind="stable")
             rows = pa.concat_batches([p[0] for p in parts]).take(pa.array(order))
             self._builder.add(rows, hashes[order], np.concatenate([p[2] for p in parts])[order])
-        return self._builder.finish() if high is None else None
+        if high is not None:
+            return None
+        kill_point("cold.merge.before")
+        merged = self._builder.finish()
+        kill_point("cold.merge.after")
+        return merged
 
     def _slice(
         self, segment: Segment, low: int, high: int | None, held: Ids

@@ -12,10 +12,7 @@ import pytest
 
 import forebay
 from forebay.engine.runtime import retry
-from forebay.engine.runtime.budget import Budget
-from forebay.engine.runtime.dataflow import Dataflow
-from forebay.engine.state.arrangement import Arrangement
-from tests.state.test_tiers import close_chunk
+from tests.durable.pressure import press
 
 MB = 1 << 20
 TABLES = """
@@ -85,16 +82,14 @@ def insert(con: forebay.Connection, first: int, count: int = 200) -> None:
     con.execute(f"INSERT INTO refunds VALUES {', '.join(f'({i}, {i})' for i in range(first, first + count, 3))}")
 
 
-def insert_until_refused(con: forebay.Connection, disk: Disk, first: int) -> int:
-    """How many single inserts the full disk has taken: checkpoints may give room back."""
+def insert_until_refused(con: forebay.Connection, disk: Disk, first: int) -> tuple[int, forebay.StateError]:
+    """How many single inserts the full disk has taken (checkpoints may give room back), and what was told then."""
     for count in range(1000):
         disk.fill()
         try:
             con.execute(f"INSERT INTO orders VALUES ({first + count}, 0, 'x')")
         except forebay.StateError as error:
-            assert "cannot be made durable, and was not made" in error.message
-            assert "free space in" in str(error.hint)
-            return count
+            return count, error
     raise AssertionError("the disk is not full")
 
 
@@ -123,7 +118,10 @@ def test_a_checkpoint_waits_for_room_and_the_log_of_changes_refuses(disk: Disk) 
         con.execute(TABLES)
         insert(con, 0)
         assert con.checkpoint(30)
-        orders = 200 + insert_until_refused(con, disk, 200)
+        taken, refusal = insert_until_refused(con, disk, 200)
+        assert "cannot be made durable, and was not made" in refusal.message
+        assert "free space in" in str(refusal.hint)
+        orders = 200 + taken
         until(lambda: all("No space left" in str(e) for e in errors(con)), lambda: errors(con))
         assert [job.status for job in con.jobs.values()] == ["RUNNING"] * len(con.jobs)
         assert con.sql("SELECT COUNT(*) FROM orders").fetchall() == [(orders,)]
@@ -138,19 +136,6 @@ def test_a_checkpoint_waits_for_room_and_the_log_of_changes_refuses(disk: Disk) 
         check(con, orders + 400)
 
 
-kept = Budget.keep
-
-
-def seal_always(budget: Budget, flow: Dataflow, rows: int) -> None:
-    """As `Budget.keep` where nothing fits into memory."""
-    budget.limit = 1
-    for node in flow.order:
-        for state in node.states().values():
-            if isinstance(state, Arrangement):
-                close_chunk(state)
-    kept(budget, flow, rows + 32768)
-
-
 STREAM = """
 CREATE TABLE src (id BIGINT, v BIGINT) WITH ('connector' = 'filesystem', 'path' = '{source}', 'format' = 'json',
   'source.monitor-interval' = '50 ms');
@@ -162,9 +147,7 @@ CREATE MATERIALIZED VIEW pairs AS SELECT s.id, s.v, r.w FROM src s JOIN refunds 
 def test_what_cannot_leave_memory_holds_the_sources_back(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Budget, "keep", seal_always)
-    monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
-    monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
+    press(monkeypatch)
     source = tmp_path / "in"
     source.mkdir()
 
