@@ -489,6 +489,7 @@ class Dataflow:
                 self._step(node, fetched, fed, now)
             except Exception as error:
                 if not node.jobs:
+                    self._roll_back(self.order)
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))
             if self.taps:

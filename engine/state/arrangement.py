@@ -687,6 +687,13 @@ class Arrangement(Tiered):
         while self._sealing is not None and self._cold is not None:
             self._seal_slice(self._sealing, self._cold)
 
+    def stay(self) -> None:
+        if self._sealing is not None:
+            self._sealing.abandon()
+            self._sealing = None
+        if self._cold is not None:
+            self._cold.abandon_merge()
+
     def _seal_slice(self, sealing: Sealing, cold: ColdRows) -> None:
         if sealing.step(self._store.gather):
             self._sealed(sealing, cold)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.errors import StateError
+from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import LOADED, ColdStore
 from forebay.engine.state.rows import ChunkTable, Ids
@@ -41,6 +42,8 @@ _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
 NONE = np.zeros(0, np.int64)
+
+declare("cold.merge.before", "cold.merge.after")
 
 
 class Deaths:
@@ -197,10 +200,11 @@ class ColdRows:
             self.segments[number].dead += sign * count
 
     def _to_merge(self) -> list[Segment]:
-        for segment in self.segments.values():
+        whole = [s for s in self.segments.values() if not s.damaged]
+        for segment in whole:
             if segment.times is not None and segment.times[1] < self.expired:
                 return [segment]
-        by_size = sorted(self.segments.values(), key=lambda s: s.rows)
+        by_size = sorted(whole, key=lambda s: s.rows)
         for at in range(len(by_size) - FAN + 1):
             group = by_size[at : at + FAN]
             if group[-1].rows <= _ALIKE * group[0].rows:
@@ -215,11 +219,15 @@ class ColdRows:
         self.store.live.update(numbers)
         self.sealed_bytes = sum(s.nbytes_on_disk for s in self.segments.values())
 
-    def close(self) -> None:
-        """Nobody will read these rows again."""
+    def abandon_merge(self) -> None:
+        """Give up the merge under way: its inputs stay."""
         if self._merge is not None:
             self._merge.abandon()
             self._merge = None
+
+    def close(self) -> None:
+        """Nobody will read these rows again."""
+        self.abandon_merge()
         for segment in self.segments.values():
             self.store.forget(segment.places)
         self.segments = {}
@@ -374,7 +382,13 @@ class _Merge:
         """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
         low = (self._done << 64) // self._slices
         high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
-        parts = [self._slice(s, low, high, held) for s in self.inputs]
+        parts = []
+        for segment in self.inputs:
+            try:
+                parts.append(self._slice(segment, low, high, held))
+            except StateError:
+                segment.damaged = True  # it is read where it can be, and merged no more
+                raise
         self._done += 1
         addresses, places, hashes, ids = (np.concatenate(columns) for columns in list(zip(*parts))[1:])
         if hashes.shape[0]:
@@ -382,7 +396,12 @@ class _Merge:
             schema = self._owner.schema
             rows = rows_batch(addresses[order], places[order], schema, range(len(schema)))
             self._builder.add(rows, hashes[order], ids[order])
-        return self._builder.finish() if high is None else None
+        if high is not None:
+            return None
+        kill_point("cold.merge.before")
+        merged = self._builder.finish()
+        kill_point("cold.merge.after")
+        return merged
 
     def _slice(self, segment: Segment, low: int, high: int | None, held: Ids) -> tuple[Any, Ids, Ids, Hashes, Ids]:
         """The rows of a segment with hashes from `low` to below `high` that are alive or held.

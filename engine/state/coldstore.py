@@ -8,11 +8,12 @@ segments that it needs, and `collect` drops the others.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import numpy.typing as npt
 
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
+from forebay.engine.state.rescue import rescue, wanted
 from forebay.kernels.cold import SLACK
 
+log = logging.getLogger("forebay")
 Blocks = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
@@ -41,6 +44,10 @@ _CACHED = 12e-6
 """Seconds for a block from the system's cache, at most: threads would make those dearer."""
 _AHEAD = 512 << 10
 """Bytes that RocksDB reads at a time where blocks are read in order."""
+
+_REMEDY = "RESTORE SAVEPOINT goes back to one, or drop the jobs that failed and create them again; other jobs go on"
+_DAMAGE = ("Corruption", "No such file")
+"""What RocksDB says when its files are damaged; its errors have no class. A lock or a full disk is no damage."""
 
 declare("cold.ingest.before", "cold.ingest.after", "cold.collect.before")
 
@@ -86,6 +93,15 @@ class ColdStore:
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
         self._threads: ThreadPoolExecutor | None = None
+        self.ill = False
+        """Damage has made RocksDB refuse all writes: `reopen`. From a full disk it recovers by itself, within 5 s of room."""
+        self._unwieldy: set[int] = set()
+        """Damaged segments that cannot be dropped."""
+
+    @property
+    def where(self) -> str:
+        """Where its files are or will be, for the user."""
+        return str(self._directory or tempfile.gettempdir())
 
     @property
     def directory(self) -> Path:
@@ -105,19 +121,26 @@ class ColdStore:
 
     def writer(self, segment: int) -> SegmentWriter:
         """Begin to write a segment."""
-        return SegmentWriter(self, self._open(), segment)
+        return SegmentWriter(self, segment)
 
     def collect(self, needed: Collection[int]) -> None:
-        """Drop every segment but these and those that are live. Any thread may call it."""
+        """Drop every segment but these and those that are live; what cannot be dropped now goes another time. Any thread may
+        call it."""
         if self._db is None:
             return
-        there = self.segments()  # before a look at `live`: what is written meanwhile is in neither
-        gone = set(there) - set(needed) - self.live
-        for segment in gone:
+        there = set(self.segments())  # before a look at `live`: what is written meanwhile is in neither
+        for segment in there - set(needed) - self.live - self._unwieldy:
             kill_point("cold.collect.before")
             begin, end = _key(segment, 0), _key(segment + 1, 0)
-            self._db.delete_range(begin, end)
-            self._db.compact_range(begin, end)
+            try:
+                self._db.delete_range(begin, end)
+                self._db.compact_range(begin, end)
+            except Exception as error:  # noqa: BLE001 - RocksDB's errors have no class; the disk may be full
+                log.warning("segment %d, which nobody needs, stays for now: %s", segment, error)
+                if _is_damage(error):
+                    self.ill = True
+                    self._unwieldy.add(segment)
+                return
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -168,9 +191,9 @@ class ColdStore:
                 iterator.next()
             iterator.status()
         except Exception as error:
-            raise _unreadable(segment, error) from error
+            raise self._damaged(segment, error) from error
         if len(found) < count:
-            raise _missing(segment, self.directory)
+            raise self._missing(segment)
         self.read_blocks += len(found)
         return _joined(found)
 
@@ -182,8 +205,25 @@ class ColdStore:
         self._cached_bytes = sum(data.nbytes for data, _ in self._cached)
 
     def segments(self) -> list[int]:
-        """Numbers of the segments on disk, ascending."""
-        return [_segment(key) for key in self._footers()]
+        """Numbers of the segments that have files, ascending."""
+        return sorted({_segment(f["start_key"]) for f in self._open().live_files()})
+
+    def missing(self, segments: Collection[int]) -> dict[int, str]:
+        """Of these segments those that are not there, or whose footers cannot be read, and why."""
+        found = {}
+        for segment in sorted(segments):
+            try:
+                self.footer(segment)
+            except StateError as error:
+                found[segment] = f"{error.message} ({error.detail})"
+        return found
+
+    def check(self, segments: Collection[int]) -> None:
+        """Raises:
+        StateError: one of these segments is not there, or damaged.
+        """
+        for reason in self.missing(segments).values():
+            raise StateError(reason)
 
     def nbytes(self) -> int:
         """Bytes of memory: cached blocks and what RocksDB keeps of its files."""
@@ -202,12 +242,24 @@ class ColdStore:
             self._threads = None
         self._cached.clear()
         self._cached_bytes = 0
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        self._close_files()
         if self._temporary and self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+    def reopen(self) -> None:
+        """Close the files and open them again. Nobody may use the store meanwhile."""
+        self._close_files()
+        self._open()
+        self.ill = False
+
+    def _close_files(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except Exception as error:  # noqa: BLE001 - told of what failed earlier; all that matters was synced then
+                log.warning("the cold store was closed after an error: %s", error)
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -224,11 +276,11 @@ class ColdStore:
         """(segment, table file) of all files that hold these segments. A file has blocks of one segment and is never changed."""
         if not segments:
             return []
-        live = [(int.from_bytes(f["start_key"][:8], "big"), f["name"].lstrip("/")) for f in self._open().live_files()]
+        live = [(_segment(f["start_key"]), f["name"].lstrip("/")) for f in self._open().live_files()]
         return sorted((segment, self.directory / name) for segment, name in live if segment in segments)
 
     def ingest(self, paths: Sequence[Path]) -> None:
-        """Take in table files that `tables` gave elsewhere; they are moved."""
+        """Take in table files that were written for it, or that `tables` gave elsewhere; they are moved."""
         if paths:
             _ingest(self._open(), paths)
 
@@ -236,25 +288,24 @@ class ColdStore:
 
     def _open(self) -> Any:
         if self._db is None:
-            from rocksdict import Rdict
+            from rocksdict import AccessType, Rdict
+
+            def make(read_only: bool = False) -> Any:
+                how = AccessType.read_only() if read_only else AccessType.read_write()
+                return Rdict(str(self.directory), options(), access_type=how)
 
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob("*.segment"):  # written, but not ingested when the process died
                 left.unlink()
-            self._db = Rdict(str(self.directory), options())
+            try:
+                self._db = rescue(self.directory, make, _ingest) if wanted(self.directory, make) else make()
+            except Exception as error:
+                if not _is_damage(error):
+                    raise
+                log.error("the index of cold state is damaged, and is made again: %s", error)
+                self._db = rescue(self.directory, make, _ingest)
             self._next = max(self._next, *self.segments(), 0)
         return self._db
-
-    def _footers(self) -> Iterator[bytes]:
-        """Keys of all footers: from each segment's the next one is a seek away."""
-        iterator = self._open().iter()
-        iterator.seek(_key(0, 0))
-        while iterator.valid():
-            segment = _segment(iterator.key())
-            iterator.seek(_key(segment, FOOTER))
-            if iterator.valid() and iterator.key() == _key(segment, FOOTER):
-                yield iterator.key()
-                iterator.next()
 
     def _get(self, keys: list[bytes]) -> Sequence[bytes]:
         """The blocks with these ascending keys; many that are on the disk are read by threads."""
@@ -277,11 +328,24 @@ class ColdStore:
         try:
             found = self._open().get(keys)
         except Exception as error:
-            raise _unreadable(_segment(keys[0]), error) from error
+            raise self._damaged(_segment(keys[0]), error) from error
         if None in found:
-            raise _missing(_segment(keys[found.index(None)]), self.directory)
+            raise self._missing(_segment(keys[found.index(None)]))
         values: Sequence[bytes] = found
         return values
+
+    def _damaged(self, segment: int, error: Exception) -> StateError:
+        files = ", ".join(path.name for _, path in self.tables([segment]))
+        return StateError(
+            "cold state is damaged (checksum)",
+            detail=f"segment {segment}, file {files} in {self.directory}: {error}",
+            hint=_REMEDY,
+        )
+
+    def _missing(self, segment: int) -> StateError:
+        return StateError(
+            "cold state is missing", detail=f"blocks of segment {segment} in {self.directory}", hint=_REMEDY
+        )
 
     def _evict(self) -> None:
         data, parts = self._cached.popleft()
@@ -308,20 +372,11 @@ def _segment(key: bytes) -> int:
     return int.from_bytes(key[:8], "big")
 
 
-def _unreadable(segment: int, error: Exception) -> StateError:
-    return StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}")
-
-
-def _missing(segment: int, directory: Path) -> StateError:
-    return StateError("cold state is missing blocks", detail=f"segment {segment} in {directory}")
-
-
 class SegmentWriter:
     """Writes the blocks of one segment in order; nothing is visible until `finish`."""
 
-    def __init__(self, store: ColdStore, db: Any, segment: int) -> None:
+    def __init__(self, store: ColdStore, segment: int) -> None:
         self._store = store
-        self._db = db
         self._segment = segment
         self._files: list[Path] = []
         self._open_file: Any = None
@@ -345,12 +400,13 @@ class SegmentWriter:
         self._store.written += len(footer)
         self._open_file.finish()
         kill_point("cold.ingest.before")
-        _ingest(self._db, self._files)
+        self._store.ingest(self._files)
         kill_point("cold.ingest.after")
 
     def abandon(self) -> None:
         """Forget what was written."""
         self._store.live.discard(self._segment)
+        self._open_file = None
         for path in self._files:
             path.unlink(missing_ok=True)
 
@@ -367,6 +423,10 @@ class SegmentWriter:
             self._files.append(path)
             self._in_file = 0
         return self._open_file
+
+
+def _is_damage(error: Exception) -> bool:
+    return any(sign in str(error) for sign in _DAMAGE)
 
 
 def _ingest(db: Any, paths: Sequence[Path]) -> None:

@@ -74,6 +74,8 @@ class Segment:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
         self.dead = 0
         """Its rows that have died; its owner counts them."""
+        self.damaged = False
+        """Some of its blocks cannot be read."""
         self.places = Addresses(number, self.fences.shape[0])
         self.block_bytes = max(1, self.nbytes_on_disk // max(self.fences.shape[0], 1))
         """Of a block, about."""

@@ -278,11 +278,17 @@ class Spill:
         """Bytes of memory, without what dependents count."""
         return self.groups.nbytes()
 
-    def close(self) -> None:
-        """Nobody will read the groups again."""
+    def stay(self) -> None:
+        """Give up the eviction and the merges under way: groups stay where they are."""
         if self._eviction is not None:
             self._eviction.abandon()
             self._eviction = None
+        for table in self.tables():
+            table.abandon_merge()
+
+    def close(self) -> None:
+        """Nobody will read the groups again."""
+        self.stay()
         for table in self.tables():
             table.close()
 

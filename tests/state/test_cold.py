@@ -158,7 +158,7 @@ def test_a_store_is_opened_again_and_collects(tmp_path: Path) -> None:
     assert sorted(found(again, keys)) == [*range(1, 101), *range(201, 301)]
     store.collect([first, third])
     assert store.segments() == [first, third]
-    with pytest.raises(StateError, match="missing blocks"):
+    with pytest.raises(StateError, match="is missing"):
         again.open([second])
     assert sorted(found(again, keys)) == [*range(1, 101), *range(201, 301)]
     assert store.new_segment() > third
@@ -178,7 +178,7 @@ def test_threads_read_what_the_disk_has(store: ColdStore, monkeypatch: pytest.Mo
     cold.segments[2].places.at[:] = 0
     store.forget(cold.segments[2].places)
     store.collect(part)
-    with pytest.raises(StateError, match="missing blocks"):
+    with pytest.raises(StateError, match="cold state is missing"):
         found(cold, rows.select(["k"]))
 
 
