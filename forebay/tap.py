@@ -57,10 +57,13 @@ def collected(stream: ChangeStream) -> Result:
     """All that comes; what has come when Ctrl-C ends it."""
     called_off = unless_interrupted(lambda: False)
     got: list[pa.RecordBatch] = []
-    with stream, contextlib.suppress(KeyboardInterrupt):
-        while not stream.ended:
-            got += [b.rows for b in stream.batches(_SLICE)]
-            called_off()
+    with stream:
+        with contextlib.suppress(KeyboardInterrupt):
+            while not stream.ended:
+                for batch in stream.batches(_SLICE):
+                    got.append(batch.rows)
+                called_off()
+        got += [b.rows for b in stream.batches(0.0)]
     return Result(pa.Table.from_batches(got, SCHEMA))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -208,6 +209,32 @@ def test_the_statement_ends_by_itself_and_tells_what_came(attached: bool, tmp_pa
 def _until_tapped(con: forebay.Connection) -> None:
     while not con.warehouse.driver.flow.taps:
         time.sleep(0.01)
+
+
+def test_ctrl_c_ends_it_with_what_has_come() -> None:
+    with forebay.connect() as con:
+        con.execute(SETUP + VIEW)
+
+        def change_and_interrupt() -> None:
+            _until_tapped(con)
+            con.execute(MOVE)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        timer = threading.Thread(target=change_and_interrupt)
+        timer.start()
+        rows = con.sql("TRACE JOB v WHERE id = 1 FOR 1 HOUR").arrow().to_pylist()
+        timer.join()
+        assert {r["node"] for r in rows} == {
+            "Table(orders)",
+            "Pick(id, shop)",
+            "Arrange(by [0])",
+            "Join(left)",
+            "Project",
+        } | {
+            "Aggregate",
+            "View(v)",
+        }
+        assert not con.warehouse.driver.flow.taps
 
 
 def test_the_shell_prints_changes_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
