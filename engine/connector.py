@@ -24,6 +24,8 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.errors import OptionError, nearest
+from forebay.engine.optionkinds import Kind, fits, wanted
+from forebay.engine.secrets import is_secret
 
 MEMORY = ":memory:"
 """Begins the name of a warehouse that has no directory."""
@@ -322,6 +324,9 @@ class Option:
     required: bool = False
     choices: tuple[str, ...] = ()
     secret: bool = False
+    kind: Kind = Kind.TEXT
+    least: int | None = None
+    """Of a whole number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +401,7 @@ def _lookup(known: Mapping[str, _Named], name: str, what: str) -> _Named:
 
 
 def check_options(options: Mapping[str, str], known: Sequence[Option], prefixes: Sequence[str], what: str) -> None:
-    """Refuse options that are unknown, missing or have a value outside their choices.
+    """Refuse options that are unknown, missing, or have a value outside their choices or of another kind.
 
     Raises:
         OptionError: naming the option, and the nearest known one.
@@ -412,6 +417,12 @@ def check_options(options: Mapping[str, str], known: Sequence[Option], prefixes:
         choices = names[name].choices
         if choices and value not in choices:
             raise OptionError(f"option '{name}' of {what} cannot be '{value}'", hint=f"one of: {', '.join(choices)}")
+        if not fits(names[name].kind, value, names[name].least):
+            shown = "******" if names[name].secret or is_secret(name) else value
+            raise OptionError(
+                f"option '{name}' of {what} cannot be '{shown}'",
+                hint=f"give {wanted(names[name].kind, names[name].least)}",
+            )
     for option in known:
         if option.required and option.name not in options:
             raise OptionError(f"{what} needs option '{option.name}'", hint=option.doc)

@@ -31,6 +31,8 @@ from forebay.relations import Relations
 from forebay.rows import TableOutlet
 from forebay.snapshots import scans_of
 
+Key = tuple[str, ...]
+
 
 class Plans:
     """Plans statements against one warehouse; nothing is changed by it."""
@@ -125,7 +127,7 @@ class Plans:
         job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
         if job.name in self.catalog.relations:
             raise CatalogError(
-                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+                f"{job.name} is a materialized view", hint=f"ALTER MATERIALIZED VIEW {job.name} AS SELECT ..."
             )
         append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
         lose, difference = checked(statement.options, any(append))
@@ -138,6 +140,14 @@ class Plans:
                 before = inserts_of(parse(job.sql)[0])
                 former = self.job(job.name, before, [self.assigned(i, self.catalog.table(i.target)) for i in before])
         return plan, former, lose, reads
+
+    def view(self, name: str, query: exp.Expression, sql: str, columns: tuple[str, ...]) -> tuple[Node, JobPlan, Key]:
+        """(logical plan, physical plan, primary key) of a materialized view; `columns`: its names for the query's, if it has."""
+        node = self.bind(query, sql, columns)
+        lowering = self.lowering(node, replay=False)
+        keys = lowering.traits[id(node)].keys
+        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        return node, lowering.view(name, node), key
 
 
 def inserts_of(statement: st.Statement) -> tuple[st.Insert, ...]:

@@ -188,6 +188,26 @@ class AlterJob(Statement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlterMaterializedView(Statement):
+    """Another query for a materialized view that goes on with its state, and its readers."""
+
+    name: str
+    query: exp.Expression
+    query_sql: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Statement):
+    """A procedure: `sys.name(a, b => c)`. Values are constants as text, None for NULL."""
+
+    name: str
+    """Without 'sys.'."""
+    positional: tuple[str | None, ...] = ()
+    named: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainState(Statement):
     """What a statement or a job remembers, or will: one of the two is given."""
 

@@ -15,7 +15,7 @@ from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, Rea
 from forebay.connectors.kafka.transactions import committed
 from forebay.connectors.rates import recent_rate
 from forebay.connectors.records import RecordDecoder
-from forebay.connectors.topiclog.options import specific_offsets, topics_of
+from forebay.connectors.topiclog.options import check_topics, specific_offsets, topics_of
 from forebay.engine.connector import Option, Position, Rate, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 
@@ -32,10 +32,10 @@ class KafkaSource(Source):
             self._options = {**spec.options, o.STARTUP_TIME.name: str(spec.begin)}
         self._bounded = read.required(spec.options, o.BOUNDED)
         self._names, self._pattern = topics_of(spec), spec.options.get(o.PATTERN.name)
-        if bool(self._names) == bool(self._pattern):
-            raise OptionError(f"table '{spec.name}' needs option 'topic' or 'topic-pattern', one of them")
-        if "group-offsets" in (self._startup, self._bounded) and not spec.options.get(o.GROUP.name):
-            raise OptionError("'group-offsets' needs option 'properties.group.id'", hint="or 'scan.startup.mode'")
+        self._spec = spec
+        check_topics(spec, reading=False)
+        if "group-offsets" in (spec.options.get(o.STARTUP.name), self._bounded):
+            self._check_group()
         for mode, when, at in (
             (self._startup, o.STARTUP_TIME, o.STARTUP_OFFSETS),
             (self._bounded, o.BOUNDED_TIME, o.BOUNDED_OFFSETS),
@@ -48,7 +48,16 @@ class KafkaSource(Source):
         self.schema, self.changelog = decoder.schema, decoder.changelog
         self.bounded = self._bounded != "unbounded"
 
+    def _check_group(self) -> None:
+        if not self._options.get(o.GROUP.name):
+            raise OptionError("'group-offsets' needs option 'properties.group.id'", hint="or 'scan.startup.mode'")
+
     def reader(self, positions: Mapping[str, Position] | None) -> KafkaReader:
+        check_topics(self._spec, reading=True)
+        if (
+            self._startup == "group-offsets"
+        ):  # also where it is the default, which a table that is only written may have
+            self._check_group()
         consumer = self._consumer()
         begin = self._offsets(consumer, self._startup, o.STARTUP_TIME, o.STARTUP_OFFSETS, 0)
         end = None

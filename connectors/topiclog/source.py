@@ -21,14 +21,14 @@ from forebay.connectors.topiclog.options import (
     STARTUP_MODE,
     STARTUP_OFFSETS,
     STARTUP_TIME,
-    TOPIC,
     TOPIC_PATTERN,
+    check_topics,
     specific_offsets,
     topics_of,
 )
 from forebay.connectors.topiclog.store import LogStore, PartitionEnd, retired
 from forebay.engine.connector import Fetched, Option, Position, Rate, Reader, Records, Source, TableSpec
-from forebay.engine.errors import ConnectorError, OptionError
+from forebay.engine.errors import ConnectorError
 from forebay.engine.files import Clock
 
 UNBOUNDED = 2**63 - 1
@@ -258,10 +258,7 @@ class LogSource(Source):
         self._bounded = read.required(spec.options, BOUNDED_MODE)
         self._names = topics_of(spec)
         self._pattern = spec.options.get(TOPIC_PATTERN.name)
-        if bool(self._names) == bool(self._pattern):
-            raise OptionError(
-                f"table '{spec.name}' needs option 'topic' or 'topic-pattern', one of them", hint=TOPIC.doc
-            )
+        check_topics(spec, reading=False)
         self.schema = decoder.schema
         self.changelog = decoder.changelog
         self.bounded = self._bounded != "unbounded"
@@ -280,6 +277,7 @@ class LogSource(Source):
                 specific_offsets(o, offsets)
 
     def reader(self, positions: Mapping[str, Position] | None) -> LogReader:
+        check_topics(self._spec, reading=True)
         store = self._open_store()
         for name in self._names:
             store.create(name, read.integer(self._spec.options, PARTITIONS, 1))

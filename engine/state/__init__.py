@@ -98,5 +98,9 @@ class Tiered(Segmented):
         """All that is left of the sealing under way."""
 
     @abstractmethod
+    def stay(self) -> None:
+        """Give up the sealing and the merging under way, of which a step has failed; what is hot stays hot."""
+
+    @abstractmethod
     def close(self) -> None:
         """Nobody will read the state again."""

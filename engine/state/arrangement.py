@@ -319,15 +319,14 @@ class Arrangement(Tiered):
 
     def _cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         assert self._cold is not None
-        for index, handles in self._cold.find(hashes, view.since):
-            seen = self._seen(handles, view)
+        for index, handles, ids in self._cold.find(hashes, view.since):
+            seen = self._seen(handles, ids, view)
             self._found_cold += int(np.count_nonzero(seen))
             yield index[seen], handles[seen]
 
-    def _seen(self, handles: Ids, view: View) -> npt.NDArray[np.bool_]:
-        """Which cold rows the view has."""
+    def _seen(self, handles: Ids, ids: Ids, view: View) -> npt.NDArray[np.bool_]:
+        """Which cold rows, with these ids, the view has."""
         assert self._cold is not None
-        ids = self._cold.ids(handles)
         dead = self._cold.dead.test(ids)
         if dead.any():
             for epoch, pending in self._pending:
@@ -443,7 +442,7 @@ class Arrangement(Tiered):
         """The row ids that the view has (None: all live ones), some at a time, oldest first."""
         if self._cold:
             for handles in self._cold.scan():
-                yield handles[self._seen(handles, view or View(_FOREVER, _FOREVER))]
+                yield handles[self._seen(handles, self._cold.ids(handles), view or View(_FOREVER, _FOREVER))]
         for ids in self._live_ids(view):
             yield ids if view is None or view.since == ALWAYS else ids[self._times(ids) >= view.since]
 
@@ -688,6 +687,13 @@ class Arrangement(Tiered):
         while self._sealing is not None and self._cold is not None:
             self._seal_slice(self._sealing, self._cold)
 
+    def stay(self) -> None:
+        if self._sealing is not None:
+            self._sealing.abandon()
+            self._sealing = None
+        if self._cold is not None:
+            self._cold.abandon_merge()
+
     def _seal_slice(self, sealing: Sealing, cold: ColdRows) -> None:
         if sealing.step(self._store.gather):
             self._sealed(sealing, cold)
@@ -703,8 +709,10 @@ class Arrangement(Tiered):
             next(reversed(cold.segments.values())).dead = died.size
         self._killed.append(died)  # a checkpoint may have passed over them, for they were not saved as rows
         self._index.unlink(done.hashes, done.ids)
+        self._index.shrink()
         if self._by_identity is not None:
             self._by_identity.unlink(self._hashes_of(done.ids, self.identity), done.ids)
+            self._by_identity.shrink()
         for chunk in range(self._sealed_to >> SHIFT, done.end):
             if chunk not in self._dropped:
                 self._drop(chunk, weights=False)
@@ -773,6 +781,10 @@ class Arrangement(Tiered):
         """Of the rows that probes have found."""
         found = self._found_hot + self._found_cold
         return self._found_hot / found if found else None
+
+    def renew(self) -> None:
+        """What checkpoints have under its name was another arrangement's: the next one has this one whole."""
+        self._moved = True
 
     def close(self) -> None:
         """Nobody will read the arrangement again."""

@@ -228,6 +228,10 @@ class GroupTable(Tiered):
         if self._spill is not None:
             self._spill.finish(self._stamp)
 
+    def stay(self) -> None:
+        if self._spill is not None:
+            self._spill.stay()
+
     def evict(self, ids: Ids) -> None:
         """Forget groups, between epochs: they are cold."""
         self.words[ids] = 0

@@ -180,8 +180,7 @@ class Spill:
         hashes = hash_rows(keys, key)
         wanted = np.ones(ids.shape[0], bool)
         found = []
-        for places, handles in self.groups.find(hashes, wanted=wanted):
-            cold_ids = self.groups.ids(handles)
+        for places, handles, cold_ids in self.groups.find(hashes, wanted=wanted):
             alive = np.flatnonzero(~self.groups.dead.test(cold_ids))
             if not alive.shape[0]:
                 continue
@@ -239,8 +238,8 @@ class Spill:
             cold = dependent.cold
             if not cold:
                 continue
-            for index, handles in cold.find(hashes):
-                mine = np.flatnonzero(cold.ids(handles) == cold_ids[index])
+            for index, handles, ids in cold.find(hashes):
+                mine = np.flatnonzero(ids == cold_ids[index])
                 if mine.shape[0]:
                     owners = index[mine]
                     found.append((dependent, _Piece(groups[owners], cold_ids[owners], *cold.unpack(handles[mine]))))
@@ -279,11 +278,17 @@ class Spill:
         """Bytes of memory, without what dependents count."""
         return self.groups.nbytes()
 
-    def close(self) -> None:
-        """Nobody will read the groups again."""
+    def stay(self) -> None:
+        """Give up the eviction and the merges under way: groups stay where they are."""
         if self._eviction is not None:
             self._eviction.abandon()
             self._eviction = None
+        for table in self.tables():
+            table.abandon_merge()
+
+    def close(self) -> None:
+        """Nobody will read the groups again."""
+        self.stay()
         for table in self.tables():
             table.close()
 

@@ -80,7 +80,7 @@ def run_statement(con: Session, statement: st.Statement, output: Output) -> None
     Raises:
         ForebayError: it failed.
     """
-    from forebay.planner.statements import TraceJob
+    from forebay.planner.statements import Call, TraceJob
 
     if isinstance(statement, TraceJob) and statement.follows:
         from forebay.cli.live import follow
@@ -88,7 +88,14 @@ def run_statement(con: Session, statement: st.Statement, output: Output) -> None
         follow(con, statement.sql, output)
         return
     try:
-        output.result(con.execute(statement.sql))
+        if isinstance(statement, Call) and output.errors.is_terminal:
+            from forebay.cli.loading import call
+
+            result = call(con, statement.sql, output)
+        else:
+            result = con.execute(statement.sql)
+        if result is not None:
+            output.result(result)
     except UnboundedError:
         if not output.console.is_terminal:
             raise
