@@ -281,6 +281,11 @@ def test_a_trace_that_is_wrong_is_refused() -> None:
         ):
             with pytest.raises(SqlError, match=message):
                 con.execute(wrong)
+        for how in ("", " FOR 1 HOUR"):
+            with pytest.raises(
+                forebay.ForebayError, match="nothing that job 'v' reads or makes has a column 'order_ident'"
+            ):
+                con.execute(f"TRACE JOB v WHERE order_ident = 1{how}")
         with con.stream("TRACE JOB v WHERE id = 1") as stream:
             con.execute("DROP MATERIALIZED VIEW v")
             con.execute(MOVE)
