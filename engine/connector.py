@@ -207,6 +207,15 @@ class Reader(ABC):
         """Release everything. Called once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many records come per second."""
+
+    per_second: float
+    known_from: str
+    """Over what it was measured, or who says so."""
+
+
 class Source(ABC):
     """A table's input as configured. Cheap to make; opens nothing until `reader`."""
 
@@ -223,6 +232,14 @@ class Source(ABC):
     def beginnings(self) -> Mapping[str, int | None]:
         """Splits that have lost their first records: the timestamp (ms since 1970) of the first that is left, None if none is."""
         return {}
+
+    def peek(self, count: int) -> pa.RecordBatch | None:
+        """Its first rows, where they can be had without opening it; else None."""
+        return None
+
+    def rate(self, now: int) -> Rate | None:
+        """How fast records come, as far as that is known without reading them; `now` in µs. May ask outside, for some seconds."""
+        return None
 
 
 class Sink(ABC):

@@ -41,6 +41,7 @@ from forebay.histories import Histories
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.keeping import Keeping
+from forebay.matching import Key
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
@@ -72,8 +73,10 @@ from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded
+from forebay.tap import collected, follow
 from forebay.trace import trace
 from forebay.udfs import register_udf
+from forebay.volume import Volumes, sampled
 
 
 class Executor:
@@ -661,8 +664,10 @@ class Executor:
     def stream(self, sql: str) -> ChangeStream:
         """A continuous query."""
         statements = parse(sql)
+        if len(statements) == 1 and isinstance(statements[0], st.TraceJob):
+            return self._follow(statements[0])
         if len(statements) != 1 or not isinstance(statements[0], st.Query):
-            raise SqlError("stream takes one query")
+            raise SqlError("stream takes one query, or TRACE JOB")
         node = self.plans.bind(statements[0].query, sql)
         names: list[str] = []
 
@@ -722,30 +727,36 @@ class Executor:
 
     @run.register
     def _explain_state(self, statement: st.ExplainState) -> Result:
-        inner = statement.statement
+        inner, job, bound = self._to_explain(statement)
+        now = self.driver.clock.now()
+        with as_bound(self.catalog, self.registry, self.relations, bound):
+            plan = self.plans.would_run(inner)
+        with self._aside():
+            sources = sampled(plan, now)
         with self.driver.boundary() as flow:
-            match inner:
-                case st.CreateMaterializedView():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    plan = self.plans.lowering(node).view(inner.name, node)
-                case st.Query():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    ignore = StreamOutlet(lambda batches: None, lambda: None)
-                    plan = JobPlan((self.plans.lowering(node).output("query", node, lambda: ignore),))
-                case st.Insert() | st.StatementSet():
-                    inserts = inserts_of(inner)
-                    nodes = [self.plans.assigned(i, self.catalog.table(i.target)) for i in inserts]
-                    plan = self.plans.job("job", inserts, nodes)
-                case _:
-                    raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
-            job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
-            return explain_state(flow, job, plan)
+            return explain_state(flow, self.driver.budget, job, plan, Volumes(flow, sources, now))
+
+    def _to_explain(self, statement: st.ExplainState) -> tuple[st.Statement, str | None, Mapping[str, str]]:
+        """(statement, the job that runs it if one does, what that was bound to)."""
+        if statement.statement is None:
+            known = self.catalog.job(statement.job)
+            return parse(known.sql)[0], known.name, known.bound
+        sql = statement.statement.sql.split()
+        job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == sql), None)
+        return statement.statement, job, {}
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:
+        if statement.follows:
+            with self._aside():
+                return collected(self._follow(statement))
         self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
-            return trace(flow, statement.name, statement.values)
+            return trace(flow, statement.name, Key(statement.values), self.driver.clock.now())
+
+    def _follow(self, statement: st.TraceJob) -> ChangeStream:
+        self.catalog.job(statement.name)
+        return follow(self.driver, statement.name, Key(statement.values), statement.seconds, statement.limit)
 
     @run.register
     def _create_savepoint(self, statement: st.CreateSavepoint) -> Result:

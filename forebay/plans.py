@@ -12,8 +12,8 @@ from sqlglot import exp
 from forebay.altering import checked
 from forebay.bound import as_bound
 from forebay.engine.connector import Changelog, Registry
-from forebay.engine.errors import CatalogError, OptionError
-from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet
+from forebay.engine.errors import CatalogError, OptionError, UnsupportedError
+from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.planner import statements as st
@@ -94,6 +94,22 @@ class Plans:
 
         changelog = self.relations.sink_changelog(table, insert.options)
         return lowering.sink(label, table.name, node, changelog, key, outlet)
+
+    def would_run(self, statement: st.Statement) -> JobPlan:
+        """The plan of a statement that is not carried out."""
+        match statement:
+            case st.CreateMaterializedView():
+                node = self.bind(statement.query, statement.sql)
+                return self.lowering(node).view(statement.name, node)
+            case st.Query():
+                node = self.bind(statement.query, statement.sql)
+                ignore = StreamOutlet(lambda batches: None, lambda: None)
+                return JobPlan((self.lowering(node).output("query", node, lambda: ignore),))
+            case st.Insert() | st.StatementSet():
+                inserts = inserts_of(statement)
+                nodes = [self.assigned(i, self.catalog.table(i.target)) for i in inserts]
+                return self.job("job", inserts, nodes)
+        raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
 
     def sink_node(self, insert: st.Insert) -> SinkNode:
         """An INSERT's plan down to its table."""

@@ -38,6 +38,7 @@ from forebay.planner.catalog import (
     SystemStream,
     Table,
     View,
+    alignment,
     check_connector,
     state_columns,
     state_ttl,
@@ -214,7 +215,8 @@ class Relations:
 
         def history(columns: frozenset[str] | None) -> Source:
             spec = self.spec(table, options, read_columns=_wanted(columns, found.seam))
-            source = HistorySource(self.registry, spec, found.until, Clock())
+            time = found.seam.column if found.seam is not None else found.version or (table.watermark or ("",))[0]
+            source = HistorySource(self.registry, spec, found.until, Clock(), time or None)
             return source if found.seam is None else SeamSource(source, found.seam.history)
 
         def check() -> None:
@@ -336,6 +338,7 @@ class Relations:
             lambda rows: program(rows).column(0),
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
+            *alignment(table),
         )
 
 

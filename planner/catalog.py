@@ -45,6 +45,12 @@ STATE_KEEP = Option(
     "false",
     choices=("true", "false"),
 )
+ALIGNMENT_GROUP = Option(
+    "scan.watermark.alignment.group", "a name: tables with the same one are read at one pace, by their watermarks"
+)
+ALIGNMENT_DRIFT = Option(
+    "scan.watermark.alignment.max-drift", "how far the table may be ahead of the slowest of its group", "1 min"
+)
 Typer = Callable[[Sequence[str], pa.Schema], list[SqlType]]
 """Types of expression texts over a schema."""
 
@@ -494,6 +500,8 @@ def check_connector(table: Table, registry: Registry) -> None:
         STATE_COLUMNS,
         STATE_TTL,
         STATE_KEEP,
+        ALIGNMENT_GROUP,
+        ALIGNMENT_DRIFT,
         *connector.options,
     ]
     if connector.uses_format:
@@ -504,6 +512,7 @@ def check_connector(table: Table, registry: Registry) -> None:
         known += [Option(n, n) for n in ("format", "key.format", "value.format") if n not in names]
     check_options(table.options, known, connector.option_prefixes, f"connector '{connector.name}'")
     state_columns(table.options, table)
+    alignment(table)
     if connector.source is None and connector.sink is None:
         raise OptionError(f"connector '{connector.name}' can be neither read nor written")
 
@@ -521,6 +530,21 @@ def state_ttl(options: Mapping[str, str]) -> int | None:
         return duration(text) // 1000
     except OptionError as error:
         raise OptionError(f"option '{STATE_TTL.name}': {error.message}") from error
+
+
+def alignment(table: Table) -> tuple[str | None, int]:
+    """A table's alignment group, if it has one, and the most drift in µs.
+
+    Raises:
+        OptionError: the table has no watermark, or the drift is no duration.
+    """
+    group = table.options.get(ALIGNMENT_GROUP.name)
+    if group is not None and table.watermark is None:
+        raise OptionError(f"option '{ALIGNMENT_GROUP.name}': {table.name} has no WATERMARK", hint="declare one")
+    try:
+        return group, duration(table.options.get(ALIGNMENT_DRIFT.name, ALIGNMENT_DRIFT.default or ""))
+    except OptionError as error:
+        raise OptionError(f"option '{ALIGNMENT_DRIFT.name}': {error.message}") from error
 
 
 def state_columns(options: Mapping[str, str], table: Table) -> list[str] | None:

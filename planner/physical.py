@@ -458,7 +458,7 @@ class Lowering:
             return isinstance(running, ArrangeOperator) and all(running.reaches(ttl, watermark) for ttl in ttls)
 
         made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True, build=Build())
-        step = replace(made, suits=suits)
+        step = replace(made, suits=suits, lives=ttls)
         self._steps[fingerprint(node) + tag] = step
         return step
 

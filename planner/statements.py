@@ -209,9 +209,10 @@ class Call(Statement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainState(Statement):
-    """What a statement remembers, or will."""
+    """What a statement or a job remembers, or will: one of the two is given."""
 
-    statement: Statement
+    statement: Statement | None = None
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,3 +220,12 @@ class TraceJob(Statement):
     name: str
     values: Mapping[str, str | int | float | None]
     """Column → value that it is equal to."""
+    seconds: float | None = None
+    """Look at what passes, for so long; None with `limit` None too: at what is there."""
+    limit: int | None = None
+    """Rows after which looking ends."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether it looks at what passes from now on."""
+        return self.seconds is not None or self.limit is not None

@@ -13,9 +13,10 @@ from forebay.connectors.kafka import options as o
 from forebay.connectors.kafka.errors import LOG, ask, failure, refused
 from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, first_time, watermarks
 from forebay.connectors.kafka.transactions import committed
+from forebay.connectors.rates import recent_rate
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.options import check_topics, specific_offsets, topics_of
-from forebay.engine.connector import Option, Position, Source, TableSpec
+from forebay.engine.connector import Option, Position, Rate, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 
 
@@ -98,6 +99,27 @@ class KafkaSource(Source):
         finally:
             consumer.close()
 
+    def rate(self, now: int) -> Rate | None:
+        consumer = self._consumer()
+        try:
+            return recent_rate(
+                self._found(consumer, o.TUNING.request_seconds),
+                now // 1000,
+                lambda p: watermarks(consumer, *p),
+                lambda p, millis: self._offset_at(consumer, *p, millis),
+                lambda p: first_time(consumer, *p, watermarks(consumer, *p)[0]),
+            )
+        finally:
+            consumer.close()
+
+    @staticmethod
+    def _offset_at(consumer: Any, topic: str, partition: int, millis: int) -> int:
+        """The first offset whose record is not older, or the next."""
+        at = [TopicPartition(topic, partition, millis)]
+        found = ask("looking up a time", lambda seconds: consumer.offsets_for_times(at, timeout=seconds))
+        offset = int(found[0].offset)
+        return offset if offset >= 0 else watermarks(consumer, topic, partition)[1]
+
     def _consumer(self) -> Any:
         tuned = {
             "group.id": "forebay",
@@ -140,14 +162,7 @@ class KafkaSource(Source):
                 return lambda t, p: given.get(p, missing)
             case "timestamp":
                 millis = read.integer(self._options, when)
-
-                def by_time(t: str, p: int) -> int:
-                    at = [TopicPartition(t, p, millis)]
-                    found = ask("looking up a time", lambda seconds: consumer.offsets_for_times(at, timeout=seconds))
-                    offset = int(found[0].offset)
-                    return offset if offset >= 0 else watermarks(consumer, t, p)[1]
-
-                return by_time
+                return lambda t, p: self._offset_at(consumer, t, p, millis)
             case "group-offsets":
 
                 def by_group(t: str, p: int) -> int:

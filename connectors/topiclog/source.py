@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.connectors import options as read
+from forebay.connectors.rates import recent_rate
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.frames import DataFrame, read_head, read_rows
 from forebay.connectors.topiclog.options import (
@@ -26,7 +27,7 @@ from forebay.connectors.topiclog.options import (
     topics_of,
 )
 from forebay.connectors.topiclog.store import LogStore, PartitionEnd, retired
-from forebay.engine.connector import Fetched, Option, Position, Reader, Records, Source, TableSpec
+from forebay.engine.connector import Fetched, Option, Position, Rate, Reader, Records, Source, TableSpec
 from forebay.engine.errors import ConnectorError
 from forebay.engine.files import Clock
 
@@ -295,6 +296,22 @@ class LogSource(Source):
             if end.start > 0
         ]
         return {name: store.time_of(topic, p, start) if start < end else None for name, topic, p, start, end in removed}
+
+    def rate(self, now: int) -> Rate | None:
+        store = self._open_store()
+        there = [t for t in self._topics(store)() if t in store.topics()]
+
+        def bounds(place: tuple[str, int]) -> tuple[int, int]:
+            end = store.partitions(place[0])[place[1]]
+            return end.start, end.end
+
+        return recent_rate(
+            [(topic, number) for topic in there for number in range(len(store.partitions(topic)))],
+            now // 1000,
+            bounds,
+            lambda p, millis: store.offset_at(*p, millis),
+            lambda p: store.time_of(*p, bounds(p)[0]),
+        )
 
     def _topics(self, store: LogStore) -> Callable[[], list[str]]:
         if self._names:

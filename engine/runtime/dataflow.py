@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -126,6 +126,13 @@ class Parked:
         self.held = epoch
 
 
+class Tap(Protocol):
+    """One who looks on."""
+
+    def see(self, node: Node, inputs: Sequence[list[Batch]], epoch: int, error: Exception | None) -> None:
+        """A node has processed an epoch's changes; its `output` is there, unless there is an error. Must not raise."""
+
+
 @dataclass(slots=True)
 class Attachment:
     """A job on its way in."""
@@ -158,6 +165,8 @@ class Dataflow:
         self.retain_bytes = retain_bytes
         self.followers: list[Follower] = []
         """Scans that follow others until jobs go over to them."""
+        self.taps: list[Tap] = []
+        """Those who look at what each node gets and gives."""
         self._shared: dict[str, Node] = {}
         self.placed: dict[str, dict[str, Node]] = {}
         """Per job: the node of each path of its plan."""
@@ -480,8 +489,11 @@ class Dataflow:
                 self._step(node, fetched, fed, now)
             except Exception as error:
                 if not node.jobs:
+                    self._roll_back(self.order)
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))
+            if self.taps:
+                self._show(node, fed, failed)
             node.seconds += time.perf_counter() - started
             if node.output:
                 node.rows_out += sum(b.num_rows for b in node.output)
@@ -495,6 +507,12 @@ class Dataflow:
                 self.commit(node)
                 node.output = []
         return failed
+
+    def _show(self, node: Node, fed: Mapping[str, list[Batch]], failed: Mapping[str, Exception]) -> None:
+        error = next((failed[job] for job in node.jobs if job in failed), None)
+        inputs = [i.output for i in node.inputs] or [fed.get(node.id, [])]
+        for tap in self.taps:
+            tap.see(node, inputs, self.epoch, error)
 
     def _parked_nodes(self) -> set[int]:
         return {id(n) for unit in self.units() for n in unit.nodes}
@@ -614,11 +632,19 @@ class Dataflow:
         for node in parked.nodes:
             pairs = [missed.inputs.get(i.id, (i.output, i.watermark)) for i in node.inputs]
             inputs, watermarks = [p[0] for p in pairs], tuple(p[1] for p in pairs)
-            if node.outlet is not None:
-                node.outlet.take(node.named(inputs[0]), watermarks[0], missed.epoch)
-            elif node.operator is not None:
-                node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
-                node.watermark = node.operator.watermark(watermarks)
+            failure: Exception | None = None
+            try:
+                if node.outlet is not None:
+                    node.outlet.take(node.named(inputs[0]), watermarks[0], missed.epoch)
+                elif node.operator is not None:
+                    node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
+                    node.watermark = node.operator.watermark(watermarks)
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                for tap in self.taps:
+                    tap.see(node, inputs, missed.epoch, failure)
         for node in parked.nodes:
             self.commit(node)
             node.version = self.epoch

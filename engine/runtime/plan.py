@@ -108,6 +108,8 @@ class OperatorStep(Step):
     """`print`, where the planner tells it."""
     stored: str = ""
     """Of a join: tells apart what its sides are stored as, which the table's definition says and not the query."""
+    lives: Sequence[int | None] = ()
+    """Of an arrangement, for how long each of the plan's joins sees its rows, in µs; None: for ever."""
     remembers: bool = False
     """It has a state that follows from all that its inputs ever gave."""
 

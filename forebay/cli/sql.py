@@ -74,13 +74,19 @@ def run_script(con: Session, text: str, output: Output, *, stop_at_error: bool =
 
 
 def run_statement(con: Session, statement: st.Statement, output: Output) -> None:
-    """Run one statement; a SELECT over an input without end becomes a live view where there is a terminal.
+    """Run one statement; a SELECT over an input without end becomes a live view where there is a terminal, and TRACE JOB .. FOR
+    shows what passes as it comes.
 
     Raises:
         ForebayError: it failed.
     """
-    from forebay.planner.statements import Call
+    from forebay.planner.statements import Call, TraceJob
 
+    if isinstance(statement, TraceJob) and statement.follows:
+        from forebay.cli.live import follow
+
+        follow(con, statement.sql, output)
+        return
     try:
         if isinstance(statement, Call) and output.errors.is_terminal:
             from forebay.cli.loading import call

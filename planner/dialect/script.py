@@ -92,6 +92,9 @@ def parse_expression(text: str) -> exp.Expression:
     return parsed
 
 
+_UNITS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600}
+
+
 def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
     if isinstance(literal, exp.Null):
         return None
@@ -481,6 +484,8 @@ class _Reader:
     def _explain(self) -> st.Explain | st.ExplainState:
         self.need("EXPLAIN")
         about_state = self.take("STATE")
+        if about_state and self.take("JOB"):
+            return st.ExplainState(job=self.quoted_or_name(), **self.place)
         while self.word() in ("CHANGELOG_MODE", "ESTIMATED_COST", "JSON_EXECUTION_PLAN", "PLAN_ADVICE", ","):
             self.parser._advance()
         self.take("PLAN")
@@ -535,7 +540,25 @@ class _Reader:
             if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
                 raise self.refuse("TRACE JOB takes column = constant, several with AND")
             values[column.name] = _constant(literal, negative)
-        return st.TraceJob(name=name, values=values, **self.place)
+        seconds = self._span() if self.take("FOR") else None
+        limit = self._count("rows") if self.take("LIMIT") else None
+        return st.TraceJob(name=name, values=values, seconds=seconds, limit=limit, **self.place)
+
+    def _span(self) -> float:
+        """'10 SECONDS', '2 MINUTES' or '1 HOUR', in seconds."""
+        number = self._count("SECONDS")
+        unit = self.word().removesuffix("S")
+        if unit not in _UNITS:
+            raise self.fail("expected SECONDS, MINUTES or HOURS", hint="FOR 10 SECONDS")
+        self.parser._advance()
+        return float(number * _UNITS[unit])
+
+    def _count(self, what: str) -> int:
+        token = self.parser._curr
+        if token is None or not token.text.isdigit() or int(token.text) == 0:
+            raise self.fail(f"expected a number of {what}")
+        self.parser._advance()
+        return int(token.text)
 
     def _with_options(self) -> dict[str, str]:
         if not self.take("WITH"):
