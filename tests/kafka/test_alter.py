@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.kafka.alter_victim import main
 from tests.kafka.tables import messages, values
 from tests.servers.kafka.broker import Broker
 
@@ -20,6 +21,7 @@ PLACES = [
     ("checkpoint.state.after", 1),
     ("checkpoint.rename.before", 1),
     ("checkpoint.rename.after", 1),
+    ("catalog.rename.before", 1),
     ("checkpoint.rename.before", 2),
     ("catalog.rename.before", 2),
     ("outbox.seal.after", 1),
@@ -49,21 +51,22 @@ def check(broker: Broker, prefix: str) -> None:
     assert shown == [("x", 9, 20), ("y", 5, 5), ("z", 1, 1)]
 
 
-def die_and_go_on(broker: Broker, root: Path, place: str, turn: int) -> int:
-    prefix = f"{place}-{turn}-"
+def topics(broker: Broker, prefix: str) -> None:
     for topic in ("lines", "by-shop"):
         broker.create_topic(prefix + topic, 1)
-    ended = run(root, broker, prefix, place, turn)
-    assert run(root, broker, prefix, "none", 1) == 0
-    check(broker, prefix)
-    return ended
 
 
-def test_a_kill_within_an_alter(broker: Broker, tmp_path: Path) -> None:
-    assert die_and_go_on(broker, tmp_path / "w", "catalog.rename.before", 1) == -signal.SIGKILL
+def test_topics_after_an_alter(broker: Broker, tmp_path: Path) -> None:
+    topics(broker, "alter-")
+    main(tmp_path / "w", broker.bootstrap, "alter-", "none", 1)
+    check(broker, "alter-")
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("place", "turn"), PLACES)
 def test_a_kill_at_each_place_of_an_alter(broker: Broker, tmp_path: Path, place: str, turn: int) -> None:
-    die_and_go_on(broker, tmp_path / "w", place, turn)
+    prefix = f"{place}-{turn}-"
+    topics(broker, prefix)
+    run(tmp_path / "w", broker, prefix, place, turn)
+    assert run(tmp_path / "w", broker, prefix, "none", 1) == 0
+    check(broker, prefix)
