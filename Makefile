@@ -32,6 +32,7 @@ figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.checkpoint --orders 80000000 --budget 1GB --json bench/results/checkpoint.json
 	$(BIN)/python -m bench.bootstrap --orders 50000000 --budget 1GB --json bench/results/bootstrap.json
 	$(BIN)/python -m bench.sharing --orders 1000000 --json bench/results/sharing.json
+	$(BIN)/python -m bench.alter --orders 1000000 --json bench/results/alter.json
 	$(BIN)/python -m bench.keyed --budget 128MB --json bench/results/keyed.json
 	$(BIN)/python -m bench.nexmark --source kafka --sink kafka --guarantee at-least-once,exactly-once --publish --durable --queries q0 --events 3000000 --json bench/results/exactly-once.json
 	$(BIN)/python -m bench.wire --json bench/results/wire.json
