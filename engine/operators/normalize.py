@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import same_rows
-from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.state import State
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened
@@ -92,6 +92,9 @@ class NormalizeOperator(Operator):
         """Counters since the operator was made."""
         return {UNMATCHED: int(self.rows.counters[UNMATCHED])}
 
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(list(self.rows.key)), self.rows.key)]
+
     def states(self) -> Mapping[str, State]:
         return {"rows": self.rows}
 
@@ -139,6 +142,9 @@ class UpsertKeyOperator(Operator):
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
         return {UNMATCHED: int(self._rows.table.counters[UNMATCHED])}
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(self._key), tuple(self._key))]
 
     def states(self) -> Mapping[str, State]:
         return {"keys": self._keys, "rows": self._rows}

@@ -1,10 +1,13 @@
 """The memory budget of a warehouse: what is counted, and what gives way when it is too much.
 
 Counted are the states of all operators, the rows that sinks and failed jobs have still to get, and the cold store's cache; not
-what a keyed state holds free for rows to come. Above `SEAL` of the budget the state with the most hot bytes begins to be sealed,
-a slice per epoch; above `HOLD` the driver goes on with that until there is room, and so holds the sources back. Segments are
-merged in between. Where sealing or merging fails (a full disk, a damaged block) nothing has happened, and it is tried again
-later; the sources wait for that only if there is no room meanwhile.
+what a keyed state holds free for rows to come. Above `SEAL` of the budget a state begins to be sealed, a slice per epoch; above
+`HOLD` the driver goes on with that until there is room, and so holds the sources back. Segments are merged in between. Where
+sealing or merging fails (a full disk, a damaged block) nothing has happened, and it is tried again later; the sources wait for
+that only if there is no room meanwhile.
+
+The state that is sealed next is the one with the largest product of hot bytes and time since it was sealed last: by bytes alone
+a small input would keep as much in memory as a large one, and its rows much longer.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.outbox import QUEUE, Outbox
 from forebay.engine.runtime.retry import Retry
 from forebay.engine.state import Tiered
-from forebay.engine.state.coldstore import CACHE, ColdStore
-from forebay.engine.state.segment import LOADED
+from forebay.engine.state.coldstore import CACHE, LOADED, ColdStore
 
 log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)
@@ -58,6 +61,9 @@ class Budget:
         """Bytes counted at the last look."""
         self.held = 0.0
         """Seconds for which sources were held back."""
+        self._looks = 0
+        self._sealed: WeakKeyDictionary[Tiered, int] = WeakKeyDictionary()
+        """The look at which a state was last sealed."""
         self.moving = Retry("moving state to disk", f"free space in {cold.where}")
         self._rows = 0
         self._looked = 0.0
@@ -80,7 +86,7 @@ class Budget:
         now = time.monotonic()
         if self._rows < _EVERY and now - self._looked < _AT_LEAST:
             return
-        self._rows, self._looked = 0, now
+        self._rows, self._looked, self._looks = 0, now, self._looks + 1
         states = list(_tiered(flow))
         self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
         self.used = self._count(flow)
@@ -125,9 +131,15 @@ class Budget:
     def _seal(self, states: list[Tiered]) -> None:
         if any(a.sealing for a in states):
             return
-        for state in sorted(states, key=lambda a: -a.hot_bytes()):
-            if self._try(state, functools.partial(state.seal, PART)) or self._fails():
+        for state in sorted(states, key=self._worth, reverse=True):
+            if self._try(state, functools.partial(state.seal, PART)):
+                self._sealed[state] = self._looks
                 return
+            if self._fails():
+                return
+
+    def _worth(self, state: Tiered) -> int:
+        return state.hot_bytes() * (1 + self._looks - self._sealed.get(state, 0))
 
     def _make_room(self, states: list[Tiered]) -> bool:
         """Finish one sealing; False if nothing can be sealed."""

@@ -22,13 +22,16 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alter import Comparison
+from forebay.engine.runtime.alignment import ahead, aligned
+from forebay.engine.runtime.alter import Comparison, inherited
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
+from forebay.engine.runtime.change import change
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
+from forebay.engine.runtime.handover import follow
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
@@ -151,16 +154,21 @@ class Driver:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
+        follows: str | None = None,
     ) -> Job:
-        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first."""
+        """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first.
+
+        `follows`: it brings state up for other jobs, and its scans of that table follow theirs.
+        """
         with self.boundary() as flow:
-            job = Job(name, started=self._tick())
+            job = Job(name, started=self._tick(), follows=follows)
             if placement is None and must_wait(plan, flow):
                 job.status = Status.BOOTSTRAPPING
                 job.bootstrap = Bootstrap(name, plan, self.shop)
                 self.jobs[name] = job
                 return job
-            self._attach(job, plan, placement=placement, positions=positions, initial=initial)
+            choices = inherited(flow, name, plan) if initial and placement is None else None
+            self._attach(job, plan, placement=placement, positions=positions, initial=initial, choices=choices)
             return job
 
     def keep(self, name: str, step: Step, node: Node) -> None:
@@ -176,7 +184,7 @@ class Driver:
         self.attach(name, JobPlan((step,)), placement=placement, positions=positions, initial=placement is None)
 
     def alter(self, name: str, plan: JobPlan, former: JobPlan | None, *, lose: bool) -> tuple[Comparison, bool]:
-        """Put another plan in the place of a job's, at an epoch boundary; see `Dataflow.alter`.
+        """Put another plan in the place of a job's, at an epoch boundary; see `change.change`.
 
         Raises:
             StateError: the job has failed, or state would be lost and not `lose`.
@@ -188,13 +196,15 @@ class Driver:
             if self.jobs[name].status is Status.BOOTSTRAPPING:
                 raise StateError(f"job '{name}' waits for histories of its tables", hint="SHOW JOBS tells how long")
             job, now = self.jobs[name], self._tick()
-            found, whole = flow.alter(name, plan, former, now, lose=lose)
+            found, whole = change(flow, name, plan, former, now, lose=lose)
             runners = {id(r.outbox): r for r in job.runners}
             job.outboxes = [n.outlet for n in flow.nodes_of(name) if isinstance(n.outlet, Outbox)]
             for outbox in job.outboxes:
                 outbox.wake = self._awake.set if id(outbox) not in runners else outbox.wake
             job.runners = [runners.get(id(o)) or SinkRunner(o) for o in job.outboxes]
             self._run_pending()
+            if any(n.carried for n in flow.order):
+                self._run({}, {})
             if self._threads:
                 self._start_runners(job)
             return found, whole
@@ -207,6 +217,8 @@ class Driver:
                 job.outboxes.append(node.outlet)
                 job.runners.append(SinkRunner(node.outlet))
         self.jobs[job.name] = job
+        if job.follows is not None:
+            follow(self.flow, job.name, job.follows)
         self._run_pending()
         if self._threads:
             self._start_runners(job)
@@ -238,7 +250,7 @@ class Driver:
             return False
         try:
             check_gaps(bootstrap.plan)
-            job.status = Status.RUNNING
+            job.status, job.loaded = Status.RUNNING, bootstrap.progress()
             self._attach(job, bootstrap.plan, built=bootstrap.take())
         except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
             self._bootstrap_failed(job, error)
@@ -331,7 +343,7 @@ class Driver:
             if self.budget.stuck:
                 self.budget.try_again(self.flow)
             merged = self.flow.limit_catch_ups()
-            scans = [n for n in self.flow.scans() if not _ended(n) and not self._held_back(n)]
+            scans = [n for n in self.flow.scans() if not n.waits and not _ended(n) and not self._held_back(n)]
             for node in scans:
                 assert node.scan is not None
                 node.scan.begin()
@@ -358,18 +370,22 @@ class Driver:
         """Poll every scan at least once; wait for more rows while there are few."""
         fetched: dict[str, list[Fetched]] = {}
         polled: set[str] = set()
+        waiting = ahead(scans)
         deadline = self.clock.monotonic() + self.options.latency
         while True:
-            rows = 0
+            tried = False
             for node in scans:
-                if len(fetched.get(node.id, ())) >= 64 or self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                if node.id in waiting or len(fetched.get(node.id, ())) >= (1 if aligned(node) else 64):
                     continue
+                if self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                    continue
+                tried = True
                 got = self._poll_one(node)
                 polled.add(node.id)
                 if got is not None:
                     fetched.setdefault(node.id, []).append(got)
             rows = sum(f.batch.num_rows for parts in fetched.values() for f in parts)
-            if not fetched or rows >= self.options.small or self._callers or self._stopping:
+            if not fetched or not tried or rows >= self.options.small or self._callers or self._stopping:
                 break
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break

@@ -43,6 +43,9 @@ class ColdTable(ColdRows):
         self._table = table
         self._noted = b""
 
+    def live_rows(self) -> int:
+        return self.live
+
     def maintain(self, held: Ids = NONE) -> bool:
         before = list(self.segments)
         merging = super().maintain(held)
