@@ -77,6 +77,8 @@ class Workshop:
     files: Files
     cold: ColdStore
     clock: Clock
+    now: Callable[[], int]
+    """Processing time in µs."""
     note: Callable[[str, Fetched], None]
     """Told what histories give besides rows, by table."""
     builds: dict[str, Build] = field(default_factory=dict)
@@ -290,7 +292,7 @@ class Build:
         arrangement = self.operator.arrangement
         if not arrangement.stamped:
             return rows
-        stamp = pa.scalar(self._shop.clock.now(), pa.int64()).cast(arrangement.schema[-1].type)
+        stamp = pa.scalar(self._shop.now(), pa.int64()).cast(arrangement.schema[-1].type)
         return pa.RecordBatch.from_arrays([*rows.columns, pa.repeat(stamp, rows.num_rows)], schema=arrangement.schema)
 
     def fraction(self) -> float:

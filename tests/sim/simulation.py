@@ -64,16 +64,18 @@ ELSEWHERE = (
     "filesink.success.",
     "filesink.rename.",
     "bootstrap.",
-    "savepoint.",
-    "restore.stage.",
+    "savepoint.cop",
+    "savepoint.publish.",
+    "savepoint.withdraw.",
     "restore.fetch.",
-    "restore.journal.",
-    "restore.finish.",
     "cold.rescue.",
 )
-"""Places that no run, or hardly one, comes by; the tests of their connectors, of bootstraps and of savepoints go
-through each of them."""
+"""Places that no run, or hardly one, comes by: what they write does not go through the simulated disk (Arrow writes the runs of a
+bootstrap, `pyarrow.fs` copies of savepoints, RocksDB its files), or they belong to a connector that is not here. Real processes
+are killed at each of them: tests/faults, tests/bootstrap, tests/durable, and the tests of the connectors."""
 PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
+SAVING = ("savepoint.", "restore.stage.", "restore.journal.", "restore.finish.")
+"""Places of runs with savepoints."""
 KEYS, SHOPS = 12, 4
 Row = tuple[Any, ...]
 
@@ -94,6 +96,13 @@ class Simulation:
         self.disk = self._empty(seed) if disk is None else disk.copy(seed)
         self.clock = SimClock()
         self.sealed = self.rng.random() < 0.2
+        self.goes_back = self.outputs == {"by_shop"}
+        """A restore is a turn, too. What sinks got since the savepoint they get again, so nothing could be told of theirs."""
+        self.saves = self.rng.random() < (0.6 if self.goes_back else 0.05)
+        own = [p for p in PLACES if p.startswith(SAVING)]
+        self._places = [p for p in PLACES if p not in own] + own * (3 * self.saves)
+        self.kept: dict[str, tuple[dict[int, str], list[int]]] = {}
+        """Savepoints that were begun, and what the tables had then."""
         self.orders: dict[int, tuple[int, int]] = {}
         self.refunds: list[tuple[int, int]] = []
         self.shops: dict[int, str] = {}
@@ -136,7 +145,7 @@ class Simulation:
 
     def _live(self, turns: int) -> None:
         mount = Mount(self.disk)
-        fate = Fate(self.rng.choice(PLACES), self.rng.choice((1, 1, 2, 3, 5)), mount)
+        fate = Fate(self.rng.choice(self._places), self.rng.choice((1, 1, 2, 3, 5)), mount)
         self.con = None
         set_kill_hook(fate)
         try:
@@ -171,7 +180,9 @@ class Simulation:
     def _turn(self, con: forebay.Connection) -> None:
         driver = con.warehouse.driver
         runners = [r for job in driver.jobs.values() for r in job.runners]
-        match self.rng.randrange(12):
+        match self.rng.randrange(14 if self.saves else 12):
+            case 12 | 13:
+                self._savepoint(con)
             case 0 | 1 | 2:
                 self._order()
             case 3:
@@ -229,6 +240,27 @@ class Simulation:
                 self.shops[key] = name
         con.execute(statement)
         self.unsure = None
+
+    def _savepoint(self, con: forebay.Connection) -> None:
+        """Make a savepoint, drop one or go back to one. Checkpoints are written at once meanwhile: the statement waits."""
+        while self.tasks:
+            self.tasks.pop(0)()
+        con.warehouse.driver._writer = lambda work: work()
+        there = [row[0] for row in con.sql("SHOW SAVEPOINTS").fetchall()]
+        pick = self.rng.random()
+        if there and self.goes_back and pick < 0.4:
+            name = self.rng.choice(there)
+            self.unsure = self.shops, self.notes
+            self.shops, self.notes = dict(self.kept[name][0]), list(self.kept[name][1])
+            con.execute(f"RESTORE SAVEPOINT {name}")
+            self.unsure = None
+        elif there and pick < 0.6:
+            con.execute(f"DROP SAVEPOINT {self.rng.choice(there)}")
+        else:
+            name = f"s{len(self.kept)}"
+            self.kept[name] = dict(self.shops), list(self.notes)
+            con.execute(f"CREATE SAVEPOINT {name}")
+        con.warehouse.driver._writer = self.tasks.append
 
     def _ask(self, con: forebay.Connection) -> None:
         """Whether the statement that died has happened."""
