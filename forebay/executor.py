@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.altering import LOSE, told
-from forebay.bound import as_bound, definitions, rebound
+from forebay.bound import as_bound, as_made, definitions, rebound
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -133,15 +133,15 @@ class Executor:
         jobs = [_as_checkpointed(job, restored) for job in value["jobs"]]
         self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
-        bound = {job["name"]: job.get("bound", {}) for job in jobs}
+        made = {job["name"]: job for job in jobs}
         for ddl in value["relations"]:
-            late += self._reopen(parse(ddl)[0], restored, bound)
+            late += self._reopen(parse(ddl)[0], restored, made)
         for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
             restart = functools.partial(self._restart, name, statement, placement, restored.scans)
-            restart = functools.partial(self._as_bound, bound[name], restart)
+            restart = functools.partial(self._as_made, job, restart)
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
@@ -152,12 +152,14 @@ class Executor:
         self.warehouse.replay_dml()
         self.driver.forget_bootstraps()
 
-    def _as_bound(self, bound: Mapping[str, str], start: Callable[[], None]) -> None:
-        with as_bound(self.catalog, self.registry, self.relations, bound):
+    def _as_made(self, job: Mapping[str, Any], start: Callable[[], None]) -> None:
+        """Start a job that the catalog has, under what it was made under."""
+        bound, made = job.get("bound", {}), job.get("options", {})
+        with as_bound(self.catalog, self.registry, self.relations, bound), as_made(self.options, made):
             start()
 
     def _reopen(
-        self, statement: st.Statement, restored: Restored, bound: Mapping[str, Mapping[str, str]]
+        self, statement: st.Statement, restored: Restored, made: Mapping[str, Mapping[str, Any]]
     ) -> list[Callable[[], None]]:
         """Enter a relation again; what is to be done once states are loaded."""
         match statement:
@@ -173,7 +175,7 @@ class Executor:
             case st.CreateMaterializedView():
                 placement = restored.placements.get(statement.name)
                 materialize = functools.partial(self._materialize, statement, placement, restored.scans)
-                materialize = functools.partial(self._as_bound, bound.get(statement.name, {}), materialize)
+                materialize = functools.partial(self._as_made, made.get(statement.name, {}), materialize)
                 if placement is None:
                     return [materialize]
                 materialize()
@@ -404,11 +406,9 @@ class Executor:
             stuck = flow.set_ttl(table.name, micros or None)
         for name, job in self.catalog.jobs.items():
             if table.name in job.bound and name not in stuck:
-                bound = rebound(
-                    job.bound[table.name], STATE_TTL.name, changed.options.get(STATE_TTL.name), self.relations
-                )
+                bound = rebound(job.bound[table.name], STATE_TTL.name, f"{micros // 1000} ms", self.relations)
                 self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
-        if not stuck:
+        if not stuck or not micros:
             return ""
         return f"; jobs that keep no time of its rows follow when they are made again: {', '.join(sorted(stuck))}"
 
@@ -539,6 +539,7 @@ class Executor:
                 reads=reads,
                 writes=tuple(i.target for i in inserts),
                 bound=definitions(self.catalog, sql),
+                options=dict(self.options.given),
             )
         self.driver.savepoint(lambda checkpoint: None)
         self.save()

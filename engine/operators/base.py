@@ -56,12 +56,15 @@ class Operator(ABC):
         """Every piece of state that this operator owns, by a name that is stable across versions."""
         return {}
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
+    def can_expire(self, table: str) -> bool:
+        """Whether all that it keeps by the option of this table has a time."""
+        return True
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:  # noqa: B027 - most keep nothing by it
         """At the end of `epoch`: the option that says how long rows of the table live has changed, to µs (None: for ever).
 
-        False if the operator has not got what it takes to follow: its rows have no time.
+        What has no time lives for ever: see `can_expire`.
         """
-        return True
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """The node is removed: give back what other nodes keep for it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,10 @@ from forebay.engine.operators.horizon import Horizon, Lifetime
 from forebay.engine.state import State
 from forebay.engine.state.aging import Aging
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.groups import GroupTable, Ids
 from forebay.engine.state.times import Micros, time_of
+
+if TYPE_CHECKING:
+    from forebay.engine.state.groups import GroupTable, Ids
 
 LATE = "late_rows"
 _FOR_EVER = Lifetime()
@@ -120,12 +123,12 @@ class GroupingOperator(Operator):
         if self.expiry is not None:
             self.expiry.aging.renew(table.words, groups, times)
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
-        if table and self.life.life.table == table:
-            if self.expiry is None:
-                return ttl is None
+    def can_expire(self, table: str) -> bool:
+        return self.expiry is not None or self.life.life.table != table
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:
+        if self.expiry is not None and self.life.life.table == table:
             self.expiry.set_ttl(0, ttl)
-        return True
 
     @property
     def horizon(self) -> dict[str, State]:

@@ -130,7 +130,8 @@ class NamedState:
 
     def _of_groups(self, state: GroupTable, ids: Ids) -> pa.RecordBatch:
         if self._groups is not None and self.part == "groups":
-            return self._groups.current(ids)
+            return self._groups.current(ids[~state.expired(ids)])
+        ids = ids[~state.expired(ids)]
         words = state.read(ids)[:, 0]
         live = np.flatnonzero(words)
         columns = state.keys.gather(ids[live]).columns
@@ -154,11 +155,13 @@ class NamedState:
     # -- what SHOW STATE tells ----------------------------------------------------------------------------------
 
     def oldest(self) -> datetime | None:
-        """The least time of a row, by the column that rows expire by, else by the first TIMESTAMP column.
+        """The least time of a row, by what rows and groups expire by, else by the first TIMESTAMP column.
 
         None if there is none, or if rows are in segments that do not tell.
         """
         state = self.state
+        if isinstance(state, GroupTable) and state.aging is not None:
+            return _moment(state.oldest())
         if not isinstance(state, Arrangement):
             return None
         timestamps = [i for i, f in enumerate(state.schema) if pa.types.is_timestamp(f.type)]
@@ -169,7 +172,11 @@ class NamedState:
         hot = [pc.min(state.rows_at(ids, [column]).column(0)) for ids in state.hot_ids()]
         known = [v.cast(pa.timestamp("us")).cast(pa.int64()).as_py() for v in hot if v.is_valid]
         least = min([*known, *(times[0] for times in segments if times is not None)], default=NEVER)
-        return None if least == NEVER else datetime.fromtimestamp(least / 1e6, UTC)
+        return _moment(least)
+
+
+def _moment(time: int) -> datetime | None:
+    return None if time == NEVER else datetime.fromtimestamp(time / 1e6, UTC)
 
 
 def named_states(flow: Dataflow) -> dict[str, NamedState]:

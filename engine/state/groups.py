@@ -29,6 +29,7 @@ from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
 from forebay.engine.state.spill import Spill
+from forebay.engine.state.times import NEVER
 from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
@@ -169,6 +170,13 @@ class GroupTable(Tiered):
     def all_ids(self) -> Ids:
         """Every live id in memory, ascending."""
         return self.keys.all_ids()
+
+    def oldest(self) -> int:
+        """When the group was last updated for which that is longest ago, expired ones included; NEVER if there is none."""
+        assert self.aging is not None
+        times = self.words[self.all_ids(), self.aging.word]
+        cold = [s.times[0] for s in self.cold_segments() if s.times is not None]
+        return min([int(times.min(initial=NEVER)), *cold])
 
     def contents(self) -> Iterator[pa.RecordBatch]:
         """What all groups store, hot and cold, in pieces."""
