@@ -123,6 +123,6 @@ def open_cold(cold: ColdTable | None, note: dict[str, Any]) -> None:
     """
     if cold is None:
         raise StateError("a checkpoint has cold state, and there is no store for it")
-    cold.open(note["segments"], note["dead"])
+    cold.open(note["segments"], note.get("dead", ()))
     cold.live = note["live"]
     cold.least = {n: least for n, least in zip(note["segments"], note["least"]) if least is not None}

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.consolidate import same_values
+from forebay.engine.state.aging import ALWAYS
 from forebay.engine.state.arrays import Mask, hash_rows
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.coldtable import COLD_PART, ID, PART, ColdTable, Ids, Words, open_cold, read_note
@@ -179,7 +180,8 @@ class Spill:
         hashes = hash_rows(keys, key)
         wanted = np.ones(ids.shape[0], bool)
         found, known = [], []
-        for places, handles in self.groups.find(hashes, wanted=wanted):
+        since = ALWAYS if self._table.aging is None else self._table.aging.bound
+        for places, handles in self.groups.find(hashes, since, wanted):
             cold_ids = self.groups.ids(handles)
             alive = np.flatnonzero(~self.groups.dead.test(cold_ids))
             if not alive.shape[0]:

@@ -42,6 +42,10 @@ def test_an_expired_group_says_nothing_and_begins_anew() -> None:
         con.execute(TABLES)
         con.execute(SUMS.format("v", DAY_1))
         con.execute(f"CREATE MATERIALIZED VIEW d AS SELECT {DAY_1} DISTINCT id FROM o")
+        con.execute("CREATE MATERIALIZED VIEW over_v AS SELECT SUM(c) AS c FROM v")
+        con.execute(
+            f"CREATE MATERIALIZED VIEW at_once AS SELECT SUM(c) AS c FROM (SELECT {DAY_1} id, COUNT(*) AS c FROM o GROUP BY id)"
+        )
         say(con, "o", [(1, 10, 0), (2, 20, 0)])
         say(con, "o", [(1, 5, 0.5)])
         say(con, "o", [(3, 1, 1.4)])
@@ -50,6 +54,8 @@ def test_an_expired_group_says_nothing_and_begins_anew() -> None:
         say(con, "o", [(1, 7, 1.4), (2, 7, 1.4)])
         assert shown(con, "v") == Counter([(1, 3, 22, 10), (2, 1, 7, 7), (3, 2, 3, 2)])
         assert shown(con, "d") == Counter([(1,), (2,), (3,)])
+        assert shown(con, "over_v") == Counter([(6,)])  # the view has taken back what it has replaced
+        assert shown(con, "at_once") == Counter([(7,)])  # nobody has
         say(con, "o", [(9, 9, 0.1), (1, 1, 0.1)])  # both late: nobody knows a group 9, and group 1 is there
         assert shown(con, "v") == Counter([(1, 4, 23, 10), (2, 1, 7, 7), (3, 2, 3, 2)])
 
