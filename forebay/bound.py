@@ -78,12 +78,12 @@ def _put(options: Options, ttl: str | None) -> None:
         options.set(TTL, ttl)
 
 
-def rebound(ddl: str, option: str, value: str | None, relations: Relations) -> str:
-    """The DDL of a table with another value of an option, or without it."""
+def rebound(ddl: str, options: Mapping[str, str | None], relations: Relations) -> str:
+    """The DDL of a table with other values of some options, or without them (None)."""
     table = _defined(ddl, relations.catalog, relations.registry, relations)
     assert isinstance(table, Table)
-    options = {k: v for k, v in table.options.items() if k != option}
-    return replace(table, options=options if value is None else {**options, option: value}).ddl(mask=False)
+    changed = {k: v for k, v in {**table.options, **options}.items() if v is not None}
+    return replace(table, options=changed).ddl(mask=False)
 
 
 def _defined(ddl: str, catalog: Catalog, registry: Registry, relations: Relations) -> Relation:

@@ -120,7 +120,7 @@ class Connection(Session):
         self.warehouse.stop(StateError(f"the warehouse went back to savepoint '{name}'"))
         try:
             savepoints.stage(savepoint, self.warehouse.above())
-        except ForebayError:
+        except Exception:
             self._open_again(was_running)
             raise
         self._open_again(was_running)

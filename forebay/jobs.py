@@ -62,10 +62,15 @@ class Job(JobHandle):
                 "state_rows": sum(s.rows() for n in nodes for s in n.states().values()),
                 "state_bytes": sum(s.nbytes() for n in nodes for s in n.states().values()),
                 "unconfirmed_bytes": sum(o.nbytes() for o in job.outboxes) if job else 0,
-                "error": None if self.error is None else describe_error(self.error),
+                "error": self._trouble(job),
                 "loaded": None,
                 "eta": sum(lags) * seconds / rows_in if lags and rows_in else None,
             } | (_loading(loading) if loading is not None else {})
+
+    def _trouble(self, job: RunningJob | None) -> str | None:
+        if self.error is not None:
+            return describe_error(self.error)
+        return self._driver.trouble(job) if job is not None and job.alive else None
 
     def wait(self, timeout: float | None = None) -> bool:
         done = (Status.FINISHED.value, Status.FAILED.value, Status.STOPPED.value)

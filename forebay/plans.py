@@ -12,8 +12,8 @@ from sqlglot import exp
 from forebay.altering import checked
 from forebay.bound import as_bound, as_made
 from forebay.engine.connector import Changelog, Registry
-from forebay.engine.errors import CatalogError, OptionError
-from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet
+from forebay.engine.errors import CatalogError, OptionError, UnsupportedError
+from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.planner import statements as st
@@ -30,6 +30,8 @@ from forebay.planner.physical import Lowering
 from forebay.relations import Relations
 from forebay.rows import TableOutlet
 from forebay.snapshots import scans_of
+
+Key = tuple[str, ...]
 
 
 class Plans:
@@ -94,6 +96,22 @@ class Plans:
         changelog = self.relations.sink_changelog(table, insert.options)
         return lowering.sink(label, table.name, node, changelog, key, outlet)
 
+    def would_run(self, statement: st.Statement) -> JobPlan:
+        """The plan of a statement that is not carried out."""
+        match statement:
+            case st.CreateMaterializedView():
+                node = self.bind(statement.query, statement.sql)
+                return self.lowering(node).view(statement.name, node)
+            case st.Query():
+                node = self.bind(statement.query, statement.sql)
+                ignore = StreamOutlet(lambda batches: None, lambda: None)
+                return JobPlan((self.lowering(node).output("query", node, lambda: ignore),))
+            case st.Insert() | st.StatementSet():
+                inserts = inserts_of(statement)
+                nodes = [self.assigned(i, self.catalog.table(i.target)) for i in inserts]
+                return self.job("job", inserts, nodes)
+        raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
+
     def sink_node(self, insert: st.Insert) -> SinkNode:
         """An INSERT's plan down to its table."""
         table = self.catalog.table(insert.target)
@@ -110,7 +128,7 @@ class Plans:
         job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
         if job.name in self.catalog.relations:
             raise CatalogError(
-                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+                f"{job.name} is a materialized view", hint=f"ALTER MATERIALIZED VIEW {job.name} AS SELECT ..."
             )
         append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
         lose, difference = checked(statement.options, any(append))
@@ -124,6 +142,14 @@ class Plans:
                 before = inserts_of(parse(job.sql)[0])
                 former = self.job(job.name, before, [self.assigned(i, self.catalog.table(i.target)) for i in before])
         return plan, former, lose, reads
+
+    def view(self, name: str, query: exp.Expression, sql: str, columns: tuple[str, ...]) -> tuple[Node, JobPlan, Key]:
+        """(logical plan, physical plan, primary key) of a materialized view; `columns`: its names for the query's, if it has."""
+        node = self.bind(query, sql, columns)
+        lowering = self.lowering(node, replay=False)
+        keys = lowering.traits[id(node)].keys
+        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        return node, lowering.view(name, node), key
 
 
 def inserts_of(statement: st.Statement) -> tuple[st.Insert, ...]:

@@ -40,6 +40,7 @@ from forebay.planner.catalog import (
     SystemStream,
     Table,
     View,
+    alignment,
     check_connector,
     state_columns,
     state_ttl,
@@ -185,6 +186,7 @@ class Relations:
             stored,
             needed,
             self._watermark(found, source.bounded),
+            _identity(replace(found, columns=tuple(c for c in found.columns if c.expression or c.metadata)), options),
         )
         merged = {**found.options, **options}
         default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"
@@ -225,7 +227,8 @@ class Relations:
 
         def history(columns: frozenset[str] | None) -> Source:
             spec = self.spec(table, options, read_columns=_wanted(columns, found.seam))
-            source = HistorySource(self.registry, spec, found.until, Clock())
+            time = found.seam.column if found.seam is not None else found.version or (table.watermark or ("",))[0]
+            source = HistorySource(self.registry, spec, found.until, Clock(), time or None)
             return source if found.seam is None else SeamSource(source, found.seam.history)
 
         def check() -> None:
@@ -277,6 +280,15 @@ class Relations:
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
         """The table as a connector sees it."""
         return table.spec(options=options, warehouse=self.warehouse, **more)
+
+    def reading(self, table: Table) -> Source:
+        """What reads the table; nothing is opened.
+
+        Raises:
+            OptionError: its options do not fit.
+        """
+        source: Source = self._open(table, {}, None)
+        return source
 
     def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
         """Open the table for writing."""
@@ -338,6 +350,7 @@ class Relations:
             lambda rows: program(rows).column(0),
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
+            *alignment(table),
         )
 
 

@@ -9,6 +9,7 @@ Operators over keyed groups are imported where a plan has one: their kernels are
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -188,7 +189,10 @@ class Lowering:
             if changelog is Changelog.UPSERT and not covers(traits.keys, primary_key):
                 source = self._upsert(source, primary_key, self._default_life(node))
             source = self._consolidated(source)
-        return OutputStep(node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source))
+        append = changelog is Changelog.APPEND
+        return OutputStep(
+            node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source), append
+        )
 
     def _named(self, node: plan.Node) -> Step:
         """The node's rows under its own column names: an equal subtree elsewhere may use others."""
@@ -274,8 +278,10 @@ class Lowering:
         self._numbers += 1
         shareable = all(s.key is not None or isinstance(s, RelationStep) for s in sources)
         tag += _REPLAY if any(s.key is not None and s.key.endswith(_REPLAY) for s in sources) else ""
-        key = f"{fingerprint(node)}{tag}" if shareable and node is not None and not _volatile(node) else None
-        work = f"{fingerprint(node)}{tag}" if node is not None else f"{label} of {[s.print for s in sources]}"
+        work = f"{label} of {[s.print for s in sources]}"
+        if node is not None:
+            work = "@".join([fingerprint(node), *sorted(frozenset().union(*(s.lineages for s in sources)))]) + tag
+        key = work if shareable and node is not None and not _volatile(node) else None
         return OperatorStep(
             schema,
             f"{self._numbers}",
@@ -410,7 +416,10 @@ class Lowering:
                 raise InternalError("a join stands on two arrangements")
             return JoinOperator(spec, first.arrangement, second.arrangement)
 
-        return self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
+        step = self._operator(node.schema, f"Join({node.kind.value})", node, (left, right), make, "", True)
+        on = hashlib.sha256(f"{left.print} {right.print}".encode()).hexdigest()[:16]
+        key = None if step.key is None else f"{step.key}/on {on}"
+        return replace(step, key=key, work=f"{step.work}/on {on}", stored=on)
 
     def _stored(
         self, join: plan.Join, number: int, keys: tuple[int, ...]
@@ -477,7 +486,7 @@ class Lowering:
             return isinstance(running, ArrangeOperator) and all(running.reaches(ttl, watermark) for ttl in ttls)
 
         made = self._operator(schema, f"Arrange(by {list(key)})", node, (source,), make, tag, True, build=Build())
-        step = replace(made, suits=suits)
+        step = replace(made, suits=suits, lives=ttls)
         self._steps[fingerprint(node) + tag] = step
         return step
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import net_weights, same_values
 from forebay.engine.operators.accumulators import CallSpec
-from forebay.engine.operators.base import Turn
+from forebay.engine.operators.base import Carried, Turn
 from forebay.engine.operators.calls import Calls, Delta
 from forebay.engine.operators.expiry import UNDATED, Expiry, GroupingOperator, GroupLife
 from forebay.engine.state import State
@@ -61,6 +61,7 @@ class Aggregation:
 
     def __init__(self, spec: AggregateSpec, extra: int = 0, aging: Aging | None = None) -> None:
         self._spec, self._used = _narrow(spec)
+        self._extra = extra
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
         ordered = aging is not None
         self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only, ordered)
@@ -167,6 +168,15 @@ class Aggregation:
         words, groups = words[live], groups[live]
         return self.rows(groups, self.results(self.view(words, groups), self.collections(groups)))
 
+    def carried(self, rows: pa.RecordBatch) -> list[Carried]:
+        """The keys of rows of the input, and where the output has them."""
+        keys = [self._used[k] for k in self._spec.keys]
+        return [(rows.select(keys), tuple(range(len(keys))))]
+
+    def empty(self) -> Aggregation:
+        """Another one of the same make, without groups."""
+        return Aggregation(self._spec, self._extra)
+
     def drop(self, groups: Ids) -> None:
         """Forget open groups and all that their calls hold."""
         self._calls.drop(groups)
@@ -240,6 +250,9 @@ class AggregateOperator(GroupingOperator):
                 for state in self.states().values():
                     state.rollback()
             yield Batch(rows)
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return self.groups.carried(rows)
 
     @property
     def metrics(self) -> dict[str, int]:

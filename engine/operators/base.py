@@ -34,6 +34,8 @@ class Turn:
 
 
 MAX_WATERMARK = 2**63 - 1
+Carried = tuple[pa.RecordBatch, tuple[int, ...]]
+"""Values of some columns, and the columns of the output that have them."""
 
 
 class Operator(ABC):
@@ -43,6 +45,11 @@ class Operator(ABC):
     """Schema of the output rows."""
     piecewise = True
     """Whether an initial delta (`Turn.initial`) may come in pieces."""
+
+    pure = False
+    """Whether `process` follows from the rows alone, so that it may be asked aside of the run."""
+    holds_back = False
+    """Whether what becomes of a row may come epochs later."""
 
     @abstractmethod
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
@@ -55,6 +62,16 @@ class Operator(ABC):
     def states(self) -> Mapping[str, State]:
         """Every piece of state that this operator owns, by a name that is stable across versions."""
         return {}
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        """How to know what becomes of these rows of an input: rows of the output that agree with one of them in an entry.
+
+        By default in all columns of one name and type.
+        """
+        names, out = rows.schema.names, self.schema
+        pairs = [(names.index(n), out.get_field_index(n)) for n in dict.fromkeys(names) if names.count(n) == 1]
+        pairs = [(i, o) for i, o in pairs if o >= 0 and out.field(o).type == rows.schema.field(i).type]
+        return [(rows.select([i for i, _ in pairs]), tuple(o for _, o in pairs))] if pairs else []
 
     def can_expire(self, table: str) -> bool:
         """Whether all that it keeps by the option of this table has a time."""

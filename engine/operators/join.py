@@ -41,7 +41,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, concat, take
 from forebay.engine.consolidate import group_rows, net_weights
 from forebay.engine.errors import UnsupportedError
-from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
 from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
@@ -119,7 +119,7 @@ class JoinOperator(Operator):
 
     def __init__(self, spec: JoinSpec, left: Arrangement, right: Arrangement) -> None:
         self.schema = spec.schema
-        self._spec = spec
+        self._spec = self.spec = spec
         self._left = left
         self._right = right
         self._nulls: dict[bool, tuple[int, list[pa.Array]]] = {}
@@ -393,6 +393,34 @@ class JoinOperator(Operator):
             return changed
         self.horizon.late += int(np.maximum(changed.weight_array()[~young], 0).sum())
         return changed.take(np.flatnonzero(young)) if young.any() else None
+
+    @property
+    def sides(self) -> tuple[Arrangement, Arrangement]:
+        """The arrangements of left and right."""
+        return self._left, self._right
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        """By the row as its lens shows it, and by its key on either side: a match that comes turns rows of the other side."""
+        mine = (self._spec.left_lens, self._spec.right_lens)[number]
+        keys = (self._spec.left_keys, self._spec.right_keys)[number]
+        found = []
+        for side, (first, names) in self._shown_columns().items():
+            if side == number:
+                shown, keep = (rows, None) if mine is None else mine(rows)
+                shown = shown if keep is None else take(shown, np.flatnonzero(keep))
+                found.append((shown, tuple(range(first, first + len(names)))))
+            stored = self.sides[side].schema
+            wanted = [stored.field(k).name for k in (self._spec.left_keys, self._spec.right_keys)[side]]
+            if all(names.count(n) == 1 for n in wanted):
+                found.append((rows.select(list(keys)), tuple(first + names.index(n) for n in wanted)))
+        return found
+
+    def _shown_columns(self) -> dict[int, tuple[int, list[str]]]:
+        """Where the output has the columns of the left side (0) and of the right (1), and their names."""
+        left, right = self._left_schema.names, self._right_schema.names
+        if self._spec.kind in _PAIRING:
+            return {0: (0, left), 1: (len(left), right)}
+        return {1: (0, right)} if self._spec.kind.startswith("right") else {0: (0, left)}
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import same_rows
-from forebay.engine.operators.base import Turn
+from forebay.engine.operators.base import Carried, Turn
 from forebay.engine.operators.expiry import UNDATED, GroupingOperator, GroupLife
 from forebay.engine.state import State
 from forebay.engine.state.aging import Aging
@@ -101,6 +101,9 @@ class NormalizeOperator(GroupingOperator):
         """Counters since the operator was made."""
         return {UNMATCHED: int(self.rows.counters[UNMATCHED]), **self.late}
 
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(list(self.rows.key)), self.rows.key)]
+
     def states(self) -> Mapping[str, State]:
         return {"rows": self.rows, **self.horizon}
 
@@ -154,6 +157,9 @@ class UpsertKeyOperator(GroupingOperator):
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
         return {UNMATCHED: int(self._rows.table.counters[UNMATCHED]), **self.late}
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(self._key), tuple(self._key))]
 
     def states(self) -> Mapping[str, State]:
         return {"keys": self._keys, "rows": self._rows, **self.horizon}

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
-from forebay.engine.operators.base import Turn
+from forebay.engine.operators.base import Carried, Turn
 from forebay.engine.operators.expiry import UNDATED, GroupingOperator, GroupLife
 from forebay.engine.state import State
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened, Words
@@ -149,6 +149,18 @@ class RankOperator(GroupingOperator):
             if self._spec.with_rank:
                 columns.append(pa.array(np.array(ranked[:, 2])))
             yield Batch(pa.RecordBatch.from_arrays(columns, schema=self.schema), np.array(ranked[:, 3]))
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(self._spec.partition), self._spec.partition)]
+
+    @property
+    def keeps(self) -> int | None:
+        """Rows that are kept of a partition at most; None: all."""
+        return None if isinstance(self._rows, Multiset) or self._end == UNLIMITED else self._end
+
+    def of(self, kept: pa.RecordBatch) -> list[Batch]:
+        """What the output has of partitions of which these rows are kept, equal rows as often as they are there."""
+        return RankOperator(self._spec).process([[Batch(kept)]], Turn(1, 0, (None,)))
 
     @property
     def metrics(self) -> dict[str, int]:

@@ -350,7 +350,7 @@ class Build:
             bulk = value["bulk"]
         except (ValueError, KeyError, TypeError):
             return {}, "its manifest cannot be read"
-        if not {s[0] for s in bulk["segments"] if s[0]} <= set(self._shop.cold.segments()):
+        if self._shop.cold.missing({s[0] for s in bulk["segments"] if s[0]}):
             return {}, "segments are missing"
         if len(bulk["segments"]) < bulk["parts"] and value["boot"] != _boot():
             return {}, "the machine was started since, and spilled rows may not have reached the disk"

@@ -57,6 +57,9 @@ class ColdTable(ColdRows):
         self._table = table
         self._noted = b""
 
+    def live_rows(self) -> int:
+        return self.live
+
     def maintain(self, held: Ids = NONE) -> bool:
         before = list(self.segments)
         merging = super().maintain(held)
@@ -76,7 +79,7 @@ class ColdTable(ColdRows):
     def _to_merge(self) -> list[Segment]:
         """As by size; all of them when dead rows are the greater part."""
         mostly_dead = self.rows() > 2 * self.live + _DEAD
-        return super()._to_merge() or (list(self.segments.values()) if mostly_dead else [])
+        return super()._to_merge() or ([s for s in self.segments.values() if not s.damaged] if mostly_dead else [])
 
     def note(self, full: bool, **more: int) -> list[pa.RecordBatch]:
         """What a checkpoint has to say of these rows, if it was not said before."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
+from forebay.engine.files import declare, kill_point
 from forebay.engine.state.coldtable import ColdTable, Ids, Words
 from forebay.engine.state.segment import Builder, Hashes, Segment
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _STEP = 4 << 20
 """Bytes written at a time, about."""
+
+declare("cold.evict.before", "cold.evict.after")
 
 
 class Dependent(Protocol):
@@ -120,8 +123,10 @@ class Eviction:
 
     def _end_part(self, part: Part) -> None:
         if part.builder is not None:
+            kill_point("cold.evict.before")
             segment = part.builder.finish()
             part.builder = None
+            kill_point("cold.evict.after")
             self.segments.append((part.cold, segment))
         self._part, self._at = self._part + 1, 0
         if self._part == len(self.parts):

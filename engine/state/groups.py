@@ -24,11 +24,11 @@ from forebay.engine.state import Tiered
 from forebay.engine.state.aging import Aging
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.coldtable import ColdTable
 from forebay.engine.state.eviction import Dependent
 from forebay.engine.state.keys import KeyTable, RowTable
-from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
-from forebay.engine.state.spill import Spill
+from forebay.engine.state.spill import Returning, Spill
 from forebay.engine.state.times import NEVER
 from forebay.kernels import group as kernels
 
@@ -85,6 +85,8 @@ class GroupTable(Tiered):
         self.watched = watched
         self._dependents = list(dependents)
         self._spill: Spill | None = None
+        self._touched = 0
+        self._recalled = 0
 
     @property
     def unmatched(self) -> int:  # type: ignore[override]
@@ -102,6 +104,7 @@ class GroupTable(Tiered):
                 self.keys.take_births(mark)
                 self.keys.give_birth(found.new)
                 self._spill.recall(found)
+                self._recalled += found.cold_ids.shape[0]
         return ids
 
     def recall_until(self, most: int) -> None:
@@ -126,6 +129,7 @@ class GroupTable(Tiered):
         n = kernels.touch(ids, self._stamp, self._now, fresh, first)
         opened = Opened(fresh[:n], first[:n], self.read(fresh[:n]))
         if n:
+            self._touched += n
             self._opened.append(opened)
             self._dirty[opened.ids] = True
             if self.aging is not None:
@@ -186,6 +190,22 @@ class GroupTable(Tiered):
             yield self.keys.gather(ids[start : start + _CHUNK])
         if self._spill is not None:
             yield from self._spill.contents()
+
+    @property
+    def dependents(self) -> Sequence[Dependent]:
+        """What keeps rows by group."""
+        return self._dependents
+
+    def cold(self, keys: pa.RecordBatch | None = None) -> Iterator[Returning]:
+        """The groups that are not in memory (or those under some distinct keys) as they are there; they stay where they are."""
+        if self._spill is None:
+            return
+        if keys is None:
+            yield from self._spill.all()
+            return
+        found = self._spill.find(keys, np.arange(keys.num_rows))
+        if found is not None:
+            yield found
 
     def rows(self) -> int:
         return self.keys.count + (self._spill.groups.live if self._spill is not None else 0)
@@ -265,6 +285,10 @@ class GroupTable(Tiered):
         if self._spill is not None:
             self._spill.finish(self._stamp)
 
+    def stay(self) -> None:
+        if self._spill is not None:
+            self._spill.stay()
+
     def evict(self, ids: Ids) -> None:
         """Forget groups, between epochs: they are cold, or have expired."""
         self.words[ids] = 0
@@ -291,8 +315,13 @@ class GroupTable(Tiered):
         self._stamp[ids] = self._now - 1  # of late, but not opened
         self._dirty[ids] = True
 
-    def cold_segments(self) -> list[Segment]:
-        return list(self._spill.groups.segments.values()) if self._spill is not None else []
+    @property
+    def on_disk(self) -> ColdTable | None:
+        return self._spill.groups if self._spill is not None else None
+
+    def memory_hits(self) -> float | None:
+        """Of the groups that epochs have touched."""
+        return 1 - self._recalled / self._touched if self._touched else None
 
     def close(self) -> None:
         if self._spill is not None:

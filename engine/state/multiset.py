@@ -19,7 +19,6 @@ from forebay.engine.state.coldtable import COLD_PART, ColdTable, open_cold, read
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Words
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.order import Order, OrderIndex
-from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
 from forebay.kernels import topn
 from forebay.kernels.aggregate import add_count
@@ -162,8 +161,9 @@ class OrderedRows(Segmented):
         index = self._index.nbytes() if self._index is not None else 0
         return self.table.idle_bytes() + int(index * (1 - self.table.keys.used_share()))
 
-    def cold_segments(self) -> list[Segment]:
-        return list(self.cold.segments.values()) if self.cold is not None else []
+    @property
+    def on_disk(self) -> ColdTable | None:
+        return self.cold
 
     @property
     def unmatched(self) -> int:  # type: ignore[override]
@@ -324,6 +324,11 @@ class BestRows(OrderedRows):
         self.table.open(evicted)
         self.table.free(evicted)
         return repeated[kept], born
+
+    def sizes(self, groups: Ids) -> Ids:
+        """How many rows each group has in memory."""
+        self._sizes = grown(self._sizes, int(groups.max(initial=-1)) + 1, 0)
+        return self._sizes[groups]
 
     def remove(self, ids: Ids, owners: Ids) -> None:
         touched = np.unique(owners)

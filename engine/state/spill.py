@@ -176,13 +176,16 @@ class Spill:
         """The cold groups of the keys of these hot ids, which are new here; None if there are none. Nothing changes yet."""
         if not self.groups or not ids.shape[0]:
             return None
-        keys, key = self._keys.gather(ids), self._keys.key
+        return self.find(self._keys.gather(ids), ids)
+
+    def find(self, keys: pa.RecordBatch, ids: Ids) -> Returning | None:
+        """The cold groups under these keys, for the ids that go with them; None if there are none. Nothing changes."""
+        key = self._keys.key
         hashes = hash_rows(keys, key)
         wanted = np.ones(ids.shape[0], bool)
         found, known = [], []
         since = ALWAYS if self._table.aging is None else self._table.aging.bound
-        for places, handles in self.groups.find(hashes, since, wanted):
-            cold_ids = self.groups.ids(handles)
+        for places, handles, cold_ids in self.groups.find(hashes, since, wanted):
             alive = np.flatnonzero(~self.groups.dead.test(cold_ids))
             if not alive.shape[0]:
                 continue
@@ -248,8 +251,8 @@ class Spill:
             cold = dependent.cold
             if not cold:
                 continue
-            for index, handles in cold.find(hashes):
-                mine = np.flatnonzero(cold.ids(handles) == cold_ids[index])
+            for index, handles, ids in cold.find(hashes):
+                mine = np.flatnonzero(ids == cold_ids[index])
                 if mine.shape[0]:
                     owners = index[mine]
                     found.append((dependent, _Piece(groups[owners], handles[mine], *cold.unpack(handles[mine]))))
@@ -265,22 +268,41 @@ class Spill:
 
     def contents(self) -> Iterator[pa.RecordBatch]:
         """What the live cold groups store, in pieces."""
+        for alive in self._alive():
+            yield self.groups.unpack(alive)[0]
+
+    def _alive(self) -> Iterator[Ids]:
+        """The handles of all live cold groups, in pieces."""
         for handles in self.groups.scan():
             alive = handles[~self.groups.dead.test(self.groups.ids(handles))]
+            if self._table.aging is not None:
+                alive = alive[~self._table.aging.expired(self.groups.times_of(alive))]
             if alive.shape[0]:
-                rows, words = self.groups.unpack(alive)
-                there = self._there(words)
-                yield rows if there.all() else rows.filter(pa.array(there))
+                yield alive
+
+    def all(self) -> Iterator[Returning]:
+        """All live cold groups with what is kept for them, in pieces, numbered within each. Nothing changes."""
+        for alive in self._alive():
+            cold_ids, numbers = self.groups.ids(alive), np.arange(alive.shape[0])
+            rows, words = self.groups.unpack(alive)
+            kept = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, numbers)
+            yield Returning(numbers[:0], [_Piece(numbers, alive, rows, words)], cold_ids, kept)
 
     def nbytes(self) -> int:
         """Bytes of memory, without what dependents count."""
         return self.groups.nbytes()
 
-    def close(self) -> None:
-        """Nobody will read the groups again."""
+    def stay(self) -> None:
+        """Give up the eviction and the merges under way: groups stay where they are."""
         if self._eviction is not None:
             self._eviction.abandon()
             self._eviction = None
+        for table in self.tables():
+            table.abandon_merge()
+
+    def close(self) -> None:
+        """Nobody will read the groups again."""
+        self.stay()
         for table in self.tables():
             table.close()
 

@@ -69,6 +69,7 @@ ELSEWHERE = (
     "restore.fetch.",
     "restore.journal.",
     "restore.finish.",
+    "cold.rescue.",
 )
 """Places that no run, or hardly one, comes by; the tests of their connectors, of bootstraps and of savepoints go
 through each of them."""
