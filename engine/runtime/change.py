@@ -22,6 +22,7 @@ from forebay.engine.operators.base import Turn
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.dataflow import Attachment, Dataflow, Node
+from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, ScanStep
 
@@ -59,17 +60,28 @@ def change(
     return _Change(flow, job, plan, now).carry_out(former, lose=lose)
 
 
-def initial_step(
-    flow: Dataflow, placed: Attachment, views: Mapping[str, Node] | None = None, *, results: bool = True
-) -> Results:
+def _bring_up(flow: Dataflow, placed: Attachment) -> None:
+    """Let new nodes take the past in, in pieces, where nobody asks for their results."""
+    choices = (placed.choices or {}).values()
+    specs = {id(c.node): c.step.scan for c in choices if c.node is not None and isinstance(c.step, ScanStep)}
+    outlets = [n for n in placed.fresh if n.outlet is not None]
+    wanted = [n.state_only for n in outlets]
+    for node in outlets:
+        node.state_only = True
+    Initial(flow, placed.fresh, placed.now, flow.elders(placed), specs).run()
+    for node, before in zip(outlets, wanted):
+        node.state_only = before
+
+
+def initial_step(flow: Dataflow, placed: Attachment, views: Mapping[str, Node] | None = None) -> Results:
     """One step of new nodes alone, over the full contents of inputs that have a past.
 
-    Returns what its outlets would get (if `results`), and what the nodes in `views` have, by path: nobody gets it yet.
+    Returns what its outlets would get, and what the nodes in `views` have, by path: nobody gets it yet.
     """
     fresh: list[Node] = placed.fresh
     ends: Results = {}
     wanted = {id(node): path for path, node in (views or {}).items()}
-    useful = _useful(fresh, wanted.keys(), results)
+    useful = _useful(fresh, wanted.keys())
     for node in [n for n in fresh if id(n) in useful]:
         inputs = [i.output if i in fresh else _asked(flow, i, node, placed) for i in node.inputs]
         watermarks = tuple(i.watermark for i in node.inputs)
@@ -91,11 +103,11 @@ def initial_step(
     return ends
 
 
-def _useful(fresh: list[Node], wanted: Collection[int], results: bool) -> set[int]:
+def _useful(fresh: list[Node], wanted: Collection[int]) -> set[int]:
     """Nodes whose work leaves something behind: state of their own, or rows that are asked for."""
     useful: set[int] = set()
     for node in reversed(fresh):
-        keeps = results if node.outlet is not None else bool(node.states()) or id(node) in wanted
+        keeps = node.outlet is not None or bool(node.states()) or id(node) in wanted
         if keeps or any(id(n) in useful for n in fresh if any(i is node for i in n.inputs)):
             useful.add(id(node))
     return useful
@@ -168,11 +180,7 @@ class _Change:
         fresh = Attachment(job, self._now, choices=choices, prefix=flow.unused(job))
         fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
         try:
-            inputs = {view.path: flow.place(view.step.sources[0], fresh) for view in self._views}
-            for output in self._plan.outputs:
-                if output.path not in inputs:
-                    flow.place(output, fresh)
-            after = initial_step(flow, fresh, inputs, results=before is not None)
+            inputs, after = self._make(fresh, before)
             owed = self._owed(before, after)
         except BaseException:
             for node in fresh.fresh:
@@ -186,7 +194,7 @@ class _Change:
         for view in self._views:
             fresh.nodes[view.path] = view.node
             view.node.jobs = {job}
-            self._turn(view, inputs[view.path], before or {}, after[view.path])
+            self._turn(view, inputs[view.path], before or {}, after.get(view.path, []))
         flow.discard(old)
         for node in fresh.fresh:
             if node.outlet is not None and node.path in owed:
@@ -194,6 +202,18 @@ class _Change:
                 node.outlet.commit()
         flow.sort()
         flow.note(job, self._plan, fresh.nodes)
+
+    def _make(self, fresh: Attachment, before: Results | None) -> tuple[dict[str, Node], Results]:
+        """The new nodes, with the past in them. Returns what feeds each view, and the results that are compared with `before`."""
+        flow = self._flow
+        inputs = {view.path: flow.place(view.step.sources[0], fresh) for view in self._views}
+        for output in self._plan.outputs:
+            if output.path not in inputs:
+                flow.place(output, fresh)
+        if not before:
+            _bring_up(flow, fresh)
+            return inputs, {}
+        return inputs, initial_step(flow, fresh, {path: node for path, node in inputs.items() if path in before})
 
     def _owed(self, before: Results | None, after: Results) -> Results:
         """What makes the old results of sinks the new ones."""
