@@ -541,6 +541,7 @@ class Driver:
                     if self._in_flight is None and any(o.unsealed() for o in job.outboxes):
                         self.checkpoint()  # one is enough: each is a commit that the sink has to make
                     continue
+                self._run_pending()  # what it has made of its last rows is in its table when it is over
                 job.status = Status.FINISHED
                 self._changed.notify_all()
 
