@@ -10,11 +10,13 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,11 @@ def measure(case: str, rows: int, work: Callable[[], dict[str, Any] | None]) -> 
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process, in MiB."""
+    status = Path("/proc/self/status")
+    if (
+        status.exists()
+    ):  # `ru_maxrss` has that of the parent in it, from before the process began to run its own program
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -71,16 +78,43 @@ def cases(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return made
 
 
-def in_process(module: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
+def in_process(module: str, arguments: Sequence[str], timeout: float, memory: int | None = None) -> dict[str, Any]:
     """Run a case in a process of its own; it prints its entry as the last line of its output.
+
+    `memory`: bytes that the process and its share of the page cache may take together, where control groups can be had; the
+    entry then tells so.
 
     Raises:
         subprocess.SubprocessError: it failed or took too long; what it wrote to standard error is shown as it comes.
     """
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=True, text=True)
+    with _control_group(memory) as group:
+        if group is not None:
+            command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=True, text=True)
     entry: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return entry
+    return entry | ({"memory_max_mb": (memory or 0) >> 20} if group is not None else {})
+
+
+@contextmanager
+def _control_group(memory: int | None) -> Iterator[Path | None]:
+    """A control group with so much memory while the block runs; None if there is no way to make one."""
+    name, group = f"forebay-{os.getpid()}", None
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        if memory is None or not os.access(Path(root, "cgroup.procs"), os.W_OK):
+            continue
+        group = Path(root, name)
+        group.mkdir()
+        if (group / limit).exists():
+            (group / limit).write_text(str(memory))
+            break
+        group.rmdir()
+        group = None
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.rmdir()
 
 
 def machine() -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """A month of orders and refunds, as a pure function of (orders, seed): the workload of `bench.month_join`.
 
-Order i is made at i / orders × 30 days. One in five is updated once, within 6 hours (or, for the hard variant, 10 days later);
-one in twenty is refunded after a lognormal delay with median 2 days, p90 12 days, at most 30 days and not after the end. Both
-inputs come as windows of equal event time, so that readers that are polled in turn stay close to each other.
+Order i is made at i / orders × 30 days. One in five is updated once, within 6 hours (or, for a hard variant, 10 days later);
+one in twenty is refunded after a lognormal delay with median 2 days, p90 12 days, at most 30 days and not after the end (or, for
+the other hard variant, after the end: then only orders of the first 24 days are, in no order). Both inputs come as windows of
+equal event time, so that readers that are polled in turn stay close to each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +61,8 @@ class Month:
     seed: int = 0
     late_updates: bool = False
     """Updates come 10 days after the order, not within 6 hours."""
+    cold_refunds: bool = False
+    """Refunds come after all orders."""
 
     @property
     def window(self) -> int:
@@ -67,7 +71,7 @@ class Month:
 
     @property
     def windows(self) -> int:
-        return -(-self.orders // self.window)
+        return -(-(self.orders + (self.refunds[0].shape[0] if self.cold_refunds else 0)) // self.window)
 
     def _bits(self, name: str, ids: Numbers) -> Numbers:
         return draw(stream_key(self.seed, name), ids).view(np.int64)
@@ -89,22 +93,30 @@ class Month:
         begin, end = window * self.window, min((window + 1) * self.window, self.orders)
         longest = max(self.orders // (DAYS * 4), 2)
         late = self.orders // 3 if self.late_updates else 0
-        ids = np.arange(max(begin - late - longest, 0), max(end - late, 0))
+        ids = np.arange(max(begin - late - longest, 0), min(max(end - late, 0), self.orders))
         ids = ids[self._chosen("updated", ids, UPDATED)]
         at = ids + self._update_delay(ids)
         return ids[(at >= begin) & (at < end)]
 
+    @cached_property
     def refunds(self) -> tuple[Numbers, Numbers]:
         """(order, tick) of every refund, by time."""
         parts = []
         for first in range(0, self.orders, 1 << 20):
             ids = np.arange(first, min(first + (1 << 20), self.orders))
             ids = ids[self._chosen("refunded", ids, REFUNDED)]
+            if self.cold_refunds:
+                parts.append(np.stack([ids, self._bits("delay", ids)]))
+                continue
             u, v = (f(self._bits("delay", ids).view(np.uint64)).astype(np.float64) / 2**32 for f in (high, low))
             normal = np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)  # Box and Muller 1958
             days = np.minimum(_MEDIAN * np.exp(_SIGMA * normal), _MOST)
             parts.append(np.stack([ids, ids + 1 + (days * self.orders / DAYS).astype(np.int64)]))
         order, tick = np.concatenate(parts, axis=1)
+        if self.cold_refunds:
+            order = order[np.argsort(tick)]
+            order = order[order < self.orders * 24 // DAYS]
+            return order, self.orders + np.arange(order.shape[0])
         inside = tick < self.orders
         order, tick = order[inside], tick[inside]
         by_time = np.argsort(tick, kind="stable")
@@ -176,7 +188,7 @@ class MonthReader(Reader):
         self._source = source
         self._at = at
         self._end = source.month.windows
-        self._refunds = source.month.refunds() if source.table == "refunds" else None
+        self._refunds = source.month.refunds if source.table == "refunds" else None
 
     def splits(self) -> list[str]:
         return ["0"]

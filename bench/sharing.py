@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, numbers: list[int]) -> dict[str, Any]:
             con.wait(timeout=args.timeout)
 
         updates = sum(month.updated(w).shape[0] for w in range(month.windows))
-        result = measure.measure("", month.orders + updates + month.refunds()[0].shape[0], work)
+        result = measure.measure("", month.orders + updates + month.refunds[0].shape[0], work)
         driver = con.warehouse.driver
         states = sum(s.nbytes() for n in driver.flow.order for s in n.states().values())
         result.more["state_mb"] = (states + driver.cold.disk_bytes()) / 2**20

@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from forebay.connectors import options as read
 from forebay.connectors.filesystem.options import FORMAT, PATH
 from forebay.connectors.filesystem.source import DONE, FileSource, FileTable, FileTableReader
-from forebay.engine.connector import Changelog, Fetched, Option, Position, Reader, Registry, Source, TableSpec
+from forebay.engine.connector import Changelog, Fetched, Option, Position, Rate, Reader, Registry, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 from forebay.engine.files import Clock
+from forebay.engine.optionkinds import Kind
 from forebay.engine.runtime.watermark import to_micros
 
 PREFIX = "bootstrap."
@@ -50,6 +51,7 @@ FAIL_ON_GAP = Option(
     "bootstrap.fail-on-gap",
     "whether to stop if the stream no longer holds all records from 'bootstrap.until' on",
     "true",
+    kind=Kind.BOOLEAN,
 )
 OPTIONS = (HISTORY_PATH, HISTORY_FORMAT, PARTITION_KEYS, UNTIL, VERSION, TIME_COLUMN, MODE, FAIL_ON_GAP)
 _HISTORY = "history:"
@@ -149,10 +151,15 @@ def _micros(text: str) -> int:
 class HistorySource(FileSource):
     """The history of a table, in the table's columns. Partitions whose date is not before `until` are left out."""
 
-    def __init__(self, registry: Registry, spec: TableSpec, until: int, clock: Clock) -> None:
-        """Raises:
-        OptionError: the files cannot be a history.
+    def __init__(
+        self, registry: Registry, spec: TableSpec, until: int, clock: Clock, time_column: str | None = None
+    ) -> None:
+        """`time_column`: the one that tells how long a time the history covers.
+
+        Raises:
+            OptionError: the files cannot be a history.
         """
+        self._until, self._time_column = until, time_column
         keys = _names(spec.options.get(PARTITION_KEYS.name, ""))
         columns = tuple(replace(c, metadata=None) for c in spec.columns)
         options = {PATH.name: spec.options[HISTORY_PATH.name], FORMAT.name: read.required(spec.options, HISTORY_FORMAT)}
@@ -167,6 +174,17 @@ class HistorySource(FileSource):
 
     def reader(self, positions: Mapping[str, Position] | None) -> FileTableReader:
         return HistoryReader(self._table, positions, None, self._clock)
+
+    def rate(self, now: int) -> Rate | None:
+        """Its rows over the time from the least value of the time column, by the statistics of the files, to its end."""
+        if not self._table.parquet or self._time_column is None:
+            return None
+        found = [_counted(self._table, f.path, self._time_column) for f in self._table.list()]
+        rows, begins = sum(count for count, _ in found), [begin for _, begin in found if begin is not None]
+        if not begins or min(begins) >= self._until:
+            return None
+        seconds = (self._until - min(begins)) / 1e6
+        return Rate(rows / seconds, f"{rows} rows of history in {seconds / 86_400:.1f} days")
 
 
 class HistoryReader(FileTableReader):
@@ -195,6 +213,18 @@ class _PrunedTable(FileTable):
 def _rows_of(table: FileTable, path: str) -> int:
     with table.system.open_input_file(path) as file:
         return int(pq.read_metadata(file).num_rows)
+
+
+def _counted(table: FileTable, path: str, column: str) -> tuple[int, int | None]:
+    """(rows of a Parquet file, least time in a column in µs, if its statistics tell)."""
+    with table.system.open_input_file(path) as file:
+        head = pq.read_metadata(file)
+    groups = [head.row_group(g) for g in range(head.num_row_groups)]
+    chunks = [g.column(i) for g in groups for i in range(g.num_columns)]
+    told = [c.statistics for c in chunks if c.path_in_schema == column]
+    least = [s.min for s in told if s is not None and s.has_min_max and isinstance(s.min, datetime)]
+    micros = [int((t if t.tzinfo else t.replace(tzinfo=UTC)).timestamp() * 1e6) for t in least]
+    return int(head.num_rows), min(micros, default=None)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -235,6 +265,9 @@ class SeamSource(Source):
 
     def beginnings(self) -> Mapping[str, int | None]:
         return self._source.beginnings()
+
+    def rate(self, now: int) -> Rate | None:
+        return self._source.rate(now)
 
 
 class _SeamReader(Reader):
@@ -295,6 +328,9 @@ class ChainedSource(Source):
 
     def beginnings(self) -> Mapping[str, int | None]:
         return self._stream.beginnings()
+
+    def rate(self, now: int) -> Rate | None:
+        return self._history.rate(now) or self._stream.rate(now)
 
 
 class ChainedReader(Reader):

@@ -18,11 +18,16 @@ from forebay.connectors import options as read
 from forebay.connectors.generated import GeneratedSource, Numbers, draw, stream_key
 from forebay.engine.connector import Connector, Option, Registry, TableSpec
 from forebay.engine.errors import OptionError, nearest
+from forebay.engine.optionkinds import Kind
 
-ROWS_PER_SECOND = Option("rows-per-second", "rows per second of the clock; 0 is full speed", "10000")
-NUMBER_OF_ROWS = Option("number-of-rows", "rows in all; without it the stream has no end")
-SEED = Option("seed", "another seed gives other rows", "0")
-BASE_TIME = Option("base-time", "event time of the first row, milliseconds since 1970", "1767225600000")
+ROWS_PER_SECOND = Option(
+    "rows-per-second", "rows per second of the clock; 0 is full speed", "10000", kind=Kind.INTEGER, least=0
+)
+NUMBER_OF_ROWS = Option("number-of-rows", "rows in all; without it the stream has no end", kind=Kind.INTEGER, least=0)
+SEED = Option("seed", "another seed gives other rows", "0", kind=Kind.INTEGER)
+BASE_TIME = Option(
+    "base-time", "event time of the first row, milliseconds since 1970", "1767225600000", kind=Kind.INTEGER
+)
 OPTIONS = (ROWS_PER_SECOND, NUMBER_OF_ROWS, SEED, BASE_TIME)
 FIELD_OPTIONS = ("kind", "min", "max", "length", "start", "end", "null-rate", "var-len", "max-past")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.connector import Changelog, Fetched, Position, Reader, Source
+from forebay.engine.connector import Changelog, Fetched, Position, Rate, Reader, Source
 from forebay.engine.files import Clock
 
 Numbers = npt.NDArray[np.int64]
@@ -137,6 +137,12 @@ class GeneratedSource(Source):
         self._end = end
         self._rate = rate
         self._clock = clock or Clock()
+
+    def peek(self, count: int) -> pa.RecordBatch:
+        return self._generate(0, count if self._end is None else min(count, self._end))
+
+    def rate(self, now: int) -> Rate | None:
+        return None if self._rate is None else Rate(self._rate, f"{self._rate:,.0f} rows per second by its options")
 
     def reader(self, positions: Mapping[str, Position] | None) -> GeneratedReader:
         first = int(positions.get(SPLIT, 0)) if positions else 0

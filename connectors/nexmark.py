@@ -13,28 +13,39 @@ from forebay.connectors.generated import GeneratedSource
 from forebay.connectors.nexmark_events import SCHEMA, Generator, NexmarkConfig
 from forebay.engine.connector import Connector, Option, Registry, TableSpec
 from forebay.engine.errors import OptionError, nearest
+from forebay.engine.optionkinds import Kind
 
-EVENTS = Option("events.num", "number of events; 0 is without end", "0")
-STOP_AT = Option("stop-at", "event number to stop at; -1 is never", "-1")
-KEEP_ALIVE = Option("keep-alive", "stay open after the last event", "false", choices=("true", "false"))
-RATE = Option("first-event.rate", "events per second of event time", "10000")
-NEXT_RATE = Option("next-event.rate", "the same as 'first-event.rate': the rate does not vary")
-LIMITED = Option("rate.limited", "emit at the rate instead of at full speed", "false", choices=("true", "false"))
-MAX_SPEED = Option(
-    "max-emit-speed", "emit at full speed; 'false' is as 'rate.limited'", "true", choices=("true", "false")
+EVENTS = Option("events.num", "number of events; 0 is without end", "0", kind=Kind.INTEGER, least=0)
+STOP_AT = Option("stop-at", "event number to stop at; -1 is never", "-1", kind=Kind.INTEGER, least=-1)
+KEEP_ALIVE = Option("keep-alive", "stay open after the last event", "false", kind=Kind.BOOLEAN)
+RATE = Option("first-event.rate", "events per second of event time", "10000", kind=Kind.INTEGER, least=1)
+NEXT_RATE = Option(
+    "next-event.rate", "the same as 'first-event.rate': the rate does not vary", kind=Kind.INTEGER, least=1
 )
-SEED = Option("seed", "another seed gives other events", "0")
-BASE_TIME = Option("base-time", "event time of the first event, milliseconds since 1970", "1436918400000")
-DISORDER = Option("out-of-order.group-size", "shuffle events within groups of this size", "1")
-PEOPLE = Option("person.proportion", "people per round of events", "1")
-AUCTIONS = Option("auction.proportion", "auctions per round of events", "3")
-BIDS = Option("bid.proportion", "bids per round of events", "46")
-HOT_AUCTIONS = Option("bid.hot-ratio.auctions", "one in this many bids is not on a hot auction", "2")
-HOT_BIDDERS = Option("bid.hot-ratio.bidders", "one in this many bids is not by a hot bidder", "4")
-HOT_SELLERS = Option("auction.hot-ratio.sellers", "one in this many auctions is not by a hot seller", "4")
-PERSON_SIZE = Option("person.avg-size", "average size of a person", "200b")
-AUCTION_SIZE = Option("auction.avg-size", "average size of an auction", "500b")
-BID_SIZE = Option("bid.avg-size", "average size of a bid", "100b")
+LIMITED = Option("rate.limited", "emit at the rate instead of at full speed", "false", kind=Kind.BOOLEAN)
+MAX_SPEED = Option("max-emit-speed", "emit at full speed; 'false' is as 'rate.limited'", "true", kind=Kind.BOOLEAN)
+SEED = Option("seed", "another seed gives other events", "0", kind=Kind.INTEGER)
+BASE_TIME = Option(
+    "base-time", "event time of the first event, milliseconds since 1970", "1436918400000", kind=Kind.INTEGER
+)
+DISORDER = Option(
+    "out-of-order.group-size", "shuffle events within groups of this size", "1", kind=Kind.INTEGER, least=1
+)
+PEOPLE = Option("person.proportion", "people per round of events", "1", kind=Kind.INTEGER, least=1)
+AUCTIONS = Option("auction.proportion", "auctions per round of events", "3", kind=Kind.INTEGER, least=1)
+BIDS = Option("bid.proportion", "bids per round of events", "46", kind=Kind.INTEGER, least=1)
+HOT_AUCTIONS = Option(
+    "bid.hot-ratio.auctions", "one in this many bids is not on a hot auction", "2", kind=Kind.INTEGER, least=1
+)
+HOT_BIDDERS = Option(
+    "bid.hot-ratio.bidders", "one in this many bids is not by a hot bidder", "4", kind=Kind.INTEGER, least=1
+)
+HOT_SELLERS = Option(
+    "auction.hot-ratio.sellers", "one in this many auctions is not by a hot seller", "4", kind=Kind.INTEGER, least=1
+)
+PERSON_SIZE = Option("person.avg-size", "average size of a person", "200b", kind=Kind.SIZE)
+AUCTION_SIZE = Option("auction.avg-size", "average size of an auction", "500b", kind=Kind.SIZE)
+BID_SIZE = Option("bid.avg-size", "average size of a bid", "100b", kind=Kind.SIZE)
 
 OPTIONS = (
     EVENTS,

@@ -13,9 +13,10 @@ from typing import Any, TextIO
 from forebay.connectors import options as read
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Connector, Option, Registry, Sink, TableSpec
+from forebay.engine.optionkinds import Kind
 
 IDENTIFIER = Option("print-identifier", "text before every line")
-STANDARD_ERROR = Option("standard-error", "print to standard error", "false", choices=("true", "false"))
+STANDARD_ERROR = Option("standard-error", "print to standard error", "false", kind=Kind.BOOLEAN)
 OPTIONS = (IDENTIFIER, STANDARD_ERROR)
 
 

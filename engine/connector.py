@@ -24,6 +24,8 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.errors import OptionError, nearest
+from forebay.engine.optionkinds import Kind, fits, wanted
+from forebay.engine.secrets import is_secret
 
 MEMORY = ":memory:"
 """Begins the name of a warehouse that has no directory."""
@@ -209,6 +211,15 @@ class Reader(ABC):
         """Release everything. Called once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many records come per second."""
+
+    per_second: float
+    known_from: str
+    """Over what it was measured, or who says so."""
+
+
 class Source(ABC):
     """A table's input as configured. Cheap to make; opens nothing until `reader`."""
 
@@ -225,6 +236,14 @@ class Source(ABC):
     def beginnings(self) -> Mapping[str, int | None]:
         """Splits that have lost their first records: the timestamp (ms since 1970) of the first that is left, None if none is."""
         return {}
+
+    def peek(self, count: int) -> pa.RecordBatch | None:
+        """Its first rows, where they can be had without opening it; else None."""
+        return None
+
+    def rate(self, now: int) -> Rate | None:
+        """How fast records come, as far as that is known without reading them; `now` in µs. May ask outside, for some seconds."""
+        return None
 
 
 class Sink(ABC):
@@ -313,6 +332,9 @@ class Option:
     required: bool = False
     choices: tuple[str, ...] = ()
     secret: bool = False
+    kind: Kind = Kind.TEXT
+    least: int | None = None
+    """Of a whole number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +409,7 @@ def _lookup(known: Mapping[str, _Named], name: str, what: str) -> _Named:
 
 
 def check_options(options: Mapping[str, str], known: Sequence[Option], prefixes: Sequence[str], what: str) -> None:
-    """Refuse options that are unknown, missing or have a value outside their choices.
+    """Refuse options that are unknown, missing, or have a value outside their choices or of another kind.
 
     Raises:
         OptionError: naming the option, and the nearest known one.
@@ -403,6 +425,12 @@ def check_options(options: Mapping[str, str], known: Sequence[Option], prefixes:
         choices = names[name].choices
         if choices and value not in choices:
             raise OptionError(f"option '{name}' of {what} cannot be '{value}'", hint=f"one of: {', '.join(choices)}")
+        if not fits(names[name].kind, value, names[name].least):
+            shown = "******" if names[name].secret or is_secret(name) else value
+            raise OptionError(
+                f"option '{name}' of {what} cannot be '{shown}'",
+                hint=f"give {wanted(names[name].kind, names[name].least)}",
+            )
     for option in known:
         if option.required and option.name not in options:
             raise OptionError(f"{what} needs option '{option.name}'", hint=option.doc)

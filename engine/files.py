@@ -6,7 +6,9 @@ install a hook that raises, or kills the process, at a chosen point. Every fsync
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,23 +36,37 @@ def kill_point(name: str) -> None:
         _hook(name)
 
 
+def lacks_space(error: BaseException) -> bool:
+    """Whether it failed because a disk is full, or a quota used up: somebody can make room, and then it goes on."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class Files:
     """The real file system. The simulator's twin loses what was not synced."""
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Create a file with this content, synced. Its name is durable after `sync_dir` only."""
-        with open(path, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        """Create a file with this content, synced. Its name is durable after `sync_dir` only. Where it fails there is no file."""
+        try:
+            with open(path, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def append(self, path: Path, data: bytes | memoryview, sync: bool) -> int:
-        """Append to a file (made if absent); return its new size. Durable once synced."""
-        with open(path, "ab") as f:
-            f.write(data)
-            f.flush()
-            if sync:
-                os.fsync(f.fileno())
+        """Append to a file (made if absent); return its new size. Durable once synced. Where it fails nothing is appended."""
+        with open(path, "ab", buffering=0) as f:
+            before, left = f.seek(0, os.SEEK_END), memoryview(data)
+            try:
+                while left:
+                    left = left[f.write(left) :]
+                if sync:
+                    os.fsync(f.fileno())
+            except OSError:
+                f.truncate(before)  # what is appended later must not follow a torn record
+                raise
             return f.tell()
 
     def sync(self, path: Path) -> None:
@@ -94,6 +110,10 @@ class Files:
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all in it, if it is there."""
+        shutil.rmtree(path, ignore_errors=True)
 
     def exists(self, path: Path) -> bool:
         return path.exists()

@@ -14,7 +14,10 @@ from forebay.engine.connector import Registry
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, Relation, Table, View, define, tables_named
 from forebay.planner.dialect.script import parse
+from forebay.planner.options import Options
 from forebay.relations import Relations
+
+TTL = "table.exec.state.ttl"
 
 
 def definitions(catalog: Catalog, sql: str) -> dict[str, str]:
@@ -57,12 +60,30 @@ def as_bound(catalog: Catalog, registry: Registry, relations: Relations, bound: 
                 catalog.relations[name] = relation
 
 
-def rebound(ddl: str, option: str, value: str | None, relations: Relations) -> str:
-    """The DDL of a table with another value of an option, or without it."""
+@contextmanager
+def as_made(options: Options, made: Mapping[str, str]) -> Iterator[None]:
+    """Within it state lives as long as the options say under which a job was made: what its operators keep depends on that."""
+    now = options.given.get(TTL)
+    _put(options, made.get(TTL))
+    try:
+        yield
+    finally:
+        _put(options, now)
+
+
+def _put(options: Options, ttl: str | None) -> None:
+    if ttl is None:
+        options.reset(TTL)
+    else:
+        options.set(TTL, ttl)
+
+
+def rebound(ddl: str, options: Mapping[str, str | None], relations: Relations) -> str:
+    """The DDL of a table with other values of some options, or without them (None)."""
     table = _defined(ddl, relations.catalog, relations.registry, relations)
     assert isinstance(table, Table)
-    options = {k: v for k, v in table.options.items() if k != option}
-    return replace(table, options=options if value is None else {**options, option: value}).ddl(mask=False)
+    changed = {k: v for k, v in {**table.options, **options}.items() if v is not None}
+    return replace(table, options=changed).ddl(mask=False)
 
 
 def _defined(ddl: str, catalog: Catalog, registry: Registry, relations: Relations) -> Relation:

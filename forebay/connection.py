@@ -94,6 +94,10 @@ class Connection(Session):
             self.warehouse.close(final_checkpoint=False)
             raise
 
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.warehouse.restored.warnings)
+
     # -- statements ---------------------------------------------------------------------------------------------
 
     def execute(self, sql: str) -> Result:
@@ -120,7 +124,7 @@ class Connection(Session):
         self.warehouse.stop(StateError(f"the warehouse went back to savepoint '{name}'"))
         try:
             savepoints.stage(savepoint, self.warehouse.above())
-        except ForebayError:
+        except Exception:
             self._open_again(was_running)
             raise
         self._open_again(was_running)

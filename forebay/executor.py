@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from forebay.altering import LOSE, told
-from forebay.bound import as_bound, definitions, rebound
+from forebay.bound import as_bound, as_made, definitions, rebound
+from forebay.changing import Changing
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Option, Registry, check_options
 from forebay.engine.consolidate import consolidate
@@ -27,7 +27,6 @@ from forebay.engine.errors import (
 )
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alter import compare
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
 from forebay.engine.runtime.driver import describe_error
@@ -38,9 +37,11 @@ from forebay.engine.runtime.warehouse import Restored, Warehouse
 from forebay.engine.secrets import hidden
 from forebay.engine.serve.snapshot import canonical_floats, expand
 from forebay.estimate import explain_state
+from forebay.histories import Histories
 from forebay.interrupt import unless_interrupted
 from forebay.jobs import Job
 from forebay.keeping import Keeping
+from forebay.matching import Key
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
@@ -55,6 +56,7 @@ from forebay.planner.catalog import (
     altered,
     define,
     state_ttl,
+    tables_named,
 )
 from forebay.planner.dialect.script import parse
 from forebay.planner.explain import explain
@@ -71,8 +73,10 @@ from forebay.saving import Saving
 from forebay.session import Jobs
 from forebay.show import Shows
 from forebay.snapshots import SnapshotQueries, refuse_unbounded
+from forebay.tap import collected, follow
 from forebay.trace import trace
 from forebay.udfs import register_udf
+from forebay.volume import Volumes, sampled
 
 
 class Executor:
@@ -97,12 +101,24 @@ class Executor:
         self.queries = SnapshotQueries(self.driver, relations, self._aside)
         self.plans = Plans(warehouse, catalog, relations, options, registry)
         self.rows = TableRows(self.driver, catalog, relations, self.queries)
-        self.jobs = Jobs(lambda: list(catalog.jobs), self._handle)
+        self.jobs = Jobs(lambda: [*catalog.jobs, *catalog.loading], self._handle)
         self._shows = Shows(catalog, self.driver, self.jobs, self._view_schema)
         relations.states = self._shows.state_schemas
         self.saving = Saving(warehouse, lambda: catalog.to_json(options.given), self._aside)
         self._keeping = Keeping(self.driver, catalog, relations, registry, self.plans.lowering)
+        self._changing = Changing(self.driver, catalog, relations, self.plans, self._altered)
         self.refresher = Refresher(self.driver.clock.monotonic)
+        self._histories = Histories(
+            self.driver,
+            catalog,
+            relations,
+            registry,
+            self.plans,
+            self._keeping,
+            self.refresher,
+            lock,
+            self.save,
+        )
         self._streams = 0
         self._opened = False
         self._ids: dict[str, str] = {}
@@ -111,8 +127,16 @@ class Executor:
         with self.driver.boundary() as flow:
             flow.add_relation(deadletters.NAME, deadletters.DeadLetterOperator())
 
+    def _altered(self, name: str) -> None:
+        """A job runs another statement: durable, with the state that it goes on from, on return."""
+        self.driver.savepoint(lambda checkpoint: None)
+        self.queries.snapshots.forget(name)
+        self.save()
+
     def _handle(self, name: str) -> Job:
-        return Job(self.driver, name, hidden(self.catalog.jobs[name].sql), self.remove_job)
+        loading = self.catalog.loading.get(name)
+        sql = self.catalog.jobs[name].sql if loading is None else f"CALL sys.bootstrap('{loading.table}')"
+        return Job(self.driver, name, hidden(sql), self.remove_job)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -133,31 +157,34 @@ class Executor:
         jobs = [_as_checkpointed(job, restored) for job in value["jobs"]]
         self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
-        bound = {job["name"]: job.get("bound", {}) for job in jobs}
-        for ddl in value["relations"]:
-            late += self._reopen(parse(ddl)[0], restored, bound)
+        made = {job["name"]: job for job in jobs}
+        for statement in _in_order([_as_job(parse(ddl)[0], jobs) for ddl in value["relations"]]):
+            late += self._reopen(statement, restored, made)
         for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
             restart = functools.partial(self._restart, name, statement, placement, restored.scans)
-            restart = functools.partial(self._as_bound, bound[name], restart)
+            restart = functools.partial(self._as_made, job, restart)
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
         late += self._keeping.reopen(value.get("kept", ()), restored.placements, restored.scans)
+        late += self._histories.reopen(value.get("loading", ()), restored.placements, restored.scans)
         self.warehouse.load_states()
         for start in late:
             start()
         self.warehouse.replay_dml()
         self.driver.forget_bootstraps()
 
-    def _as_bound(self, bound: Mapping[str, str], start: Callable[[], None]) -> None:
-        with as_bound(self.catalog, self.registry, self.relations, bound):
+    def _as_made(self, job: Mapping[str, Any], start: Callable[[], None]) -> None:
+        """Start a job that the catalog has, under what it was made under."""
+        bound, made = job.get("bound", {}), job.get("options", {})
+        with as_bound(self.catalog, self.registry, self.relations, bound), as_made(self.options, made):
             start()
 
     def _reopen(
-        self, statement: st.Statement, restored: Restored, bound: Mapping[str, Mapping[str, str]]
+        self, statement: st.Statement, restored: Restored, made: Mapping[str, Mapping[str, Any]]
     ) -> list[Callable[[], None]]:
         """Enter a relation again; what is to be done once states are loaded."""
         match statement:
@@ -173,7 +200,7 @@ class Executor:
             case st.CreateMaterializedView():
                 placement = restored.placements.get(statement.name)
                 materialize = functools.partial(self._materialize, statement, placement, restored.scans)
-                materialize = functools.partial(self._as_bound, bound.get(statement.name, {}), materialize)
+                materialize = functools.partial(self._as_made, made.get(statement.name, {}), materialize)
                 if placement is None:
                     return [materialize]
                 materialize()
@@ -202,15 +229,18 @@ class Executor:
         if statement.if_not_exists and statement.name in self.catalog.relations:
             return Result(message=f"table {statement.name} exists already")
         table = define(statement, self.catalog, self.registry, self.relations.types)
-        self._check_bootstrap(table)
+        self._check_use(table)
         self.catalog.add(table)
         if table.embedded:
             self._add_table_node(table)
         self.save()
         return Result(message=f"table {table.name} created")
 
-    def _check_bootstrap(self, table: Table) -> None:
-        if not table.embedded:
+    def _check_use(self, table: Table) -> None:
+        """Make what a query would read the table with: an option that does not fit is told now, not at the first use."""
+        if not table.embedded and self.registry.connector(table.options["connector"]).source is not None:
+            self.relations.reading(table)
+        elif not table.embedded:
             self.relations.bootstrap(table)
 
     def _add_table_node(self, table: Table) -> None:
@@ -309,14 +339,10 @@ class Executor:
         self, statement: st.CreateMaterializedView, placement: Mapping[str, str] | None, scans: Mapping[str, Any]
     ) -> None:
         name = statement.name
-        node = self.plans.bind(statement.query, statement.sql, statement.columns)
-        lowering = self.plans.lowering(node, replay=False)
-        keys = lowering.traits[id(node)].keys
-        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        node, plan, key = self.plans.view(name, statement.query, statement.sql, statement.columns)
         view = MaterializedView(
             name, statement.query_sql, node.schema, key, statement.columns, statement.options, statement.comment
         )
-        plan = lowering.view(name, node)
         self._attach(name, plan, placement, scans)
         self.catalog.add(view)
         self.catalog.jobs[name] = JobDefinition(
@@ -342,6 +368,8 @@ class Executor:
         name, kind = statement.name, statement.kind
         if kind == "SAVEPOINT":
             return self.saving.drop(name, statement.if_exists)
+        if kind == "JOB" and self._histories.cancel(name):
+            return Result(message=f"{name} called off")
         if kind == "JOB":
             if name not in self.catalog.jobs and statement.if_exists:
                 return Result(message=f"there is no job {name}")
@@ -356,6 +384,7 @@ class Executor:
             return Result(message=f"there is no {kind.lower()} {name}")
         found = self.catalog.drop(kind, name)
         self._keeping.release(name)
+        self._histories.forget(name)
         if isinstance(found, MaterializedView) and not found.scheduled:
             self._keeping.leaving(name)
             self.driver.detach(name)
@@ -376,7 +405,7 @@ class Executor:
     def _alter_table(self, statement: st.AlterTable) -> Result:
         table = self.catalog.table(statement.name)
         changed = altered(table, statement, self.registry, self.relations.types)
-        self._check_bootstrap(changed)
+        self._check_use(changed)
         if table.embedded and statement.action not in ("RENAME TO", "SET", "RESET"):
             self._alter_embedded(table, changed, statement)
         elif table.embedded and statement.action == "RENAME TO":
@@ -404,11 +433,10 @@ class Executor:
             stuck = flow.set_ttl(table.name, micros or None)
         for name, job in self.catalog.jobs.items():
             if table.name in job.bound and name not in stuck:
-                bound = rebound(
-                    job.bound[table.name], STATE_TTL.name, changed.options.get(STATE_TTL.name), self.relations
-                )
+                now = {STATE_TTL.name: f"{micros // 1000} ms"}
+                bound = rebound(job.bound[table.name], now, self.relations)
                 self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
-        if not stuck:
+        if not stuck or not micros:
             return ""
         return f"; jobs that keep no time of its rows follow when they are made again: {', '.join(sorted(stuck))}"
 
@@ -519,6 +547,8 @@ class Executor:
 
     def remove_job(self, name: str) -> None:
         """Take a job out of the dataflow and the catalog."""
+        if self._histories.cancel(name):
+            return
         self._keeping.leaving(name)
         self.driver.detach(name)
         self.catalog.jobs.pop(name, None)
@@ -526,23 +556,19 @@ class Executor:
 
     @run.register
     def _alter_job(self, statement: st.AlterJob) -> Result:
-        """Put another statement in the place of a job's; it is durable, with the state that it goes on from, on return."""
-        job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
-        with self.driver.boundary():
-            plan, former, lose, reads = self.plans.alteration(statement)
-            found, difference = self.driver.alter(job.name, plan, former, lose=lose)
-            sql = statement.body.sql
-            found.respelled = sql.split() != job.sql.split()
-            self.catalog.jobs[job.name] = replace(
-                job,
-                sql=sql,
-                reads=reads,
-                writes=tuple(i.target for i in inserts),
-                bound=definitions(self.catalog, sql),
-            )
-        self.driver.savepoint(lambda checkpoint: None)
-        self.save()
-        return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
+        return self._changing.alter_job(statement)
+
+    @run.register
+    def _alter_materialized_view(self, statement: st.AlterMaterializedView) -> Result:
+        return self._changing.alter_view(statement)
+
+    @run.register
+    def _call(self, statement: st.Call) -> Result:
+        loading = self._histories.begin(statement)
+        if not self._histories.over(loading) and not self.driver.running:
+            return Result(message=f"the history of {loading.table} is loaded once the warehouse runs")
+        self._wait_aside(lambda: self._histories.over(loading))
+        return self._histories.result(loading)
 
     @run.register
     def _control_job(self, statement: st.ControlJob) -> Result:
@@ -639,8 +665,10 @@ class Executor:
     def stream(self, sql: str) -> ChangeStream:
         """A continuous query."""
         statements = parse(sql)
+        if len(statements) == 1 and isinstance(statements[0], st.TraceJob):
+            return self._follow(statements[0])
         if len(statements) != 1 or not isinstance(statements[0], st.Query):
-            raise SqlError("stream takes one query")
+            raise SqlError("stream takes one query, or TRACE JOB")
         node = self.plans.bind(statements[0].query, sql)
         names: list[str] = []
 
@@ -691,50 +719,46 @@ class Executor:
             case st.StatementSet():
                 text = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inner.inserts)
             case st.AlterJob():
-                text = self._explain_alter(inner)
+                text = self._changing.explain_job(inner)
+            case st.AlterMaterializedView():
+                text = self._changing.explain_view(inner)
             case _:
                 raise UnsupportedError("only queries, INSERT and CREATE ... AS can be explained")
         return Result(pa.table({"plan": [text]}))
 
     @run.register
     def _explain_state(self, statement: st.ExplainState) -> Result:
-        inner = statement.statement
+        inner, job, bound = self._to_explain(statement)
+        now = self.driver.clock.now()
+        made = self.options.given if statement.statement is not None else self.catalog.job(statement.job).options
+        with as_bound(self.catalog, self.registry, self.relations, bound), as_made(self.options, made):
+            plan = self.plans.would_run(inner)
+        with self._aside():
+            sources = sampled(plan, now)
         with self.driver.boundary() as flow:
-            match inner:
-                case st.CreateMaterializedView():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    plan = self.plans.lowering(node).view(inner.name, node)
-                case st.Query():
-                    node = self.plans.bind(inner.query, inner.sql)
-                    ignore = StreamOutlet(lambda batches: None, lambda: None)
-                    plan = JobPlan((self.plans.lowering(node).output("query", node, lambda: ignore),))
-                case st.Insert() | st.StatementSet():
-                    inserts = inserts_of(inner)
-                    nodes = [self.plans.assigned(i, self.catalog.table(i.target)) for i in inserts]
-                    plan = self.plans.job("job", inserts, nodes)
-                case _:
-                    raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
-            job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == inner.sql.split()), None)
-            return explain_state(flow, job, plan)
+            return explain_state(flow, self.driver.budget, job, plan, Volumes(flow, sources, now))
+
+    def _to_explain(self, statement: st.ExplainState) -> tuple[st.Statement, str | None, Mapping[str, str]]:
+        """(statement, the job that runs it if one does, what that was bound to)."""
+        if statement.statement is None:
+            known = self.catalog.job(statement.job)
+            return parse(known.sql)[0], known.name, known.bound
+        sql = statement.statement.sql.split()
+        job = next((j.name for j in self.catalog.jobs.values() if j.sql.split() == sql), None)
+        return statement.statement, job, {}
 
     @run.register
     def _trace_job(self, statement: st.TraceJob) -> Result:
+        if statement.follows:
+            with self._aside():
+                return collected(self._follow(statement))
         self.catalog.job(statement.name)
         with self.driver.boundary() as flow:
-            return trace(flow, statement.name, statement.values)
+            return trace(flow, statement.name, Key(statement.values), self.driver.clock.now())
 
-    def _explain_alter(self, statement: st.AlterJob) -> str:
-        with self.driver.boundary() as flow:
-            plan, former, lose, _ = self.plans.alteration(statement)
-            found = compare(flow, statement.name, plan)
-            found.respelled = statement.body.sql.split() != self.catalog.job(statement.name).sql.split()
-            whole = compare(flow, statement.name, plan, whole=True)
-            known = former is not None and not compare(flow, statement.name, former, whole=True).lost and not whole.lost
-        lines = told(found, known)
-        if found.lost and not lose:
-            lines[-1] = f"refused without '{LOSE}' = 'true'"
-        plans = "\n".join(explain(self.plans.sink_node(i), self.relations) for i in inserts_of(statement.body))
-        return "\n".join(lines) + "\n\n" + plans
+    def _follow(self, statement: st.TraceJob) -> ChangeStream:
+        self.catalog.job(statement.name)
+        return follow(self.driver, statement.name, Key(statement.values), statement.seconds, statement.limit)
 
     @run.register
     def _create_savepoint(self, statement: st.CreateSavepoint) -> Result:
@@ -806,6 +830,33 @@ def _catalog_of(saved: bytes) -> dict[str, Any]:
             hint="put a copy of catalog.json in its place",
         ) from error
     return value
+
+
+def _as_job(statement: st.Statement, jobs: list[dict[str, Any]]) -> st.Statement:
+    """A saved relation's statement; of a materialized view as its job is known, whose state is there."""
+    if not isinstance(statement, st.CreateMaterializedView) or statement.options:
+        return statement
+    return next((parse(job["sql"])[0] for job in jobs if job["name"] == statement.name), statement)
+
+
+def _in_order(statements: Sequence[st.Statement]) -> list[st.Statement]:
+    """Saved relations, each after those that its query reads: a checkpoint may know a view that the catalog does not yet."""
+    names = {getattr(s, "name", ""): s for s in statements}
+    done: dict[str, st.Statement] = {}
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in seen and name in names:
+            seen.add(name)
+            statement = names[name]
+            if isinstance(statement, st.CreateView | st.CreateMaterializedView):
+                for read in sorted(tables_named(statement.sql) - {name}):
+                    visit(read)
+            done[name] = statement
+
+    for name in names:
+        visit(name)
+    return list(done.values())
 
 
 def _as_checkpointed(job: dict[str, Any], restored: Restored) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Job(JobHandle):
             marks = [n.watermark for n in nodes if n.scan is not None and n.watermark is not None]
             job = self._job
             started = job.started if job is not None else 0
-            seconds = max((self._driver.clock.now() - started) / 1e6, 1e-6)
+            seconds = max((self._driver.time.now() - started) / 1e6, 1e-6)
             rows_in = sum(s.metrics.rows for s in scans)
             loading = job.bootstrap.progress() if job and job.bootstrap and job.status is Status.BOOTSTRAPPING else None
             return {
@@ -62,10 +62,15 @@ class Job(JobHandle):
                 "state_rows": sum(s.rows() for n in nodes for s in n.states().values()),
                 "state_bytes": sum(s.nbytes() for n in nodes for s in n.states().values()),
                 "unconfirmed_bytes": sum(o.nbytes() for o in job.outboxes) if job else 0,
-                "error": None if self.error is None else describe_error(self.error),
+                "error": self._trouble(job),
                 "loaded": None,
                 "eta": sum(lags) * seconds / rows_in if lags and rows_in else None,
             } | (_loading(loading) if loading is not None else {})
+
+    def _trouble(self, job: RunningJob | None) -> str | None:
+        if self.error is not None:
+            return describe_error(self.error)
+        return self._driver.trouble(job) if job is not None and job.alive else None
 
     def wait(self, timeout: float | None = None) -> bool:
         done = (Status.FINISHED.value, Status.FAILED.value, Status.STOPPED.value)

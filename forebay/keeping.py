@@ -15,7 +15,7 @@ from forebay.engine.connector import Registry
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.dataflow import Node
 from forebay.engine.runtime.driver import Driver
-from forebay.engine.runtime.plan import Step
+from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.planner.catalog import STATE_KEEP, Catalog, KeptState, Table
 from forebay.planner.nodes import Scan
 from forebay.planner.physical import Lowering
@@ -97,6 +97,11 @@ class Keeping:
         with as_bound(self._catalog, self._registry, self._relations, kept.bound):
             step = self._step(kept)
         self._driver.hold(kept.name, step, placement, scans)
+
+    def plan(self, kept: KeptState, bound: Mapping[str, str]) -> JobPlan:
+        """What would hold it if its table were defined so."""
+        with as_bound(self._catalog, self._registry, self._relations, bound):
+            return JobPlan((self._step(kept),))
 
     def release(self, table: str) -> None:
         """Let go of what is held of a table."""

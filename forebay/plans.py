@@ -10,10 +10,10 @@ from typing import Any
 from sqlglot import exp
 
 from forebay.altering import checked
-from forebay.bound import as_bound
+from forebay.bound import as_bound, as_made
 from forebay.engine.connector import Changelog, Registry
-from forebay.engine.errors import CatalogError, OptionError
-from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet
+from forebay.engine.errors import CatalogError, OptionError, UnsupportedError
+from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.planner import statements as st
@@ -30,6 +30,8 @@ from forebay.planner.physical import Lowering
 from forebay.relations import Relations
 from forebay.rows import TableOutlet
 from forebay.snapshots import scans_of
+
+Key = tuple[str, ...]
 
 
 class Plans:
@@ -61,7 +63,8 @@ class Plans:
     def lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
         """What makes steps of these plans. `replay`: whether histories of tables flow through; None: as the tables say."""
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
+        reads, ttl = scan_reads(roots, self.relations), self.options.micros("table.exec.state.ttl") // 1000
+        return Lowering(self.relations, session_context(), traits, reads, replay, ttl)
 
     def job(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
         """The physical plan of a job, `nodes` being its assigned queries."""
@@ -93,6 +96,22 @@ class Plans:
         changelog = self.relations.sink_changelog(table, insert.options)
         return lowering.sink(label, table.name, node, changelog, key, outlet)
 
+    def would_run(self, statement: st.Statement) -> JobPlan:
+        """The plan of a statement that is not carried out."""
+        match statement:
+            case st.CreateMaterializedView():
+                node = self.bind(statement.query, statement.sql)
+                return self.lowering(node).view(statement.name, node)
+            case st.Query():
+                node = self.bind(statement.query, statement.sql)
+                ignore = StreamOutlet(lambda batches: None, lambda: None)
+                return JobPlan((self.lowering(node).output("query", node, lambda: ignore),))
+            case st.Insert() | st.StatementSet():
+                inserts = inserts_of(statement)
+                nodes = [self.assigned(i, self.catalog.table(i.target)) for i in inserts]
+                return self.job("job", inserts, nodes)
+        raise UnsupportedError("only queries, INSERT and CREATE MATERIALIZED VIEW have state to explain")
+
     def sink_node(self, insert: st.Insert) -> SinkNode:
         """An INSERT's plan down to its table."""
         table = self.catalog.table(insert.target)
@@ -109,7 +128,7 @@ class Plans:
         job, inserts = self.catalog.job(statement.name), inserts_of(statement.body)
         if job.name in self.catalog.relations:
             raise CatalogError(
-                f"{job.name} is a materialized view", hint="drop it and create it again: it shares state too"
+                f"{job.name} is a materialized view", hint=f"ALTER MATERIALIZED VIEW {job.name} AS SELECT ..."
             )
         append = [self._appends(self.catalog.table(i.target), i) for i in inserts]
         lose, difference = checked(statement.options, any(append))
@@ -118,10 +137,19 @@ class Plans:
         reads = tuple(sorted({table for node in nodes for table in tables_of(node)}))
         former = None
         if difference:
-            with as_bound(self.catalog, self.registry, self.relations, job.bound):
+            bound = as_bound(self.catalog, self.registry, self.relations, job.bound)
+            with bound, as_made(self.options, job.options):
                 before = inserts_of(parse(job.sql)[0])
                 former = self.job(job.name, before, [self.assigned(i, self.catalog.table(i.target)) for i in before])
         return plan, former, lose, reads
+
+    def view(self, name: str, query: exp.Expression, sql: str, columns: tuple[str, ...]) -> tuple[Node, JobPlan, Key]:
+        """(logical plan, physical plan, primary key) of a materialized view; `columns`: its names for the query's, if it has."""
+        node = self.bind(query, sql, columns)
+        lowering = self.lowering(node, replay=False)
+        keys = lowering.traits[id(node)].keys
+        key = tuple(node.schema.names[i] for i in min(keys, key=len)) if keys else ()
+        return node, lowering.view(name, node), key
 
 
 def inserts_of(statement: st.Statement) -> tuple[st.Insert, ...]:

@@ -25,6 +25,8 @@ from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, Source, 
 from forebay.engine.errors import OptionError, UnsupportedError
 from forebay.engine.expression import Output, Program
 from forebay.engine.files import Clock
+from forebay.engine.operators.expiry import UNDATED, GroupLife
+from forebay.engine.operators.horizon import Lifetime
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.plan import History
 from forebay.engine.runtime.scan import ScanSpec
@@ -38,6 +40,7 @@ from forebay.planner.catalog import (
     SystemStream,
     Table,
     View,
+    alignment,
     check_connector,
     state_columns,
     state_ttl,
@@ -183,6 +186,7 @@ class Relations:
             stored,
             needed,
             self._watermark(found, source.bounded),
+            _identity(replace(found, columns=tuple(c for c in found.columns if c.expression or c.metadata)), options),
         )
         merged = {**found.options, **options}
         default = "earliest-offset" if merged["connector"] in _EARLIEST else "group-offsets"
@@ -195,7 +199,17 @@ class Relations:
             key=tuple(stored.get_field_index(k) for k in found.primary_key),
             computed=self._computed(found, stored, columns),
             past=past,
+            life=UNDATED if past is not None else self._life(found, stored, merged),
         )
+
+    def _life(self, table: Table, stored: pa.Schema, options: Mapping[str, str]) -> GroupLife:
+        """How long upserts of the table are kept: where the session says that they end, by its word or the table's."""
+        default, own = self.options.micros("table.exec.state.ttl"), state_ttl(options)
+        if not default:
+            return UNDATED
+        time = stored.get_field_index(table.watermark[0]) if table.watermark is not None else -1
+        ttl = default if own is None else own * 1000
+        return GroupLife(Lifetime(ttl or None, time < 0, table.name), True, None if time < 0 else time)
 
     def bootstrap(self, table: Table, options: Mapping[str, str] = {}) -> Bootstrap | None:
         """The history of a connector's table, as its options say.
@@ -213,7 +227,8 @@ class Relations:
 
         def history(columns: frozenset[str] | None) -> Source:
             spec = self.spec(table, options, read_columns=_wanted(columns, found.seam))
-            source = HistorySource(self.registry, spec, found.until, Clock())
+            time = found.seam.column if found.seam is not None else found.version or (table.watermark or ("",))[0]
+            source = HistorySource(self.registry, spec, found.until, Clock(), time or None)
             return source if found.seam is None else SeamSource(source, found.seam.history)
 
         def check() -> None:
@@ -265,6 +280,15 @@ class Relations:
     def spec(self, table: Table, options: Mapping[str, str] = {}, **more: Any) -> TableSpec:
         """The table as a connector sees it."""
         return table.spec(options=options, warehouse=self.warehouse, **more)
+
+    def reading(self, table: Table) -> Source:
+        """What reads the table; nothing is opened.
+
+        Raises:
+            OptionError: its options do not fit.
+        """
+        source: Source = self._open(table, {}, None)
+        return source
 
     def sink(self, table: Table, options: Mapping[str, str], job: str) -> Sink:
         """Open the table for writing."""
@@ -326,6 +350,7 @@ class Relations:
             lambda rows: program(rows).column(0),
             None if bounded else self.options.micros("watermark.max-future"),
             idle or None,
+            *alignment(table),
         )
 
 

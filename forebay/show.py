@@ -10,22 +10,17 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import UnsupportedError
-from forebay.engine.operators.base import MAX_WATERMARK
-from forebay.engine.operators.join import JoinOperator
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.secrets import hidden
-from forebay.engine.serve.inspect import NamedState, find_state, named_states
-from forebay.engine.state import Segmented
-from forebay.engine.state.arrangement import Arrangement
+from forebay.engine.serve.inspect import find_state, named_states
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
-from forebay.planner.explain import duration
 from forebay.relations import STATES
 from forebay.result import Result
+from forebay.statelist import state_table
 
 _TEXT, _LONG = pa.string(), pa.int64()
 _TIME = pa.timestamp("ms", "UTC")
@@ -37,14 +32,6 @@ _JOBS = pa.schema(
     ]
 )  # fmt: skip
 _COLUMNS = pa.schema([("name", _TEXT), ("type", _TEXT), ("null", pa.bool_()), ("key", _TEXT), ("extras", _TEXT)])
-_STATE = pa.schema(
-    [
-        ("name", _TEXT), ("node", _TEXT), ("jobs", _TEXT), ("key", _TEXT), ("columns", _TEXT), ("rows", _LONG),
-        ("bytes", _LONG), ("cold_rows", _LONG), ("segments", _LONG), ("disk_bytes", _LONG), ("oldest", _TIME),
-        ("filter_passed", pa.float64()), ("cache_hits", pa.float64()), ("write_amplification", pa.float64()),
-        ("retractions_unmatched", _LONG), ("ttl", _TEXT),
-    ]
-)  # fmt: skip
 _CHANGES = pa.schema(
     [
         ("table", _TEXT), ("source", _TEXT), ("partition", _LONG), ("offset", _LONG), ("database", _TEXT),
@@ -52,41 +39,6 @@ _CHANGES = pa.schema(
     ]
 )  # fmt: skip
 _UNKNOWN = pa.schema([("table", _TEXT), ("field", _TEXT), ("count", _LONG)])
-
-
-def _tiers(named: NamedState) -> dict[str, Any]:
-    """What is on disk (rows that are dead count until they are merged away), and how well it is found."""
-    state: object = named.state
-    if not isinstance(state, Segmented):
-        return {}
-    segments = state.cold_segments()
-    asked = sum(s.places.asked for s in segments)
-    return {
-        "cold_rows": sum(s.rows for s in segments),
-        "segments": len(segments),
-        "disk_bytes": sum(s.nbytes_on_disk for s in segments),
-        "filter_passed": _share(sum(s.passed for s in segments), sum(s.asked for s in segments)),
-        "cache_hits": _share(asked - sum(s.places.read for s in segments), asked),
-        "write_amplification": state.write_amplification() if isinstance(state, Arrangement) else None,
-        "retractions_unmatched": state.unmatched,
-    }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _ttls(flow: Dataflow) -> dict[int, str]:
-    """Per arrangement how long its rows live for those who read it, the longest first; by `id`."""
-    found: dict[int, set[int]] = {}
-    for node in flow.order:
-        if isinstance(node.operator, JoinOperator):
-            for arrangement, ttl in node.operator.lifetimes():
-                found.setdefault(id(arrangement), set()).add(MAX_WATERMARK if ttl is None else ttl)
-    return {
-        key: ", ".join("for ever" if t == MAX_WATERMARK else duration(t) for t in sorted(ttls, reverse=True))
-        for key, ttls in found.items()
-    }
 
 
 class Shows:
@@ -166,24 +118,7 @@ class Shows:
 
     def _show_state(self) -> pa.Table:
         with self._driver.boundary() as flow:
-            ttls = _ttls(flow)
-            rows = [self._state_row(flow, named, ttls) for named in named_states(flow).values()]
-        return pa.Table.from_pylist(rows, _STATE)
-
-    def _state_row(self, flow: Dataflow, named: NamedState, ttls: dict[int, str]) -> dict[str, Any]:
-        jobs = named.node.jobs or {job for n in flow.order if named.node in n.inputs for job in n.jobs}
-        return {
-            "name": named.name,
-            "node": named.node.label,
-            "jobs": ", ".join(sorted(jobs)),
-            "key": ", ".join(named.key),
-            "columns": ", ".join(named.schema.names),
-            "rows": named.state.rows(),
-            "bytes": named.state.nbytes(),
-            "oldest": named.oldest(),
-            "ttl": ttls.get(id(named.state)),
-            **_tiers(named),
-        }
+            return state_table(flow)
 
     def state_schemas(self) -> dict[str, pa.Schema]:
         """The schema of every piece of state, by name."""

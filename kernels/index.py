@@ -90,7 +90,7 @@ def histogram(hashes, out):
 
 @kernel(void(int64, int64, int64, int64))
 def rehash(old, slots, new, mask):
-    """Move `slots` slots into a larger zeroed table."""
+    """Move `slots` slots into a zeroed table of another size, with room for them."""
     for i in range(slots):
         payload = load_u64(old + i * 16 + 8)
         if payload != np.uint64(0):

@@ -35,7 +35,7 @@ from forebay.planner.options import duration
 FORMAT = 1
 STATE = "state."
 """What the names of options begin with that say how a table's state is kept, and not how the table is read."""
-STATE_TTL = Option(f"{STATE}ttl", "how long joins keep the table's rows, such as '35 d'; '0' for ever")
+STATE_TTL = Option(f"{STATE}ttl", "how long joins and groupings keep the table's rows, such as '35 d'; '0' for ever")
 STATE_COLUMNS = Option(
     "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
 )
@@ -44,6 +44,12 @@ STATE_KEEP = Option(
     "whether what joins stored of the table stays when the last job leaves",
     "false",
     choices=("true", "false"),
+)
+ALIGNMENT_GROUP = Option(
+    "scan.watermark.alignment.group", "a name: tables with the same one are read at one pace, by their watermarks"
+)
+ALIGNMENT_DRIFT = Option(
+    "scan.watermark.alignment.max-drift", "how far the table may be ahead of the slowest of its group", "1 min"
 )
 Typer = Callable[[Sequence[str], pa.Schema], list[SqlType]]
 """Types of expression texts over a schema."""
@@ -241,6 +247,25 @@ class KeptState:
         return KeptState(value["table"], tuple(value["key"]), value["stamped"], value["bound"])
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A history on its way into the state of a table whose jobs run."""
+
+    table: str
+    options: Mapping[str, str]
+    """What the table's options become."""
+    replay: bool
+    """Sinks get what the history adds to their results."""
+
+    @property
+    def job(self) -> str:
+        """Name of the job that brings the state up."""
+        return f"bootstrap {self.table}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"table": self.table, "options": dict(self.options), "replay": self.replay}
+
+
 Relation = Table | View | MaterializedView | SystemStream
 
 
@@ -251,6 +276,8 @@ class Catalog:
         self.relations: dict[str, Relation] = {deadletters.NAME: SystemStream(deadletters.NAME, deadletters.SCHEMA)}
         self.jobs: dict[str, JobDefinition] = {}
         self.kept: dict[str, KeptState] = {}
+        self.loading: dict[str, Loading] = {}
+        """By name of the job."""
 
     # -- look-up ------------------------------------------------------------------------------------------------
 
@@ -304,6 +331,16 @@ class Catalog:
         named = [d.name for d in (*views, *self.jobs.values()) if name in tables_named(d.sql)]
         return list(dict.fromkeys([*self.users(name), *named]))
 
+    def readers(self, name: str) -> set[str]:
+        """All relations that stand on this one, through others too."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = [d for d in self.dependents(waiting.pop()) if d in self.relations and d not in found]
+            found |= set(new)
+            waiting += new
+        return found - {name}
+
     # -- change -------------------------------------------------------------------------------------------------
 
     def add(self, relation: Relation, *, replace_: bool = False) -> None:
@@ -315,6 +352,14 @@ class Catalog:
         if relation.name in self.relations and not replace_:
             raise CatalogError(f"{relation.name} already exists", hint="CREATE ... IF NOT EXISTS, or DROP it first")
         self.relations[relation.name] = relation
+
+    def put_last(self, view: MaterializedView) -> None:
+        """Enter a view that has another query: after all that it may read now, and before its readers."""
+        readers = self.readers(view.name)
+        moved = {n: r for n, r in self.relations.items() if n in readers}
+        for name in (view.name, *moved):
+            del self.relations[name]
+        self.relations |= {view.name: view, **moved}
 
     def drop(self, kind: str, name: str) -> Relation:
         """Remove a relation of the kind that DROP names.
@@ -354,6 +399,7 @@ class Catalog:
             "relations": [r.ddl(mask=False) if isinstance(r, Table) else r.ddl() for r in kept],
             "jobs": [j.to_json() for j in self.jobs.values()],
             "kept": [k.to_json() for k in self.kept.values()],
+            "loading": [h.to_json() for h in self.loading.values()],
         }
         return json.dumps(value, indent=1).encode()
 
@@ -454,22 +500,25 @@ def check_connector(table: Table, registry: Registry) -> None:
         STATE_COLUMNS,
         STATE_TTL,
         STATE_KEEP,
+        ALIGNMENT_GROUP,
+        ALIGNMENT_DRIFT,
         *connector.options,
     ]
     if connector.uses_format:
         for prefix, name in formats_of(table.options):
             found = registry.format(name)
-            known += [Option(f"{prefix}{name}.{o.name}", o.doc, choices=o.choices) for o in found.options]
+            known += [replace(o, name=f"{prefix}{name}.{o.name}", required=False) for o in found.options]
         names = {o.name for o in known}
         known += [Option(n, n) for n in ("format", "key.format", "value.format") if n not in names]
     check_options(table.options, known, connector.option_prefixes, f"connector '{connector.name}'")
     state_columns(table.options, table)
+    alignment(table)
     if connector.source is None and connector.sink is None:
         raise OptionError(f"connector '{connector.name}' can be neither read nor written")
 
 
 def state_ttl(options: Mapping[str, str]) -> int | None:
-    """How long joins keep a table's rows, in ms; 0: for ever; None: the table does not say.
+    """How long joins and groupings keep a table's rows, in ms; 0: for ever; None: the table does not say.
 
     Raises:
         OptionError: it is no duration.
@@ -481,6 +530,21 @@ def state_ttl(options: Mapping[str, str]) -> int | None:
         return duration(text) // 1000
     except OptionError as error:
         raise OptionError(f"option '{STATE_TTL.name}': {error.message}") from error
+
+
+def alignment(table: Table) -> tuple[str | None, int]:
+    """A table's alignment group, if it has one, and the most drift in µs.
+
+    Raises:
+        OptionError: the table has no watermark, or the drift is no duration.
+    """
+    group = table.options.get(ALIGNMENT_GROUP.name)
+    if group is not None and table.watermark is None:
+        raise OptionError(f"option '{ALIGNMENT_GROUP.name}': {table.name} has no WATERMARK", hint="declare one")
+    try:
+        return group, duration(table.options.get(ALIGNMENT_DRIFT.name, ALIGNMENT_DRIFT.default or ""))
+    except OptionError as error:
+        raise OptionError(f"option '{ALIGNMENT_DRIFT.name}': {error.message}") from error
 
 
 def state_columns(options: Mapping[str, str], table: Table) -> list[str] | None:
@@ -515,13 +579,16 @@ def formats_of(options: Mapping[str, str]) -> Iterable[tuple[str, str]]:
                 yield "", options["value.format"]
 
 
+_WITH_QUERY = (st.Query, st.Insert, st.CreateView, st.CreateMaterializedView)
+
+
 @functools.lru_cache(1024)
 def tables_named(sql: str) -> frozenset[str]:
     """The relations that a query or job names."""
     found: set[str] = set()
     for statement in parse(sql):
         inserts = statement.inserts if isinstance(statement, st.StatementSet) else (statement,)
-        queries = [s.query for s in inserts if isinstance(s, st.Query | st.Insert | st.CreateMaterializedView)]
+        queries = [s.query for s in inserts if isinstance(s, _WITH_QUERY)]
         found |= {s.target for s in inserts if isinstance(s, st.Insert)}
         found |= {".".join(p.name for p in t.parts) for query in queries for t in query.find_all(exp.Table)}
     return frozenset(found)

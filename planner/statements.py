@@ -188,10 +188,31 @@ class AlterJob(Statement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainState(Statement):
-    """What a statement remembers, or will."""
+class AlterMaterializedView(Statement):
+    """Another query for a materialized view that goes on with its state, and its readers."""
 
-    statement: Statement
+    name: str
+    query: exp.Expression
+    query_sql: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Statement):
+    """A procedure: `sys.name(a, b => c)`. Values are constants as text, None for NULL."""
+
+    name: str
+    """Without 'sys.'."""
+    positional: tuple[str | None, ...] = ()
+    named: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainState(Statement):
+    """What a statement or a job remembers, or will: one of the two is given."""
+
+    statement: Statement | None = None
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,3 +220,12 @@ class TraceJob(Statement):
     name: str
     values: Mapping[str, str | int | float | None]
     """Column → value that it is equal to."""
+    seconds: float | None = None
+    """Look at what passes, for so long; None with `limit` None too: at what is there."""
+    limit: int | None = None
+    """Rows after which looking ends."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether it looks at what passes from now on."""
+        return self.seconds is not None or self.limit is not None

@@ -12,14 +12,19 @@ import pyarrow.fs as pafs
 from forebay.connectors import options as read
 from forebay.engine.connector import Option, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
+from forebay.engine.optionkinds import Kind
 
 PATH = Option("path", "file or directory: a local path or a URI such as 's3://bucket/table'", required=True)
 FORMAT = Option("format", "format of the files, such as parquet, json or csv", required=True)
-MONITOR = Option("source.monitor-interval", "look for new files this often; without it the input is bounded")
-PATTERN = Option("source.path.regex-pattern", "read only files whose whole path matches")
+MONITOR = Option(
+    "source.monitor-interval", "look for new files this often; without it the input is bounded", kind=Kind.DURATION
+)
+PATTERN = Option("source.path.regex-pattern", "read only files whose whole path matches", kind=Kind.PATTERN)
 DEFAULT_NAME = Option("partition.default-name", "directory value that stands for NULL", "__DEFAULT_PARTITION__")
-ROLL_SIZE = Option("sink.rolling-policy.file-size", "begin another file beyond this size", "128 mb")
-ROLL_INTERVAL = Option("sink.rolling-policy.rollover-interval", "begin another file after this time", "30 min")
+ROLL_SIZE = Option("sink.rolling-policy.file-size", "begin another file beyond this size", "128 mb", kind=Kind.SIZE)
+ROLL_INTERVAL = Option(
+    "sink.rolling-policy.rollover-interval", "begin another file after this time", "30 min", kind=Kind.DURATION
+)
 COMMIT_POLICY = Option(
     "sink.partition-commit.policy.kind",
     "'success-file' writes an empty file into every directory that a commit added to",

@@ -217,22 +217,27 @@ class FileTableReader(Reader):
                     fetched = self._read(index, file, max_rows)
                     if fetched is not None:
                         return fetched
+            if self._interval is None or self._limited:
+                return None
+            if self._look():
+                continue
             left = deadline - self._clock.monotonic()
-            if self._interval is None or self._limited or left <= 0:
+            if left <= 0:
                 return None
             time.sleep(min(left, max(self._looked + self._interval - self._clock.monotonic(), 0.001)))
-            self._look()
 
-    def _look(self) -> None:
-        """Add the files that are new, once per interval."""
+    def _look(self) -> bool:
+        """Add the files that are new, once per interval; whether there are any."""
         assert self._interval is not None
         if self._clock.monotonic() - self._looked < self._interval:
-            return
+            return False
+        known = len(self._files)
         self._looked = self._clock.monotonic()
         for info in self._table.list():
             name = self._table.name(info.path)
             if name not in self._known:
                 self._add(_File(name, info))
+        return len(self._files) > known
 
     def _read(self, index: int, file: _File, max_rows: int) -> Fetched | None:
         """Some rows of a file, or what is wrong with it; None at its end."""

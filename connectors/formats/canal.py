@@ -38,9 +38,14 @@ from forebay.connectors.formats.shape import ESCAPED, LIST, LONGEST, OBJECT, TRU
 from forebay.connectors.formats.values import Rules
 from forebay.engine.connector import Decoder, Option
 from forebay.engine.errors import OptionError
+from forebay.engine.optionkinds import Kind
 
-DATABASES = Option("database.include", "only changes of databases whose whole name matches this regular expression")
-TABLES = Option("table.include", "only changes of tables whose whole name matches this regular expression")
+DATABASES = Option(
+    "database.include", "only changes of databases whose whole name matches this regular expression", kind=Kind.PATTERN
+)
+TABLES = Option(
+    "table.include", "only changes of tables whose whole name matches this regular expression", kind=Kind.PATTERN
+)
 OPTIONS = (DATABASES, TABLES, ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 
 _MILLIS = pa.timestamp("ms", tz="UTC")

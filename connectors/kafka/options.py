@@ -13,6 +13,7 @@ from forebay.connectors import bootstrap, records
 from forebay.connectors.topiclog import options as log
 from forebay.engine.connector import Option
 from forebay.engine.errors import OptionError
+from forebay.engine.optionkinds import Kind
 
 _START = ("earliest-offset", "latest-offset", "group-offsets", "timestamp", "specific-offsets")
 _STOP = ("unbounded", "latest-offset", "group-offsets", "timestamp", "specific-offsets")
@@ -21,7 +22,9 @@ PREFIX = "properties."
 BOOTSTRAP = Option("properties.bootstrap.servers", "brokers, 'host:port,host:port'", required=True)
 GROUP = Option("properties.group.id", "consumer group that offsets are committed to at checkpoints")
 TOPIC, PATTERN = log.TOPIC, log.TOPIC_PATTERN
-DISCOVERY = Option("scan.topic-partition-discovery.interval", "how often new partitions are looked for", "5 min")
+DISCOVERY = Option(
+    "scan.topic-partition-discovery.interval", "how often new partitions are looked for", "5 min", kind=Kind.DURATION
+)
 STARTUP = Option("scan.startup.mode", "where to begin", "group-offsets", choices=_START)
 STARTUP_TIME, STARTUP_OFFSETS = log.STARTUP_TIME, log.STARTUP_OFFSETS
 BOUNDED = Option("scan.bounded.mode", "where to end", "unbounded", choices=_STOP)
@@ -55,9 +58,18 @@ PARTITIONER = Option(
     "default",
     choices=("default", "fixed", "round-robin"),
 )
-PARALLELISM = Option("sink.parallelism", "taken for Flink's sake: one client writes to all partitions")
-FLUSH_ROWS = Option("sink.buffer-flush.max-rows", "taken for Flink's sake: rows are netted by key in every epoch")
-FLUSH_INTERVAL = Option("sink.buffer-flush.interval", "taken for Flink's sake: rows are netted by key in every epoch")
+PARALLELISM = Option(
+    "sink.parallelism", "taken for Flink's sake: one client writes to all partitions", kind=Kind.INTEGER, least=1
+)
+FLUSH_ROWS = Option(
+    "sink.buffer-flush.max-rows",
+    "taken for Flink's sake: rows are netted by key in every epoch",
+    kind=Kind.INTEGER,
+    least=0,
+)
+FLUSH_INTERVAL = Option(
+    "sink.buffer-flush.interval", "taken for Flink's sake: rows are netted by key in every epoch", kind=Kind.DURATION
+)
 SINK_OPTIONS = (GUARANTEE, TRANSACTIONAL_ID, PARTITIONER, PARALLELISM)
 OPTIONS = (BOOTSTRAP, GROUP, TOPIC, PATTERN, *SOURCE_OPTIONS, *SINK_OPTIONS, *records.OPTIONS, *bootstrap.OPTIONS)
 UPSERT_OPTIONS = (

@@ -13,9 +13,10 @@ from forebay.connectors.kafka import options as o
 from forebay.connectors.kafka.errors import LOG, ask, failure, refused
 from forebay.connectors.kafka.reader import UNBOUNDED, KafkaReader, Offsets, ReadPlan, first_time, watermarks
 from forebay.connectors.kafka.transactions import committed
+from forebay.connectors.rates import recent_rate
 from forebay.connectors.records import RecordDecoder
-from forebay.connectors.topiclog.options import specific_offsets, topics_of
-from forebay.engine.connector import Option, Position, Source, TableSpec
+from forebay.connectors.topiclog.options import check_topics, specific_offsets, topics_of
+from forebay.engine.connector import Option, Position, Rate, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 
 
@@ -31,10 +32,10 @@ class KafkaSource(Source):
             self._options = {**spec.options, o.STARTUP_TIME.name: str(spec.begin)}
         self._bounded = read.required(spec.options, o.BOUNDED)
         self._names, self._pattern = topics_of(spec), spec.options.get(o.PATTERN.name)
-        if bool(self._names) == bool(self._pattern):
-            raise OptionError(f"table '{spec.name}' needs option 'topic' or 'topic-pattern', one of them")
-        if "group-offsets" in (self._startup, self._bounded) and not spec.options.get(o.GROUP.name):
-            raise OptionError("'group-offsets' needs option 'properties.group.id'", hint="or 'scan.startup.mode'")
+        self._spec = spec
+        check_topics(spec, reading=False)
+        if "group-offsets" in (spec.options.get(o.STARTUP.name), self._bounded):
+            self._check_group()
         for mode, when, at in (
             (self._startup, o.STARTUP_TIME, o.STARTUP_OFFSETS),
             (self._bounded, o.BOUNDED_TIME, o.BOUNDED_OFFSETS),
@@ -47,7 +48,16 @@ class KafkaSource(Source):
         self.schema, self.changelog = decoder.schema, decoder.changelog
         self.bounded = self._bounded != "unbounded"
 
+    def _check_group(self) -> None:
+        if not self._options.get(o.GROUP.name):
+            raise OptionError("'group-offsets' needs option 'properties.group.id'", hint="or 'scan.startup.mode'")
+
     def reader(self, positions: Mapping[str, Position] | None) -> KafkaReader:
+        check_topics(self._spec, reading=True)
+        if (
+            self._startup == "group-offsets"
+        ):  # also where it is the default, which a table that is only written may have
+            self._check_group()
         consumer = self._consumer()
         begin = self._offsets(consumer, self._startup, o.STARTUP_TIME, o.STARTUP_OFFSETS, 0)
         end = None
@@ -89,6 +99,27 @@ class KafkaSource(Source):
             return found
         finally:
             consumer.close()
+
+    def rate(self, now: int) -> Rate | None:
+        consumer = self._consumer()
+        try:
+            return recent_rate(
+                self._found(consumer, o.TUNING.request_seconds),
+                now // 1000,
+                lambda p: watermarks(consumer, *p),
+                lambda p, millis: self._offset_at(consumer, *p, millis),
+                lambda p: first_time(consumer, *p, watermarks(consumer, *p)[0]),
+            )
+        finally:
+            consumer.close()
+
+    @staticmethod
+    def _offset_at(consumer: Any, topic: str, partition: int, millis: int) -> int:
+        """The first offset whose record is not older, or the next."""
+        at = [TopicPartition(topic, partition, millis)]
+        found = ask("looking up a time", lambda seconds: consumer.offsets_for_times(at, timeout=seconds))
+        offset = int(found[0].offset)
+        return offset if offset >= 0 else watermarks(consumer, topic, partition)[1]
 
     def _consumer(self) -> Any:
         tuned = {
@@ -132,14 +163,7 @@ class KafkaSource(Source):
                 return lambda t, p: given.get(p, missing)
             case "timestamp":
                 millis = read.integer(self._options, when)
-
-                def by_time(t: str, p: int) -> int:
-                    at = [TopicPartition(t, p, millis)]
-                    found = ask("looking up a time", lambda seconds: consumer.offsets_for_times(at, timeout=seconds))
-                    offset = int(found[0].offset)
-                    return offset if offset >= 0 else watermarks(consumer, t, p)[1]
-
-                return by_time
+                return lambda t, p: self._offset_at(consumer, t, p, millis)
             case "group-offsets":
 
                 def by_group(t: str, p: int) -> int:

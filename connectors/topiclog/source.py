@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.connectors import options as read
+from forebay.connectors.rates import recent_rate
 from forebay.connectors.records import RecordDecoder
 from forebay.connectors.topiclog.frames import DataFrame, read_head, read_rows
 from forebay.connectors.topiclog.options import (
@@ -20,14 +21,14 @@ from forebay.connectors.topiclog.options import (
     STARTUP_MODE,
     STARTUP_OFFSETS,
     STARTUP_TIME,
-    TOPIC,
     TOPIC_PATTERN,
+    check_topics,
     specific_offsets,
     topics_of,
 )
 from forebay.connectors.topiclog.store import LogStore, PartitionEnd, retired
-from forebay.engine.connector import Fetched, Option, Position, Reader, Records, Source, TableSpec
-from forebay.engine.errors import ConnectorError, OptionError
+from forebay.engine.connector import Fetched, Option, Position, Rate, Reader, Records, Source, TableSpec
+from forebay.engine.errors import ConnectorError
 from forebay.engine.files import Clock
 
 UNBOUNDED = 2**63 - 1
@@ -257,10 +258,7 @@ class LogSource(Source):
         self._bounded = read.required(spec.options, BOUNDED_MODE)
         self._names = topics_of(spec)
         self._pattern = spec.options.get(TOPIC_PATTERN.name)
-        if bool(self._names) == bool(self._pattern):
-            raise OptionError(
-                f"table '{spec.name}' needs option 'topic' or 'topic-pattern', one of them", hint=TOPIC.doc
-            )
+        check_topics(spec, reading=False)
         self.schema = decoder.schema
         self.changelog = decoder.changelog
         self.bounded = self._bounded != "unbounded"
@@ -279,6 +277,7 @@ class LogSource(Source):
                 specific_offsets(o, offsets)
 
     def reader(self, positions: Mapping[str, Position] | None) -> LogReader:
+        check_topics(self._spec, reading=True)
         store = self._open_store()
         for name in self._names:
             store.create(name, read.integer(self._spec.options, PARTITIONS, 1))
@@ -297,6 +296,22 @@ class LogSource(Source):
             if end.start > 0
         ]
         return {name: store.time_of(topic, p, start) if start < end else None for name, topic, p, start, end in removed}
+
+    def rate(self, now: int) -> Rate | None:
+        store = self._open_store()
+        there = [t for t in self._topics(store)() if t in store.topics()]
+
+        def bounds(place: tuple[str, int]) -> tuple[int, int]:
+            end = store.partitions(place[0])[place[1]]
+            return end.start, end.end
+
+        return recent_rate(
+            [(topic, number) for topic in there for number in range(len(store.partitions(topic)))],
+            now // 1000,
+            bounds,
+            lambda p, millis: store.offset_at(*p, millis),
+            lambda p: store.time_of(*p, bounds(p)[0]),
+        )
 
     def _topics(self, store: LogStore) -> Callable[[], list[str]]:
         if self._names:

@@ -24,7 +24,7 @@ class Turn:
     epoch: int
     """Number of the epoch, from 1, ascending; resets when a process starts."""
     now: int
-    """Processing time of the epoch in µs since 1970: one value for the whole epoch."""
+    """Processing time of the epoch in µs since 1970: one value for the whole epoch. It does not jump with the clock."""
     watermarks: tuple[int | None, ...]
     """Per input: µs since 1970 that event times have passed once this epoch's rows are seen; None before the first.
     `MAX_WATERMARK` after the end of a bounded input."""
@@ -34,6 +34,8 @@ class Turn:
 
 
 MAX_WATERMARK = 2**63 - 1
+Carried = tuple[pa.RecordBatch, tuple[int, ...]]
+"""Values of some columns, and the columns of the output that have them."""
 
 
 class Operator(ABC):
@@ -43,6 +45,11 @@ class Operator(ABC):
     """Schema of the output rows."""
     piecewise = True
     """Whether an initial delta (`Turn.initial`) may come in pieces."""
+
+    pure = False
+    """Whether `process` follows from the rows alone, so that it may be asked aside of the run."""
+    holds_back = False
+    """Whether what becomes of a row may come epochs later."""
 
     @abstractmethod
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
@@ -56,12 +63,25 @@ class Operator(ABC):
         """Every piece of state that this operator owns, by a name that is stable across versions."""
         return {}
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        """How to know what becomes of these rows of an input: rows of the output that agree with one of them in an entry.
+
+        By default in all columns of one name and type.
+        """
+        names, out = rows.schema.names, self.schema
+        pairs = [(names.index(n), out.get_field_index(n)) for n in dict.fromkeys(names) if names.count(n) == 1]
+        pairs = [(i, o) for i, o in pairs if o >= 0 and out.field(o).type == rows.schema.field(i).type]
+        return [(rows.select([i for i, _ in pairs]), tuple(o for _, o in pairs))] if pairs else []
+
+    def can_expire(self, table: str) -> bool:
+        """Whether all that it keeps by the option of this table has a time."""
+        return True
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:  # noqa: B027 - most keep nothing by it
         """At the end of `epoch`: the option that says how long rows of the table live has changed, to µs (None: for ever).
 
-        False if the operator has not got what it takes to follow: its rows have no time.
+        What has no time lives for ever: see `can_expire`.
         """
-        return True
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """The node is removed: give back what other nodes keep for it."""

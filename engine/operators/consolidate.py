@@ -15,6 +15,8 @@ from forebay.engine.operators.base import Operator, Turn
 class ConsolidateOperator(Operator):
     """Consolidates each epoch's changes."""
 
+    pure = True
+
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
 
@@ -35,6 +37,8 @@ class ConsolidateOperator(Operator):
 
 class RenameOperator(Operator):
     """The same rows under other column names."""
+
+    pure = True
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema

@@ -41,7 +41,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, concat, take
 from forebay.engine.consolidate import group_rows, net_weights
 from forebay.engine.errors import UnsupportedError
-from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
 from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
@@ -119,7 +119,7 @@ class JoinOperator(Operator):
 
     def __init__(self, spec: JoinSpec, left: Arrangement, right: Arrangement) -> None:
         self.schema = spec.schema
-        self._spec = spec
+        self._spec = self.spec = spec
         self._left = left
         self._right = right
         self._nulls: dict[bool, tuple[int, list[pa.Array]]] = {}
@@ -352,17 +352,20 @@ class JoinOperator(Operator):
         """What is read, and how long its rows live for this join, in µs."""
         yield from zip((self._left, self._right), (life.ttl for life in self.horizon.lives))
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
-        mine = [i for i, life in enumerate(self.horizon.lives) if life.table == table and table]
-        if self._spec.null_aware or not mine:
-            return True
-        if ttl is not None and any((self._left, self._right)[i].time is None for i in mine):
-            return False
-        for i in mine:
+    def can_expire(self, table: str) -> bool:
+        return all((self._left, self._right)[i].time is not None for i in self._sides_of(table))
+
+    def _sides_of(self, table: str) -> list[int]:
+        """The sides whose rows live by the option of a table."""
+        if self._spec.null_aware:
+            return []
+        return [i for i, life in enumerate(self.horizon.lives) if life.table == table and table]
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:
+        for i in self._sides_of(table):
             self.horizon.set_ttl(i, ttl)
         for is_left in self._keep_marks():
             self._mark_matched(is_left, epoch)
-        return True
 
     def _mark_matched(self, is_left: bool, epoch: int) -> None:
         """Mark all rows of a side that have a match at the end of the epoch: from now on matches can expire."""
@@ -390,6 +393,34 @@ class JoinOperator(Operator):
             return changed
         self.horizon.late += int(np.maximum(changed.weight_array()[~young], 0).sum())
         return changed.take(np.flatnonzero(young)) if young.any() else None
+
+    @property
+    def sides(self) -> tuple[Arrangement, Arrangement]:
+        """The arrangements of left and right."""
+        return self._left, self._right
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        """By the row as its lens shows it, and by its key on either side: a match that comes turns rows of the other side."""
+        mine = (self._spec.left_lens, self._spec.right_lens)[number]
+        keys = (self._spec.left_keys, self._spec.right_keys)[number]
+        found = []
+        for side, (first, names) in self._shown_columns().items():
+            if side == number:
+                shown, keep = (rows, None) if mine is None else mine(rows)
+                shown = shown if keep is None else take(shown, np.flatnonzero(keep))
+                found.append((shown, tuple(range(first, first + len(names)))))
+            stored = self.sides[side].schema
+            wanted = [stored.field(k).name for k in (self._spec.left_keys, self._spec.right_keys)[side]]
+            if all(names.count(n) == 1 for n in wanted):
+                found.append((rows.select(list(keys)), tuple(first + names.index(n) for n in wanted)))
+        return found
+
+    def _shown_columns(self) -> dict[int, tuple[int, list[str]]]:
+        """Where the output has the columns of the left side (0) and of the right (1), and their names."""
+        left, right = self._left_schema.names, self._right_schema.names
+        if self._spec.kind in _PAIRING:
+            return {0: (0, left), 1: (len(left), right)}
+        return {1: (0, right)} if self._spec.kind.startswith("right") else {0: (0, left)}
 
     @property
     def metrics(self) -> dict[str, int]:

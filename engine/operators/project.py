@@ -16,6 +16,8 @@ Mask = Callable[[pa.RecordBatch], pa.BooleanArray]
 class FilterProjectOperator(Operator):
     """Rows where `mask` is true, through `program`, which reads the leaves of `pick`; either may be absent."""
 
+    pure = True
+
     def __init__(self, schema: pa.Schema, mask: Mask | None, pick: Pick | None, program: Evaluator | None) -> None:
         self.schema = schema
         self._mask = mask
@@ -37,6 +39,8 @@ class FilterProjectOperator(Operator):
 
 class UnionOperator(Operator):
     """All rows of all inputs (UNION ALL)."""
+
+    pure = True
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import group_rows, same_rows
-from forebay.engine.operators.base import Turn
+from forebay.engine.operators.base import Carried, Turn
 from forebay.engine.operators.join import ArrangeOperator, Places
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.arrays import rank_of
@@ -36,6 +36,9 @@ class TableOperator(ArrangeOperator):
             changes = self._net(concat(changes), turn.epoch)
         self.arrangement.update(changes, turn.epoch)
         return changes
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return [(rows.select(list(self.key)), self.key)] if self.key else super().carried(number, rows)
 
     def _net(self, writes: Batch, epoch: int) -> list[Batch]:
         """The last write of each key against the row that is there."""

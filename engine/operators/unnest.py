@@ -18,6 +18,8 @@ class UnnestOperator(Operator):
     A row whose list is NULL or empty gives none, or with `outer` one with a NULL element.
     """
 
+    pure = True
+
     def __init__(self, schema: pa.Schema, column: int, *, outer: bool) -> None:
         self.schema = schema
         self._column = column

@@ -17,7 +17,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch
 from forebay.engine.errors import UnsupportedError
 from forebay.engine.operators.aggregate import EXTRA, AggregateSpec, Aggregation
-from forebay.engine.operators.base import Operator, Turn
+from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.state import State
 from forebay.engine.state.arrays import fixed_array, is_null, raw
 from forebay.engine.state.groups import UNMATCHED, Ids
@@ -48,6 +48,8 @@ class WindowTableSpec:
 
 class WindowTableOperator(Operator):
     """TUMBLE, HOP, CUMULATE. Rows whose time is NULL belong to no window: dropped and counted."""
+
+    pure = True
 
     def __init__(self, spec: WindowTableSpec) -> None:
         if spec.kind not in ("TUMBLE", "HOP", "CUMULATE"):
@@ -146,6 +148,8 @@ class ClosedUntil(State):
 class WindowAggregateOperator(Operator):
     """GROUP BY window bounds: each group once, as it closes. `window_end` is the input column with the end of its window."""
 
+    holds_back = True
+
     def __init__(self, spec: AggregateSpec, window_end: int) -> None:
         self.schema = spec.schema
         self._window_end = window_end
@@ -204,6 +208,9 @@ class WindowAggregateOperator(Operator):
         """Counters since the operator was made."""
         counters = self.groups.table.counters
         return {LATE: int(counters[LATE]), NULL_TIMES: int(counters[NULL_TIMES]), UNMATCHED: self.groups.unmatched}
+
+    def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
+        return self.groups.carried(rows)
 
     def states(self) -> Mapping[str, State]:
         return {"closed": self._closed, **self.groups.states()}

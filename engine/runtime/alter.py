@@ -12,7 +12,7 @@ a scan cannot. So only what changed is rebuilt, from state that lives on, and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -79,18 +79,26 @@ class Comparison:
 
     def _same(self) -> bool:
         """Every step but the outlets is what runs."""
-        return all(c.node is not None or isinstance(c.step, OutputStep) for c in self.choices.values())
+        return all(c.node is not None or _is_output(c.step) for c in self.choices.values())
 
 
 def compare(flow: Dataflow, job: str, plan: JobPlan, *, whole: bool = False) -> Comparison:
     """Compare a plan with the running job. `whole`: its complete result is wanted, not only its changes from here on."""
     found = Comparison()
-    own = {node.print: node for node in flow.nodes_of(job) if node.print}
+    own = flow.own_nodes(job)
     for output in plan.outputs:
-        _visit(flow, own, output, whole, output.label, found)
+        _visit(flow, own, output, whole and not _is_fed_so(flow, own, output), output.label, found)
     used = {id(n) for c in found.choices.values() if c.node is not None for n in _with_inputs(c.node)}
     found.dropped = [n.label for n in flow.nodes_of(job) if n.remembers and id(n) not in used]
     return found
+
+
+def _is_fed_so(flow: Dataflow, own: Mapping[str, Node], output: Step) -> bool:
+    """Whether an output is a materialized view whose input stays: what it shows, it has."""
+    if not isinstance(output, OperatorStep) or output.relation is None:
+        return False
+    source = own.get(output.sources[0].print)
+    return source is not None and source in flow.relation(output.relation).inputs
 
 
 def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: str, found: Comparison) -> None:
@@ -104,7 +112,7 @@ def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: 
     elif isinstance(step, ScanStep):
         _choose_scan(flow, own, choice, asker, found)
     else:
-        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.shared(step.key)
+        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.known(step)
         if running is not None and (not need or flow.past(running) is not None):
             choice.node = running
             return
@@ -114,21 +122,39 @@ def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: 
 
 
 def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: str, found: Comparison) -> None:
-    """A scan of the job goes on where it is, also if its table has got more columns; another is as a new job would have it."""
+    """A scan of the job goes on where it is, also if its table has got more columns; another is as a new job would have it.
+
+    A new job's scan of a table that has got columns goes on where one from before stands, if the past of that is known.
+    """
     step = choice.step
     assert isinstance(step, ScanStep)
-    mine = own.get(step.print)
-    former = mine or next(
-        (n for n in own.values() if n.scan is not None and n.scan.spec.table == step.scan.table), None
-    )
+    former = own.get(step.print) or next((n for n in own.values() if _reads_as(n, step)), None)
+    known = flow.shared(step.key)
     if former is None:
-        known = flow.shared(step.key)
-        fresh = known is not None and known.scan is not None and known.scan.untouched
+        stands = known is not None and _stands_where_one_of(own, known)
+        fresh = known is not None and known.scan is not None and (known.scan.untouched or stands)
         choice.node = known if known is not None and (fresh or flow.past(known) is not None) else None
+        choice.continues = flow.elder(step.scan) if choice.node is None and choice.need else None
+        if choice.need and stands and known is not None and flow.past(known) is None:
+            found.lost[asker] = known.label
         return
-    choice.node, choice.continues = mine, None if mine is not None else former
+    same = former.print == step.print
+    choice.node, choice.continues = former if same else None, None if same else former
     if choice.need and flow.past(former, step.scan) is None:
         found.lost[asker] = former.label
+
+
+def _stands_where_one_of(own: Mapping[str, Node], known: Node) -> bool:
+    """Whether a scan of the table, which now is read otherwise, stands exactly where the job's own does."""
+    scan = known.scan
+    mine = [n.scan for n in own.values() if n.scan is not None]
+    return scan is not None and any((m.spec.table, m.positions) == (scan.spec.table, scan.positions) for m in mine)
+
+
+def _reads_as(node: Node, step: ScanStep) -> bool:
+    """Whether a scan reads what the step's does, whatever columns the table had."""
+    spec = None if node.scan is None else node.scan.spec
+    return spec is not None and (spec.table, spec.lineage) == (step.scan.table, step.scan.lineage)
 
 
 def _with_inputs(node: Node) -> Iterator[Node]:
@@ -137,8 +163,21 @@ def _with_inputs(node: Node) -> Iterator[Node]:
         yield from _with_inputs(source)
 
 
+def _is_output(step: Step) -> bool:
+    return isinstance(step, OutputStep) or (isinstance(step, OperatorStep) and step.relation is not None)
+
+
 def _remembers(step: Step) -> bool:
     return isinstance(step, OperatorStep) and step.remembers
+
+
+def inherited(flow: Dataflow, job: str, plan: JobPlan) -> Mapping[str, Choice] | None:
+    """For a new job on tables that have got columns: how it begins with what was kept of them before; None if nothing was."""
+    scans = [s.scan for s in plan.steps() if isinstance(s, ScanStep)]
+    if not any(flow.elder(scan) is not None for scan in scans):
+        return None
+    choices = compare(flow, job, plan, whole=True).choices
+    return choices if any(c.continues is not None for c in choices.values()) else None
 
 
 def unknown_past(job: str, found: Comparison) -> StateError:

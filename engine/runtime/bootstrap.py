@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +76,8 @@ class Workshop:
     files: Files
     cold: ColdStore
     clock: Clock
+    now: Callable[[], int]
+    """Processing time in µs."""
     note: Callable[[str, Fetched], None]
     """Told what histories give besides rows, by table."""
     room: Callable[[], int]
@@ -98,7 +99,7 @@ class Workshop:
     def remove(self, name: str) -> None:
         """Remove the directory of a build."""
         kill_point("bootstrap.drop.before")
-        shutil.rmtree(self.directory / name, ignore_errors=True)
+        self.files.remove_tree(self.directory / name)
 
     def nbytes(self) -> int:
         """Bytes of memory of the builds under way; what is built counts as state once a job has it, and here until then."""
@@ -300,7 +301,7 @@ class Build:
         arrangement = self.operator.arrangement
         if not arrangement.stamped:
             return rows
-        stamp = pa.scalar(self._shop.clock.now(), pa.int64()).cast(arrangement.schema[-1].type)
+        stamp = pa.scalar(self._shop.now(), pa.int64()).cast(arrangement.schema[-1].type)
         return pa.RecordBatch.from_arrays([*rows.columns, pa.repeat(stamp, rows.num_rows)], schema=arrangement.schema)
 
     def nbytes(self) -> int:
@@ -350,7 +351,7 @@ class Build:
         if problem is not None:
             log.warning("the bootstrap of %s begins anew: %s", self.goal.label, problem)
         if problem is not None or not value:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._shop.files.remove_tree(self.directory)
             value = {}
         self._shop.files.mkdir(self.directory)
         return value
@@ -364,7 +365,7 @@ class Build:
             bulk = value["bulk"]
         except (ValueError, KeyError, TypeError):
             return {}, "its manifest cannot be read"
-        if not {s[0] for s in bulk["segments"] if s[0]} <= set(self._shop.cold.segments()):
+        if self._shop.cold.missing({s[0] for s in bulk["segments"] if s[0]}):
             return {}, "segments are missing"
         if len(bulk["segments"]) < bulk["parts"] and value["boot"] != _boot():
             return {}, "the machine was started since, and spilled rows may not have reached the disk"

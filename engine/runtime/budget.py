@@ -5,26 +5,32 @@ checked by the system's account: what the process has beyond `FIXED` is charged 
 it, for malloc keeps memory that was freed, and libraries have their own. Not more than `MOST` of the budget: a program may have
 something else in its memory, that sealing does not make less.
 
-Above `SEAL` of the budget the state with the most hot bytes begins to be sealed, a slice per epoch; above `HOLD` the driver
-goes on with that until there is room, and so holds the sources back. Segments are merged in between.
+Above `SEAL` of the budget a state begins to be sealed, a slice per epoch; above `HOLD` the driver goes on with that until there
+is room, and so holds the sources back. Segments are merged in between. Where sealing or merging fails (a full disk, a damaged
+block) nothing has happened, and it is tried again later; the sources wait for that only if there is no room meanwhile.
+
+The state that is sealed next is the one with the largest product of hot bytes and time since it was sealed last: by bytes alone
+a small input would keep as much in memory as a large one, and its rows much longer.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from forebay.engine.runtime.accounts import FREE, Holder, accounts, busy_bytes
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.fitting import Overrun, overrun
 from forebay.engine.runtime.outbox import QUEUE
 from forebay.engine.runtime.resident import Libraries, resident, return_blocks_above, trim
+from forebay.engine.runtime.retry import Retry
 from forebay.engine.state import Tiered
-from forebay.engine.state.coldstore import CACHE, ColdStore
-from forebay.engine.state.segment import LOADED
+from forebay.engine.state.coldstore import CACHE, LOADED, ColdStore
 
 log = logging.getLogger(__name__)
 SEAL = 0.6
@@ -81,6 +87,10 @@ class Budget:
         self._accounts: dict[str, int] = {}
         self._pace = 1.0
         """Of the rows that an epoch may bring: less while one brings more into memory than there is room for."""
+        self._looks = 0
+        self._sealed: WeakKeyDictionary[Tiered, int] = WeakKeyDictionary()
+        """The look at which a state was last sealed."""
+        self.moving = Retry("moving state to disk", f"free space in {cold.where}")
         self._rows = 0
         self._looked = 0.0
         self._warned = False
@@ -89,13 +99,24 @@ class Budget:
         return_blocks_above(LARGE)
         self._beside = FIXED + max(0, resident().anonymous - ALONE)
 
+    @property
+    def stuck(self) -> bool:
+        """There is too much in memory, and nothing can leave it at the moment."""
+        return self.moving.error is not None and self.used > HOLD * self.limit
+
+    def try_again(self, flow: Dataflow) -> None:
+        """Make room, if it is time for that; no epochs come while sources wait."""
+        if not self._fails():
+            self._looked = 0.0
+            self.keep(flow, 0)
+
     def keep(self, flow: Dataflow, rows: int) -> Overrun | None:
         """After an epoch of so many rows: look whether it is too much, and make room; what does not fit, if there is no way."""
         self._rows += rows
         now = time.monotonic()
         if self._rows < _EVERY * self._pace and now - self._looked < _AT_LEAST:
             return None
-        self._rows, self._looked = 0, now
+        self._rows, self._looked, self._looks = 0, now, self._looks + 1
         states = list(_tiered(flow))
         self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
         self._look(flow)
@@ -105,14 +126,34 @@ class Budget:
         came = self._counted()
         self._pace = max(1 / 64, self._pace / 2) if came > self.limit else min(1.0, self._pace * 1.25)
         found = self._overrun(flow, came)
+        if not self._fails():
+            self._move(flow, states)
+            found = found or self._overrun(flow, self._counted(), last=True)
+        self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
+        return None if self.moving.error is not None else found
+
+    def _move(self, flow: Dataflow, states: list[Tiered]) -> None:
         if self.used > SEAL * self.limit:
             self._seal(states)
         for state in states:
-            state.maintain()
-        while self.used > HOLD * self.limit and self._make_room(states):
+            self._try(state, state.maintain)
+        while self.used > HOLD * self.limit and not self._fails() and self._make_room(states):
             self._look(flow)
-        self.held += time.monotonic() - now if self.used > HOLD * self.limit else 0.0
-        return found or self._overrun(flow, self._counted(), last=True)
+        if not self._fails():
+            self.moving.succeeded()
+
+    def _try(self, state: Tiered, work: Callable[[], object]) -> bool:
+        """What the work returns; False if it failed: the state is then as it was before the sealing or merging began."""
+        try:
+            return bool(work())
+        except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on with what is in memory
+            state.stay()
+            if not self._fails():
+                self.moving.failed(error, time.monotonic())
+            return False
+
+    def _fails(self) -> bool:
+        return self.moving.waits(time.monotonic())
 
     @property
     def queue(self) -> int:
@@ -151,16 +192,22 @@ class Budget:
     def _seal(self, states: list[Tiered]) -> None:
         if any(a.sealing for a in states):
             return
-        for state in sorted(states, key=lambda a: -a.hot_bytes()):
-            if state.seal(PART):
+        for state in sorted(states, key=self._worth, reverse=True):
+            if self._try(state, functools.partial(state.seal, PART)):
+                self._sealed[state] = self._looks
                 return
+            if self._fails():
+                return
+
+    def _worth(self, state: Tiered) -> int:
+        return state.hot_bytes() * (1 + self._looks - self._sealed.get(state, 0))
 
     def _make_room(self, states: list[Tiered]) -> bool:
         """Finish one sealing; False if nothing can be sealed."""
         self._seal(states)
         for state in states:
             if state.sealing:
-                state.finish_sealing()
+                self._try(state, state.finish_sealing)
                 trim()
                 return True
         if not self._warned:

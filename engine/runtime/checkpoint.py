@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class CheckpointStore:
         self.directory = directory
         self.files = files
         self._chains: dict[str, list[Piece]] = {}
+        self._unsaved: dict[str, tuple[bool, list[pa.RecordBatch]]] = {}
+        """What was captured and is not durable: states tell each change once, so the next checkpoint has what this one lost."""
         self.last_bytes = 0
         self.retained = 2
         """Checkpoints kept: the newest, and those to fall back to when it is damaged."""
@@ -80,8 +82,12 @@ class CheckpointStore:
         """Freeze the changes of all states; `meta` is any JSON value."""
         capture = Capture(checkpoint, meta)
         for key, state in states.items():
-            full = self._wants_full(key, state)
-            capture.states[key] = (full, state.changes(full))
+            was_full, before = self._unsaved.get(key, (False, []))
+            too_much = sum(b.nbytes for b in before) > state.nbytes()
+            full = was_full or too_much or self._wants_full(key, state)
+            batches = state.changes(full)
+            capture.states[key] = (full, batches if full else [*before, *batches])
+        self._unsaved = capture.states
         return capture
 
     def _wants_full(self, key: str, state: State) -> bool:
@@ -91,8 +97,21 @@ class CheckpointStore:
         return len(chain) > 64 or sum(p.size for p in chain) > 2 * state.nbytes() + (1 << 20)
 
     def write(self, capture: Capture) -> None:
-        """Make the capture durable: it is the newest checkpoint when this returns."""
+        """Make the capture durable: it is the newest checkpoint when this returns.
+
+        Raises:
+            OSError: it is not; what it had goes into the next one.
+        """
         name = f"state-{capture.id:012d}.bin"
+        try:
+            self._write(capture, name)
+        except OSError:
+            self._tidy(capture.id, name)
+            raise
+        self._unsaved = {}
+        self._prune(capture.id)
+
+    def _write(self, capture: Capture, name: str) -> None:
         data = io.BytesIO()
         chains: dict[str, list[Piece]] = {}
         for key, (full, batches) in capture.states.items():
@@ -110,7 +129,12 @@ class CheckpointStore:
         size = self.publish(manifest)
         self._chains = chains
         self.last_bytes = data.tell() + size
-        self._prune(capture.id)
+
+    def _tidy(self, checkpoint: int, name: str) -> None:
+        """Give the space of a checkpoint back that failed; not where its manifest has its name and only that is not synced."""
+        self.files.remove(self.directory / "manifest.tmp")
+        if not self.files.exists(self._manifest(checkpoint)):
+            self.files.remove(self.directory / name)
 
     def publish(self, manifest: Mapping[str, Any]) -> int:
         """Make a manifest, whose files are all there, a checkpoint; its size in bytes."""
@@ -172,8 +196,12 @@ class CheckpointStore:
         """The manifest of a checkpoint that is kept."""
         return self._read(self._manifest(checkpoint).name)
 
-    def latest(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def latest(
+        self, check_segments: Callable[[Collection[int]], None] = lambda segments: None
+    ) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest readable manifest (None if there was never a checkpoint), and what was wrong with newer ones.
+
+        `check_segments` raises a StateError if one of these cold segments is not whole.
 
         Raises:
             StateError: there are manifests, and none can be read.
@@ -184,8 +212,9 @@ class CheckpointStore:
             try:
                 manifest = self._read(name)
                 self.check(manifest)
+                check_segments(manifest.get("segments", ()))
             except (StateError, OSError) as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{name}: {error.message if isinstance(error, StateError) else error}")
                 continue
             self._chains = {key: [Piece(*p) for p in chain] for key, chain in manifest["states"].items()}
             return manifest, problems
@@ -193,7 +222,8 @@ class CheckpointStore:
             raise StateError(
                 "no checkpoint can be read; nothing was changed",
                 detail="; ".join(problems),
-                hint=f"restore {self.directory} from a copy, or move it away to start from the sources",
+                hint=f"forebay restore {self.directory.parent} SAVEPOINT, or bring it back from a copy, or move it away to "
+                "start from the sources",
             )
         return None, []
 

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Fetched, Source
-from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.join import ArrangeOperator
-from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
+from forebay.engine.runtime.alter import Choice
 from forebay.engine.runtime.backlog import Backlog, Missed
+from forebay.engine.runtime.handover import Follower, unfollow
 from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
@@ -45,6 +45,8 @@ class Node:
     inputs: list[Node]
     jobs: set[str]
     key: str | None = None
+    wish: str | None = None
+    """The key that it will have once all that it stands on is shared."""
     operator: Operator | None = None
     scan: Scan | None = None
     outlet: Outlet | None = None
@@ -57,6 +59,8 @@ class Node:
     """Of its step in the plan of the job that made it."""
     relation: str | None = None
     """Name of the embedded table or materialized view that this node holds; such nodes outlive jobs."""
+    waits: bool = False
+    """A scan that is not polled: another one comes to where it stands."""
     catching_up: Node | None = None
     """The shared scan that this private scan will give way to."""
     output: list[Batch] = field(default_factory=list)
@@ -122,14 +126,21 @@ class Parked:
         self.held = epoch
 
 
+class Tap(Protocol):
+    """One who looks on."""
+
+    def see(self, node: Node, inputs: Sequence[list[Batch]], epoch: int, error: Exception | None) -> None:
+        """A node has processed an epoch's changes; its `output` is there, unless there is an error. Must not raise."""
+
+
 @dataclass(slots=True)
-class _Attachment:
+class Attachment:
     """A job on its way in."""
 
     job: str
     now: int
-    placement: Mapping[str, str]
-    positions: Mapping[str, Mapping[str, Any]]
+    placement: Mapping[str, str] = field(default_factory=dict)
+    positions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     built: Mapping[str, Operator] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     fresh: list[Node] = field(default_factory=list)
@@ -152,8 +163,12 @@ class Dataflow:
         self.order: list[Node] = []
         self.parked: dict[str, Parked] = {}
         self.retain_bytes = retain_bytes
+        self.followers: list[Follower] = []
+        """Scans that follow others until jobs go over to them."""
+        self.taps: list[Tap] = []
+        """Those who look at what each node gets and gives."""
         self._shared: dict[str, Node] = {}
-        self._placed: dict[str, dict[str, Node]] = {}
+        self.placed: dict[str, dict[str, Node]] = {}
         """Per job: the node of each path of its plan."""
 
     # -- building -----------------------------------------------------------------------------------------------
@@ -174,27 +189,34 @@ class Dataflow:
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
         built: Mapping[str, Operator] | None = None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
         """Add a job's nodes at the current epoch boundary and bring them up to date.
 
         A step whose key a running node has joins it if that node can show its past; else a new node is made.
         `placement` (a checkpoint's: path → node id) and `positions` (node id → a scan's saved value) put a restored job
         where it was. New nodes over inputs with a past get the full contents as one initial delta, unless not `initial`
-        (their states are about to be loaded). `built`: by path, operators that have their history already. On an exception
-        nothing is attached.
+        (their states are about to be loaded). `built`: by path, operators that have their history already. `choices`: what
+        the job takes over from scans of tables that have got columns since. On an exception nothing is attached.
         """
-        placed = _Attachment(job, now, placement or {}, positions or {}, built or {})
+        placed = Attachment(job, now, placement or {}, positions or {}, built or {}, choices=choices)
         try:
             for output in plan.outputs:
-                self._place(output, placed)
+                self.place(output, placed)
             if initial:
-                Initial(self, placed.fresh, now).run()
+                Initial(self, placed.fresh, now, self.elders(placed)).run()
         except BaseException:
-            self._discard(job)
+            self.discard(job)
             raise
-        self._placed[job] = _with_inputs(plan, placed.nodes)
+        self.note(job, plan, placed.nodes)
 
-    def _place(self, step: Step, into: _Attachment) -> Node:
+    def elders(self, placed: Attachment) -> dict[int, Node]:
+        """By `id` of a new scan: the one whose past is its own."""
+        scans = [n for n in placed.fresh if n.scan is not None] if placed.choices is not None else []
+        found = {id(n): (placed.choices or {})[n.path].continues for n in scans}
+        return {key: node for key, node in found.items() if node is not None}
+
+    def place(self, step: Step, into: Attachment) -> Node:
         """The node of a step: a running one where sharing is exact, else a new one over its placed inputs."""
         if step.path in into.nodes:
             return into.nodes[step.path]
@@ -208,7 +230,7 @@ class Dataflow:
                 if node.scan is not None and isinstance(step, ScanStep):
                     node.scan.widen(step.scan.columns)
             else:
-                inputs = [self._place(s, into) for s in step.inputs]
+                inputs = [self.place(s, into) for s in step.inputs]
                 node = self._make(step, inputs, into)
         into.nodes[step.path] = node
         return node
@@ -222,7 +244,7 @@ class Dataflow:
             return False
         return known.contents() is not None
 
-    def _find(self, step: Step, into: _Attachment) -> Node | None:
+    def _find(self, step: Step, into: Attachment) -> Node | None:
         """A node that already does what the step asks and can show a newcomer its past."""
         if into.choices is not None:
             return into.choices[step.path].node
@@ -244,13 +266,13 @@ class Dataflow:
             for source in node.inputs:
                 self._adopt(source, job)
 
-    def _make(self, step: Step, inputs: list[Node], into: _Attachment) -> Node:
+    def _make(self, step: Step, inputs: list[Node], into: Attachment) -> Node:
         wanted = into.placement.get(step.path)
         taken = step.key is not None and step.key in self._shared
         shareable = step.key is not None and not taken and all(i.key or i.relation for i in inputs)
         identity = wanted or (f"shared/{step.key}" if shareable else f"{into.prefix or into.job}/{step.path}")
         node = Node(identity, step.label, inputs, {into.job}, key=step.key if shareable else None, print=step.print)
-        node.path = step.path
+        node.path, node.wish = step.path, step.key
         former = into.choices[step.path].continues if into.choices is not None else None
         if isinstance(step, ScanStep):
             saved = into.positions.get(identity)
@@ -258,7 +280,7 @@ class Dataflow:
                 saved = former.scan.save()
             node.scan = Scan(step.scan, into.now, saved)
             node.history = None if step.history is None else functools.partial(step.history.open, step.scan.columns)
-            if taken and step.key is not None and former is None:
+            if taken and step.key is not None:
                 node.catching_up = self._shared[step.key]
         elif isinstance(step, OperatorStep):
             node.operator = into.built.get(step.path) or step.make([i.operator for i in inputs])
@@ -277,138 +299,71 @@ class Dataflow:
         return node
 
     def _insert(self, node: Node) -> None:
-        self._use_cold(node)
+        self.use_cold(node)
         self.nodes[node.id] = node
         self.order.append(node)
 
-    def _use_cold(self, node: Node) -> None:
+    def use_cold(self, node: Node) -> None:
+        """Its state may leave memory."""
         for state in node.states().values():
             if self.cold is not None and isinstance(state, Tiered) and not node.complete:
                 state.use(self.cold)
 
-    def _initial_step(self, placed: _Attachment) -> dict[str, list[Batch]]:
-        """One step of the new nodes of a changed job alone, over the full contents of inputs that have a past.
-
-        Returns what its outlets would get, by path: they do not get it.
-        """
-        fresh, ends = placed.fresh, {}
-        for node in fresh:
-            inputs = [i.output if i in fresh else self._asked(i, node, placed) for i in node.inputs]
-            watermarks = tuple(i.watermark for i in node.inputs)
-            if node.scan is not None:
-                node.output = self._continued(node, placed)
-            elif node.outlet is not None:
-                ends[node.path] = node.named(inputs[0])
-            elif node.operator is not None:
-                node.output = node.operator.process(inputs, Turn(self.epoch, placed.now, watermarks, initial=True))
-                node.watermark = node.operator.watermark(watermarks)
-        for node in fresh:
-            self.commit(node)
-            node.output = []
-        return ends
-
-    def _asked(self, source: Node, node: Node, placed: _Attachment) -> list[Batch]:
-        """The past of a running node, if the new node above it has to know it."""
-        if placed.choices is not None and not (node.remembers or placed.choices[node.path].need):
-            return []
-        return list(self.past(source) or ())
-
-    def _continued(self, node: Node, placed: _Attachment) -> list[Batch]:
-        """The past of a scan of this table from before it had its present columns."""
-        choice = placed.choices.get(node.path) if placed.choices is not None else None
-        if choice is None or choice.continues is None or not choice.need or node.scan is None:
-            return []
-        return list(self.past(choice.continues, node.scan.spec) or ())
-
     def keep(self, job: str, step: Step, node: Node) -> None:
         """Make a job that only holds a running node, which is what the step does."""
         self._adopt(node, job)
-        self._placed[job] = _with_inputs(JobPlan((step,)), {step.path: node})
+        self.note(job, JobPlan((step,)), {step.path: node})
 
-    # -- change -------------------------------------------------------------------------------------------------
+    def own_nodes(self, job: str) -> dict[str, Node]:
+        """A job's nodes by what they do."""
+        return {node.print: node for node in self.nodes_of(job) if node.print}
 
-    def alter(
-        self, job: str, plan: JobPlan, former: JobPlan | None, now: int, *, lose: bool
-    ) -> tuple[Comparison, bool]:
-        """Put another plan in the place of a job's, at this boundary. Outlets of the same path go over to it.
-
-        `former`: its plan as it is; then outlets get the difference of the two results, if both can be told, else (or if None)
-        only what changes from here on. Returns what became of the steps, and whether outlets got the difference. On an
-        exception nothing has changed.
-
-        Raises:
-            StateError: some state can only begin empty, and not `lose`.
-        """
-        found = compare(self, job, plan)
-        if found.lost and not lose:
-            raise unknown_past(job, found)
-        whole = compare(self, job, plan, whole=True)
-        before = None if former is None or whole.lost else self._result(job, former, now)
-        choices = (found if before is None else whole).choices
-        placed = self._placed[job]
-        for output in plan.outputs:
-            known = placed.get(output.path)
-            if known is not None and known.schema != output.schema:
-                raise StateError(
-                    f"the columns of {output.label} have changed",
-                    hint="drop the job and make it anew",
-                )
-        old = f"{job} as it was"
-        outlets = {o.path: placed[o.path].outlet for o in plan.outputs if o.path in placed}
-        self._rename(job, old)
-        fresh = _Attachment(job, now, {}, {}, choices=choices, prefix=self._unused(job))
-        fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
-        try:
-            for output in plan.outputs:
-                self._place(output, fresh)
-            after = self._initial_step(fresh)
-        except BaseException:
-            for node in fresh.fresh:
-                node.outlet = None if node.path in fresh.outlets else node.outlet
-            self._discard(job)
-            self._rename(old, job)
-            self._placed[job] = placed
-            raise
-        for path in fresh.outlets:
-            placed[path].outlet = None
-        self._discard(old)
-        for node in fresh.fresh:
-            if node.outlet is not None and before is not None:
-                net = consolidate([*(b.negate() for b in before.get(node.path, ())), *after[node.path]])
-                node.outlet.take([] if net is None else [net], node.watermark, self.epoch)
-                node.outlet.commit()
-        self._placed[job] = _with_inputs(plan, fresh.nodes)
-        return found, before is not None
-
-    def _result(self, job: str, plan: JobPlan, now: int) -> dict[str, list[Batch]] | None:
-        """All rows that a running job's outlets have got, by path; None if that cannot be told."""
-        found = compare(self, job, plan, whole=True)
-        if found.lost:
-            return None
-        aside = _Attachment(f"{job} looked at", now, {}, {}, choices=found.choices)
-        aside.outlets = {o.path: _Nowhere() for o in plan.outputs}
-        try:
-            for output in plan.outputs:
-                self._place(output, aside)
-            return self._initial_step(aside)
-        finally:
-            self._discard(aside.job)
-
-    def _rename(self, job: str, name: str) -> None:
+    def give(self, job: str, name: str) -> None:
+        """Let the nodes of a job belong to another."""
         for node in self.nodes_of(job):
             node.jobs.discard(job)
             node.jobs.add(name)
 
-    def _unused(self, job: str) -> str:
+    def unused(self, job: str) -> str:
         """A prefix that no node's id has."""
         number = 2
         while any(i.startswith(f"{job}@{number}/") for i in self.nodes):
             number += 1
         return f"{job}@{number}"
 
+    def note(self, job: str, plan: JobPlan, nodes: dict[str, Node]) -> None:
+        """Remember where the steps of a job's plan are."""
+        self.placed[job] = with_inputs(plan, nodes)
+
+    def sort(self) -> None:
+        """Put nodes after their inputs again; those that are change places no more than they must."""
+        done: set[int] = set()
+        order: list[Node] = []
+
+        def visit(node: Node) -> None:
+            if id(node) not in done:
+                done.add(id(node))
+                for source in node.inputs:
+                    visit(source)
+                order.append(node)
+
+        for node in self.order:
+            visit(node)
+        self.order[:] = order
+
     def shared(self, key: str | None) -> Node | None:
         """The node that all jobs with a step of that key may use."""
         return None if key is None else self._shared.get(key)
+
+    def known(self, step: Step) -> Node | None:
+        """The node of that key, if it still has the past that the step needs."""
+        found = self.shared(step.key)
+        return found if found is not None and _suits(step, found) else None
+
+    def elder(self, scan: ScanSpec) -> Node | None:
+        """A running scan of the table from before it got columns, all of whose rows are still known."""
+        scans = [n for n in self.order if n.scan is not None and scan.grew_from(n.scan.spec)]
+        return next((n for n in scans if self.past(n, scan) is not None), None)
 
     def past(self, node: Node, wanted: ScanSpec | None = None) -> Iterator[Batch] | None:
         """All rows that a node's changes add up to: from itself, or from an arrangement of them. None: nobody knows.
@@ -433,16 +388,16 @@ class Dataflow:
     def set_ttl(self, table: str, ttl: int | None) -> set[str]:
         """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
 
-        Returns the jobs that cannot follow, because their state has no time of the rows.
+        Returns the jobs that cannot follow, because some of their state has no time of the rows: nothing of them follows.
         """
         held = {id(n): unit.held for unit in self.units() for n in unit.nodes}
-        stuck: set[str] = set()
-        for node in self.order:
-            if node.operator is not None:
+        running = [(n, n.operator) for n in self.order if n.operator is not None]
+        stuck = {job for n, o in running if not o.can_expire(table) for job in n.jobs}
+        for node, operator in running:
+            if not node.jobs or node.jobs - stuck:
                 epoch = held.get(id(node))
-                if not node.operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch):
-                    stuck |= node.jobs
-                self._use_cold(node)
+                operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch)
+                self.use_cold(node)
         return stuck
 
     def relation(self, name: str) -> Node:
@@ -461,7 +416,7 @@ class Dataflow:
 
     def placements(self) -> dict[str, dict[str, str]]:
         """Per job: the id of the node at each path of its plan, for a checkpoint."""
-        return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self._placed.items()}
+        return {job: {path: node.id for path, node in nodes.items()} for job, nodes in self.placed.items()}
 
     def is_read(self, name: str) -> bool:
         """Whether a job reads the relation."""
@@ -475,14 +430,15 @@ class Dataflow:
         parked = self.parked.pop(job, None)
         if parked is not None and parked not in self.units():
             parked.hold(None)
-        self._discard(job)
+        unfollow(self, job)
+        self.discard(job)
 
     def drop_relation(self, name: str) -> None:
         """Remove an embedded table's node."""
         self._remove(self.nodes[f"relation/{name}"])
 
-    def _discard(self, job: str) -> None:
-        self._placed.pop(job, None)
+    def discard(self, job: str) -> None:
+        self.placed.pop(job, None)
         for node in [n for n in self.order if job in n.jobs]:
             node.jobs.discard(job)
             if not node.jobs:
@@ -511,7 +467,7 @@ class Dataflow:
     # -- running ------------------------------------------------------------------------------------------------
 
     def scans(self) -> list[Node]:
-        """Scan nodes that want polling: all but those of parked jobs only."""
+        """Scan nodes of jobs that are not parked."""
         return [n for n in self.order if n.scan is not None and not n.jobs <= self.parked.keys()]
 
     def run_epoch(
@@ -533,8 +489,11 @@ class Dataflow:
                 self._step(node, fetched, fed, now)
             except Exception as error:
                 if not node.jobs:
+                    self._roll_back(self.order)
                     raise
                 failed.update(dict.fromkeys(node.jobs, error))
+            if self.taps:
+                self._show(node, fed, failed)
             node.seconds += time.perf_counter() - started
             if node.output:
                 node.rows_out += sum(b.num_rows for b in node.output)
@@ -548,6 +507,12 @@ class Dataflow:
                 self.commit(node)
                 node.output = []
         return failed
+
+    def _show(self, node: Node, fed: Mapping[str, list[Batch]], failed: Mapping[str, Exception]) -> None:
+        error = next((failed[job] for job in node.jobs if job in failed), None)
+        inputs = [i.output for i in node.inputs] or [fed.get(node.id, [])]
+        for tap in self.taps:
+            tap.see(node, inputs, self.epoch, error)
 
     def _parked_nodes(self) -> set[int]:
         return {id(n) for unit in self.units() for n in unit.nodes}
@@ -667,11 +632,19 @@ class Dataflow:
         for node in parked.nodes:
             pairs = [missed.inputs.get(i.id, (i.output, i.watermark)) for i in node.inputs]
             inputs, watermarks = [p[0] for p in pairs], tuple(p[1] for p in pairs)
-            if node.outlet is not None:
-                node.outlet.take(node.named(inputs[0]), watermarks[0], missed.epoch)
-            elif node.operator is not None:
-                node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
-                node.watermark = node.operator.watermark(watermarks)
+            failure: Exception | None = None
+            try:
+                if node.outlet is not None:
+                    node.outlet.take(node.named(inputs[0]), watermarks[0], missed.epoch)
+                elif node.operator is not None:
+                    node.output = node.operator.process(inputs, Turn(missed.epoch, missed.now, watermarks))
+                    node.watermark = node.operator.watermark(watermarks)
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                for tap in self.taps:
+                    tap.see(node, inputs, missed.epoch, failure)
         for node in parked.nodes:
             self.commit(node)
             node.version = self.epoch
@@ -727,6 +700,8 @@ class Dataflow:
 
         True if one was replaced: its readers have the shared scan's watermark to see.
         """
+        for follower in self.followers:
+            follower.step(self)
         merged = False
         for node in [n for n in self.order if n.catching_up is not None]:
             shared = node.catching_up
@@ -743,11 +718,22 @@ class Dataflow:
         shared.scan.widen(private.scan.columns)
         for node in self.order:
             node.inputs = [shared if i is private else i for i in node.inputs]
-        for nodes in self._placed.values():
+        for nodes in self.placed.values():
             nodes.update({path: shared for path, node in nodes.items() if node is private})
         shared.jobs |= private.jobs
         private.jobs.clear()
         self._remove(private)
+        self._share()
+
+    def _share(self) -> None:
+        """Nodes that stood on a scan of their own are shared from now on, unless others of their kind are."""
+        for node in self.order:
+            ready = (
+                node.operator is not None and node.relation is None and all(i.key or i.relation for i in node.inputs)
+            )
+            if ready and node.key is None and node.wish is not None and node.wish not in self._shared:
+                node.key = node.wish
+                self._shared[node.key] = node
 
     def nodes_of(self, job: str) -> list[Node]:
         """A job's nodes in topological order."""
@@ -758,19 +744,6 @@ def _suits(step: Step, known: Node) -> bool:
     """Whether a running node still has the past that the step needs."""
     suits = step.suits if isinstance(step, OperatorStep) else None
     return suits is None or known.operator is None or suits(known.operator, known.watermark)
-
-
-class _Nowhere(Outlet):
-    """The outlet of a job that is only looked at."""
-
-    def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
-        pass
-
-    def commit(self) -> None:
-        pass
-
-    def rollback(self) -> None:
-        pass
 
 
 def _covers(holder: Node, scan: Scan, wanted: ScanSpec) -> bool:
@@ -792,7 +765,7 @@ def _as_scanned(batch: Batch, schema: pa.Schema) -> Batch:
     return batch.with_rows(pa.RecordBatch.from_arrays(columns, schema=nullable))
 
 
-def _with_inputs(plan: JobPlan, placed: dict[str, Node]) -> dict[str, Node]:
+def with_inputs(plan: JobPlan, placed: dict[str, Node]) -> dict[str, Node]:
     """The placement of every step of a plan, those below nodes that were running too: a restart has to find each again."""
     waiting = list(plan.outputs)
     while waiting:

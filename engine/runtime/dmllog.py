@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
+from forebay.engine.errors import StateError
 from forebay.engine.files import Files, declare, kill_point
 from forebay.engine.runtime.outbox import WEIGHT
 
@@ -31,15 +32,26 @@ class DmlLog:
         files.mkdir(directory)
 
     def append(self, table: str, batch: Batch) -> None:
-        """Make one change durable."""
+        """Make one change durable.
+
+        Raises:
+            StateError: it cannot be; nothing of it is in the log.
+        """
         body = _encode(table, batch)
         kill_point("dml.append.before")
         path = self._path(self.segment)
         fresh = not self.files.exists(path)
         frame = len(body).to_bytes(8, "little") + zlib.crc32(body).to_bytes(4, "little") + body
-        self.files.append(path, frame, sync=True)
-        if fresh:
-            self.files.sync_dir(self.directory)
+        try:
+            self.files.append(path, frame, sync=True)
+            if fresh:
+                self.files.sync_dir(self.directory)
+        except OSError as error:
+            raise StateError(
+                f"the change of '{table}' cannot be made durable, and was not made",
+                detail=str(error),
+                hint=f"free space in {self.directory.parent}, then repeat the statement",
+            ) from error
         kill_point("dml.append.after")
 
     def roll(self, checkpoint: int) -> None:

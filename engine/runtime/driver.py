@@ -22,17 +22,22 @@ from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alter import Comparison
+from forebay.engine.runtime.alignment import ahead, aligned
+from forebay.engine.runtime.alter import Comparison, inherited
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
+from forebay.engine.runtime.change import change
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
 from forebay.engine.runtime.dataflow import Dataflow, Node
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.fitting import check_fits
+from forebay.engine.runtime.handover import follow
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
+from forebay.engine.runtime.retry import Retry
+from forebay.engine.runtime.steady import SteadyTime
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
@@ -85,9 +90,12 @@ class Driver:
         self.flow = Dataflow(self.cold)
         self.budget = Budget(self.cold)
         root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
-        self.shop = Workshop(root, files, self.cold, clock, self._note_of, lambda: self.budget.limit // 8)
-        self.budget.holders["builds"] = self.shop
         self.clock = clock
+        self.time = SteadyTime(clock)
+        self.shop = Workshop(
+            root, files, self.cold, clock, self.time.now, self._note_of, lambda: self.budget.limit // 8
+        )
+        self.budget.holders["builds"] = self.shop
         self.options = options
         self.store = store
         self.dml = dml
@@ -97,6 +105,8 @@ class Driver:
         self.checkpointed_at: int | None = None
         self.checkpoint_pause = 0.0
         """Longest time in seconds that a checkpoint held the driver."""
+        self.checkpoints = Retry("the last checkpoint", f"free space in {root}")
+        """Whether checkpoints fail; each has what the failed ones before it had."""
         self.fatal: Exception | None = None
         self.pinned: Callable[[], set[int]] = set
         """Cold segments that savepoints need."""
@@ -148,8 +158,11 @@ class Driver:
         placement: Mapping[str, str] | None = None,
         positions: Mapping[str, Mapping[str, Any]] | None = None,
         initial: bool = True,
+        follows: str | None = None,
     ) -> Job:
         """Add a job at an epoch boundary and start its sinks. A new one that stands on a history is bootstrapped first.
+
+        `follows`: it brings state up for other jobs, and its scans of that table follow theirs.
 
         Raises:
             StateError: it cannot run within the memory budget.
@@ -157,13 +170,14 @@ class Driver:
         with self.boundary() as flow:
             if placement is None:
                 check_fits(flow, plan, self.budget.limit, self.budget.accounts(flow))
-            job = Job(name, started=self._tick())
+            job = Job(name, started=self._tick(), follows=follows)
             if placement is None and must_wait(plan, flow):
                 job.status = Status.BOOTSTRAPPING
                 job.bootstrap = Bootstrap(name, plan, self.shop)
                 self.jobs[name] = job
                 return job
-            self._attach(job, plan, placement=placement, positions=positions, initial=initial)
+            choices = inherited(flow, name, plan) if initial and placement is None else None
+            self._attach(job, plan, placement=placement, positions=positions, initial=initial, choices=choices)
             return job
 
     def keep(self, name: str, step: Step, node: Node) -> None:
@@ -179,7 +193,7 @@ class Driver:
         self.attach(name, JobPlan((step,)), placement=placement, positions=positions, initial=placement is None)
 
     def alter(self, name: str, plan: JobPlan, former: JobPlan | None, *, lose: bool) -> tuple[Comparison, bool]:
-        """Put another plan in the place of a job's, at an epoch boundary; see `Dataflow.alter`.
+        """Put another plan in the place of a job's, at an epoch boundary; see `change.change`.
 
         Raises:
             StateError: the job has failed, or state would be lost and not `lose`.
@@ -191,13 +205,15 @@ class Driver:
             if self.jobs[name].status is Status.BOOTSTRAPPING:
                 raise StateError(f"job '{name}' waits for histories of its tables", hint="SHOW JOBS tells how long")
             job, now = self.jobs[name], self._tick()
-            found, whole = flow.alter(name, plan, former, now, lose=lose)
+            found, whole = change(flow, name, plan, former, now, lose=lose)
             runners = {id(r.outbox): r for r in job.runners}
             job.outboxes = [n.outlet for n in flow.nodes_of(name) if isinstance(n.outlet, Outbox)]
             for outbox in job.outboxes:
                 outbox.wake = self._awake.set if id(outbox) not in runners else outbox.wake
             job.runners = [runners.get(id(o)) or SinkRunner(o) for o in job.outboxes]
             self._run_pending()
+            if any(n.carried for n in flow.order):
+                self._run({}, {})
             if self._threads:
                 self._start_runners(job)
             return found, whole
@@ -210,6 +226,8 @@ class Driver:
                 job.outboxes.append(node.outlet)
                 job.runners.append(SinkRunner(node.outlet))
         self.jobs[job.name] = job
+        if job.follows is not None:
+            follow(self.flow, job.name, job.follows)
         self._run_pending()
         if self._threads:
             self._start_runners(job)
@@ -241,7 +259,7 @@ class Driver:
             return False
         try:
             check_gaps(bootstrap.plan)
-            job.status = Status.RUNNING
+            job.status, job.loaded = Status.RUNNING, bootstrap.progress()
             self._attach(job, bootstrap.plan, built=bootstrap.take())
         except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
             self._bootstrap_failed(job, error)
@@ -282,12 +300,22 @@ class Driver:
         """Apply a change to an embedded table: durable, then applied and shown in one epoch.
 
         Returns the jobs that failed on it.
+
+        Raises:
+            StateError: it cannot be made durable, and is not made.
+            Exception: the table cannot take it (its cold rows are damaged). The log has it, so the driver stops.
         """
         with self.boundary():
+            if self.fatal is not None:
+                raise self.fatal
             if log_it and self.dml is not None:
                 self.dml.append(relation, batch)
-            failed = self._run({}, {f"relation/{relation}": [batch]})
-            self._run_pending()
+            try:
+                failed = self._run({}, {f"relation/{relation}": [batch]})
+                self._run_pending()
+            except Exception as error:
+                self._stop_for(error)
+                raise
             return failed
 
     def queue(self, relation: str, batches: list[Batch]) -> None:
@@ -321,8 +349,10 @@ class Driver:
     def step(self) -> bool:
         """Poll, run an epoch if there is anything to do, checkpoint if it is time. False when idle."""
         with self._lock:
+            if self.budget.stuck:
+                self.budget.try_again(self.flow)
             merged = self.flow.limit_catch_ups()
-            scans = [n for n in self.flow.scans() if not _ended(n) and not self._held_back(n)]
+            scans = [n for n in self.flow.scans() if not n.waits and not _ended(n) and not self._held_back(n)]
             for node in scans:
                 assert node.scan is not None
                 node.scan.begin()
@@ -338,7 +368,9 @@ class Driver:
         return worked
 
     def _held_back(self, node: Node) -> bool:
-        """Whether all jobs that read a scan wait for their sinks. One that has room keeps a shared scan going."""
+        """Whether all jobs that read a scan wait for their sinks, or all for memory. One that has room keeps a scan going."""
+        if self.budget.stuck:
+            return True
         jobs = [self.jobs[name] for name in node.jobs if name in self.jobs]
         most = self.budget.queue
         return bool(jobs) and all(any(o.full() or o.queued > most for o in job.outboxes) for job in jobs)
@@ -347,18 +379,22 @@ class Driver:
         """Poll every scan at least once; wait for more rows while there are few."""
         fetched: dict[str, list[Fetched]] = {}
         polled: set[str] = set()
+        waiting = ahead(scans)
         deadline = self.clock.monotonic() + self.options.latency
         while True:
-            rows = 0
+            tried = False
             for node in scans:
-                if len(fetched.get(node.id, ())) >= 64 or self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                if node.id in waiting or len(fetched.get(node.id, ())) >= (1 if aligned(node) else 64):
                     continue
+                if self._poll_after.get(node.id, 0) > self.clock.monotonic():
+                    continue
+                tried = True
                 got = self._poll_one(node)
                 polled.add(node.id)
                 if got is not None:
                     fetched.setdefault(node.id, []).append(got)
             rows = sum(f.batch.num_rows for parts in fetched.values() for f in parts)
-            if not fetched or rows >= self.options.small or self._callers or self._stopping:
+            if not fetched or not tried or rows >= self.options.small or self._callers or self._stopping:
                 break
             if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
                 break
@@ -429,16 +465,16 @@ class Driver:
 
     def _watermark_moves(self) -> bool:
         """An idle split lets the watermark go on although no row came."""
-        now = self.clock.now()
+        now = self.time.now()
         return any(
             n.scan is not None and n.scan.tracker is not None and n.scan.watermark(now) != n.watermark
             for n in self.flow.scans()
         )
 
     def _tick(self) -> int:
-        now = self.clock.now()
-        self._set_now(now)
-        return now
+        """The epoch's processing time; functions such as NOW() show the clock as it is."""
+        self._set_now(self.clock.now())
+        return self.time.now()
 
     def _table_of(self, node_id: str) -> str:
         scan = self.flow.nodes[node_id].scan
@@ -518,6 +554,7 @@ class Driver:
                     if self._in_flight is None and any(o.unsealed() for o in job.outboxes):
                         self.checkpoint()  # one is enough: each is a commit that the sink has to make
                     continue
+                self._run_pending()  # what it has made of its last rows is in its table when it is over
                 job.status = Status.FINISHED
                 self._changed.notify_all()
 
@@ -532,17 +569,27 @@ class Driver:
     def _unconfirmed(self, job: Job) -> bool:
         return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
 
+    def trouble(self, job: Job) -> str | None:
+        """What a job waits for although it has not failed: room on a disk, mostly."""
+        retries = [*(r.space for r in job.runners), self.budget.moving, self.checkpoints]
+        return next((told for r in retries if (told := r.told()) is not None), None)
+
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _checkpoint_due(self) -> bool:
         """At the interval; with nothing on disk also when sinks have taken much, which is kept in memory until a cut."""
-        if self.clock.monotonic() >= self._next_checkpoint:
+        if self.clock.monotonic() >= self._next_checkpoint or (
+            self.checkpoints.error is not None and self._retry_due()
+        ):
             return True
         return (
             self.store is None
             and self._in_flight is None
             and any(o.nbytes() > self.budget.queue for o in self._outboxes())
         )
+
+    def _retry_due(self) -> bool:
+        return self._in_flight is None and not self.checkpoints.waits(self.clock.monotonic())
 
     def checkpoint(self, keep: Callable[[int], None] | None = None) -> None:
         """Cut at this boundary and make it durable in the background; skipped while one is under way.
@@ -605,12 +652,22 @@ class Driver:
         with self._lock:
             outboxes = self._outboxes()
         if self.store is not None:
-            for outbox in outboxes:
-                outbox.sync(capture.id)
-            self.store.write(capture)
+            try:
+                for outbox in outboxes:
+                    outbox.sync(capture.id)
+                self.store.write(capture)
+            except OSError as error:
+                with self._lock:
+                    self.checkpoints.failed(error, self.clock.monotonic())
+                    self._in_flight = None
+                    self._changed.notify_all()
+                return
         capture.keep(capture.id)
         self.cold.collect(self.store.segments() | self.pinned() if self.store is not None else ())
         with self._lock:
+            if self.cold.ill:
+                self.cold.reopen()
+            self.checkpoints.succeeded()
             for outbox in outboxes:
                 outbox.durable(capture.id)
             for node in self.flow.scans():
@@ -630,11 +687,14 @@ class Driver:
         """Take a checkpoint and have `keep` keep it before a later one can make anything of it go.
 
         Raises:
+            StateError: the checkpoint failed, or the disk has no room for `keep`.
             Exception: what `keep` raised.
         """
+        kept_at: list[int] = []
         failed: list[Exception] = []
 
         def kept(checkpoint: int) -> None:
+            kept_at.append(checkpoint)
             try:
                 keep(checkpoint)
             except Exception as error:  # noqa: BLE001 - the caller's, not the driver's
@@ -645,11 +705,22 @@ class Driver:
             self.checkpoint(kept)
             target = self.checkpoint_id
         self.wait(lambda: self._in_flight is None or self._in_flight.id > target, None)
+        if failed and isinstance(failed[0], OSError):
+            raise self._not_durable(failed[0]) from failed[0]
         if failed:
             raise failed[0]
+        if not kept_at:
+            raise self._not_durable(self.checkpoints.error)
+
+    def _not_durable(self, error: Exception | None) -> StateError:
+        return StateError("no checkpoint could be made", detail=str(error), hint=self.checkpoints.hint)
 
     def checkpoint_now(self, timeout: float | None = None) -> bool:
-        """Take a checkpoint and wait until it is durable and every sink has committed it, but those of failed jobs."""
+        """Take a checkpoint and wait until it is durable and every sink has committed it, but those of failed jobs.
+
+        Raises:
+            StateError: it failed.
+        """
         with self.boundary():
             target = self.checkpoint_id + 1
         while self.checkpoint_id < target:
@@ -657,7 +728,14 @@ class Driver:
                 self.checkpoint()
             else:
                 self.wait(lambda: self._in_flight is None, timeout)
-        return self.wait(lambda: self._in_flight is None and not self._owed(), timeout)
+
+        def done() -> bool:
+            return self._in_flight is None and (self.checkpoints.error is not None or not self._owed())
+
+        there = self.wait(done, timeout)
+        if self.checkpoints.error is not None:
+            raise self._not_durable(self.checkpoints.error) from self.checkpoints.error
+        return there
 
     def _owed(self) -> bool:
         """Whether a sink that works has a checkpoint to commit."""
@@ -704,15 +782,18 @@ class Driver:
     def _guard(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as error:
-            log.exception("the driver stops")
-            with self._changed:
-                self.fatal = error
-                self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            self._stop_for(error)
+
+    def _stop_for(self, error: Exception) -> None:
+        log.error("the driver stops", exc_info=error)
+        with self._changed:
+            self.fatal = error
+            self._changed.notify_all()
 
     def _loop(self) -> None:
         def run() -> None:
-            while not self._stopping:
+            while not self._stopping and self.fatal is None:
                 if not self.step():
                     self._awake.wait(self.options.idle_wait)
                     self._awake.clear()
@@ -749,7 +830,10 @@ class Driver:
     def stop(self, *, final_checkpoint: bool = True, timeout: float = 30.0) -> None:
         """End the threads, after a last checkpoint that the sinks have committed."""
         if self._threads and final_checkpoint and self.fatal is None:
-            self.checkpoint_now(timeout)
+            try:
+                self.checkpoint_now(timeout)
+            except StateError as error:
+                log.warning("ends without a last checkpoint; what came since the one before is read again: %s", error)
         self._stopping = True
         self._awake.set()
         for thread in self._threads:

@@ -17,9 +17,9 @@ from forebay.engine.runtime.accounts import busy_bytes, told
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.plan import JobPlan, OperatorStep
 from forebay.engine.state import Tiered
+from forebay.engine.state.coldstore import LOADED
 from forebay.engine.state.groups import LEAST
 from forebay.engine.state.rows import CHUNK
-from forebay.engine.state.segment import LOADED
 
 _INDEX = 16
 """Bytes of an arranged row beside its values, at least."""

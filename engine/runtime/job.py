@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from forebay.engine.runtime.bootstrap import Bootstrap
+from forebay.engine.runtime.bootstrap import Bootstrap, Progress
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 
 
@@ -39,6 +39,10 @@ class Job:
     """µs since 1970."""
     bootstrap: Bootstrap | None = None
     """What is being built for it, until a checkpoint has it."""
+    loaded: Progress | None = None
+    """How its bootstrap ended."""
+    follows: str | None = None
+    """Of a job that brings state up for others: the table whose scans it follows."""
 
     @property
     def alive(self) -> bool:

@@ -10,7 +10,9 @@ instant of a crash, and a slow sink never holds back an epoch.
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +26,10 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, concat
 from forebay.engine.connector import Sink
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
-from forebay.engine.files import Files, declare, kill_point
+from forebay.engine.files import Files, declare, kill_point, lacks_space
+from forebay.engine.runtime.retry import Retry
+
+log = logging.getLogger("forebay")
 
 declare(
     "outbox.seal.before",
@@ -96,6 +101,8 @@ class Segment:
     nbytes: int = 0
     sealed: bool = False
     durable: bool = False
+    unspooled: list[Batch] = field(default_factory=list)
+    """What could not be written to the spool file: the disk is full. Its checkpoint writes it, or fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +151,28 @@ class Outbox(Outlet):
             return
         batch = concat(self._open)
         self._open = []
-        with self._lock:
+        with self._lock:  # spool and queue together: `rewind` makes the one from the other
             segment = self._segments[-1]
+            if self.spec.directory is not None:
+                segment.unspooled.append(batch)
+                self._spool(segment)
             segment.batches.append(batch)
             segment.nbytes += batch.rows.nbytes
             self._queued += batch.rows.nbytes
             self.rows += batch.num_rows
-        if self.spec.directory is not None:
-            self.spec.files.append(self._path(segment.id), _frame(batch), sync=False)
         self.wake()
+
+    def _spool(self, segment: Segment, *, strictly: bool = False) -> None:
+        """Write to the spool file what is not there; with `strictly` an error is the caller's."""
+        try:
+            while segment.unspooled:
+                self.spec.files.append(self._path(segment.id), _frame(segment.unspooled[0]), sync=False)
+                segment.unspooled.pop(0)
+        except OSError as error:
+            if strictly:
+                raise
+            if len(segment.unspooled) == 1:
+                log.warning("outbox %s keeps rows in memory: %s", self.spec.name, error)
 
     def rollback(self) -> None:
         self._open = []
@@ -165,13 +185,22 @@ class Outbox(Outlet):
             self._segments.append(Segment(checkpoint + 1))
 
     def sync(self, checkpoint: int) -> None:
-        """Make the sealed segment's file durable; before the checkpoint's manifest."""
+        """Make the files of sealed segments durable, before the checkpoint's manifest: more than one after a failed checkpoint.
+
+        Raises:
+            OSError: they are not.
+        """
         if self.spec.directory is None:
             return
         kill_point("outbox.seal.before")
-        path = self._path(checkpoint)
-        if self.spec.files.exists(path):
+        with self._lock:
+            sealed = [s for s in self._segments if s.id <= checkpoint and not s.durable]
+            for segment in sealed:
+                self._spool(segment, strictly=True)
+        there = [path for s in sealed if self.spec.files.exists(path := self._path(s.id))]
+        for path in there:
             self.spec.files.sync(path)
+        if there:
             self.spec.files.sync_dir(self.spec.directory)
         kill_point("outbox.seal.after")
 
@@ -209,7 +238,9 @@ class Outbox(Outlet):
 
     def full(self) -> bool:
         """The sink lags so far behind that its job's sources should wait."""
-        return self._queued > QUEUE or self.nbytes() > self.spec.max_bytes
+        with self._lock:
+            unspooled = sum(b.rows.nbytes for s in self._segments for b in s.unspooled)
+        return max(self._queued, unspooled) > QUEUE or self.nbytes() > self.spec.max_bytes
 
     def pending(self) -> list[Batch]:
         """The rows of the newest intervals that wait in memory, or are kept there to be sent again."""
@@ -231,7 +262,7 @@ class Outbox(Outlet):
                     segment.batches = deque([*segment.sent, *segment.batches])
                     segment.sent = []
                 else:
-                    segment.batches = deque(self._read(segment.id))
+                    segment.batches = deque([*self._read(segment.id), *segment.unspooled])
             self._queued = sum(b.rows.nbytes for s in self._segments for b in s.batches)
 
     def next_batch(self) -> Batch | None:
@@ -254,18 +285,18 @@ class Outbox(Outlet):
 
     def confirm(self, checkpoint: int) -> None:
         """The sink has made everything up to `checkpoint` visible; its segments may go."""
+        if self.spec.directory is not None:
+            kill_point("outbox.confirm.before")
+            self._record({"confirmed": checkpoint})
+            kill_point("outbox.confirm.after")
         with self._lock:
             done = []
             while self._segments and self._segments[0].sealed and self._segments[0].id <= checkpoint:
                 done.append(self._segments.popleft())
             self.confirmed = checkpoint
-        if self.spec.directory is None:
-            return
-        kill_point("outbox.confirm.before")
-        self._record({"confirmed": checkpoint})
-        kill_point("outbox.confirm.after")
-        for segment in done:
-            self.spec.files.remove(self._path(segment.id))
+        if self.spec.directory is not None:
+            for segment in done:
+                self.spec.files.remove(self._path(segment.id))
 
     def record(self) -> dict[str, Any]:
         """The local record: `confirmed` id and whether the sink was ever `opened`."""
@@ -339,20 +370,27 @@ class SinkRunner:
         self.sink: Sink | None = None
         self._dirty = False
         self._failures = 0
+        self.space = Retry(f"sink '{outbox.spec.name}'", "free space where it writes")
+        """A full disk is waited for, however long."""
         self.restarts = 0
         self.draining = False
         """A thread of the driver calls `step`."""
 
     def step(self) -> bool:
-        """Open, write, commit or flush once. False when there is nothing to do now.
+        """Open, write, commit or flush once. False when there is nothing to do now, or it waits for room on a disk.
 
         Raises:
             ForebayError: the sink cannot go on (an error that a retry cannot mend, or too many in a row).
         """
+        if self.space.waits(time.monotonic()):
+            return False
         try:
             return self._work()
         except Exception as error:
             self._drop()
+            if lacks_space(error):
+                self.space.failed(error, time.monotonic())
+                return False
             self._failures += 1
             self.restarts += 1
             lasting = isinstance(error, ForebayError) and not error.retryable
@@ -377,6 +415,7 @@ class SinkRunner:
             self.outbox.confirm(checkpoint)
             self.outbox.taken = self.sink.nbytes()
             self._failures = 0
+            self.space.succeeded()
             self._dirty = False
             return True
         if self._dirty:

@@ -39,6 +39,11 @@ class Step:
         """What the step does, its inputs included: equal for equal work, also where it may not be shared. '': not told."""
         return self.key or ""
 
+    @property
+    def lineages(self) -> frozenset[str]:
+        """Of all scans that it stands on, and what of them is stored: a plan names tables, whose definitions change."""
+        return frozenset().union(*(s.lineages for s in self.inputs))
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -60,6 +65,10 @@ class ScanStep(Step):
     @property
     def print(self) -> str:
         return self.key or self.path
+
+    @property
+    def lineages(self) -> frozenset[str]:
+        return frozenset({self.scan.lineage} - {""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,10 @@ class OperatorStep(Step):
     """Whether a running operator of this key, with its watermark, still has the past that this step needs; None: any has."""
     work: str = ""
     """`print`, where the planner tells it."""
+    stored: str = ""
+    """Of a join: tells apart what its sides are stored as, which the table's definition says and not the query."""
+    lives: Sequence[int | None] = ()
+    """Of an arrangement, for how long each of the plan's joins sees its rows, in µs; None: for ever."""
     remembers: bool = False
     """It has a state that follows from all that its inputs ever gave."""
 
@@ -108,6 +121,10 @@ class OperatorStep(Step):
     def print(self) -> str:
         return self.work or self.key or ""
 
+    @property
+    def lineages(self) -> frozenset[str]:
+        return frozenset().union(*(s.lineages for s in self.sources), {self.stored} - {""})
+
 
 @dataclass(frozen=True, slots=True)
 class OutputStep(Step):
@@ -117,6 +134,8 @@ class OutputStep(Step):
     outlet: Callable[[], Outlet]
     state_only: bool = False
     """What the job makes of its inputs' past is not handed on."""
+    append: bool = False
+    """The outlet takes insertions only."""
 
     @property
     def inputs(self) -> tuple[Step, ...]:

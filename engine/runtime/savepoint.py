@@ -269,7 +269,7 @@ class Savepoints:
         """Bring a copy's files into the warehouse, those that are not there."""
         value, copies = self._copies.get(location, name)
         savepoint = Savepoint.from_json(value)
-        there = set(self._cold.segments()) if savepoint.segments else set()
+        there = savepoint.segments - self._cold.missing(savepoint.segments).keys()
         tables = []
         for copy in copies:
             kill_point("restore.stage.before")
@@ -290,9 +290,12 @@ class Savepoints:
 
     def _decide(self, savepoint: Savepoint, above: int) -> None:
         self._store.check(savepoint.manifest)
-        missing = savepoint.segments - set(self._cold.segments()) if savepoint.segments else set()
+        missing = self._cold.missing(savepoint.segments)
         if missing:
-            raise StateError(f"savepoint '{savepoint.name}' lacks {len(missing)} cold segments; nothing was changed")
+            raise StateError(
+                f"savepoint '{savepoint.name}' lacks {len(missing)} cold segments; nothing was changed",
+                detail="; ".join(missing.values()),
+            )
         last = max(self._cold.last, savepoint.manifest.get("last_segment", 0))
         number = max(above, self._store.newest(), savepoint.checkpoint) + 1
         manifest = {**savepoint.manifest, "id": number, "last_segment": last}

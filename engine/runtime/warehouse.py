@@ -23,6 +23,7 @@ import logging.handlers
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,7 +106,7 @@ class Warehouse:
         store = self.driver.store
         if store is None:
             return self.restored
-        manifest, problems = store.latest()
+        manifest, problems = store.latest(self.driver.cold.check)
         if manifest is not None:
             self.driver.checkpoint_id = manifest["id"]
             self.driver.cold.not_below(manifest.get("last_segment", 0))
@@ -119,7 +120,13 @@ class Warehouse:
             )
         if self.driver.dml is not None:
             self.driver.checkpoint_id = max(self.driver.checkpoint_id, self.driver.dml.newest())
-        self.restored.warnings.extend(f"an older checkpoint is used: {p}" for p in problems)
+        if manifest is not None:
+            of = datetime.fromtimestamp(manifest["time"] / 1e6, UTC).isoformat(" ", "seconds")
+            self.restored.warnings.extend(
+                f"an older checkpoint is used, of {of}: {p}; sources are read again from there, and sinks get again what they "
+                "got since"
+                for p in problems
+            )
         for warning in self.restored.warnings:
             log.warning(warning)
         return self.restored
@@ -152,13 +159,24 @@ class Warehouse:
         return self.files.read(self.path / "catalog.json")
 
     def save_catalog(self, data: bytes) -> None:
-        """Replace the catalog atomically; durable on return."""
+        """Replace the catalog atomically; durable on return.
+
+        Raises:
+            StateError: it cannot be written; the old one stays.
+        """
         if self.path is None:
             return
         kill_point("catalog.write.before")
-        self.files.write(self.path / "catalog.tmp", data)
-        kill_point("catalog.rename.before")
-        self.files.replace(self.path / "catalog.tmp", self.path / "catalog.json")
+        try:
+            self.files.write(self.path / "catalog.tmp", data)
+            kill_point("catalog.rename.before")
+            self.files.replace(self.path / "catalog.tmp", self.path / "catalog.json")
+        except OSError as error:
+            raise StateError(
+                "the statement was carried out, but will be forgotten when this process ends: the catalog cannot be saved",
+                detail=str(error),
+                hint=f"free space in {self.path}; the next statement that defines something saves this one too",
+            ) from error
         kill_point("catalog.rename.after")
 
     def above(self) -> int:

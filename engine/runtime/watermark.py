@@ -29,6 +29,9 @@ class WatermarkSpec:
     """None: no limit (bounded inputs)."""
     idle_timeout: int | None = None
     """None: a silent split holds the watermark for ever."""
+    group: str | None = None
+    """Scans of one group are read at one pace: none is further ahead of the slowest than `max_drift`."""
+    max_drift: int = 0
 
 
 class WatermarkTracker:
@@ -67,6 +70,11 @@ class WatermarkTracker:
         if awake and len(known) == len(awake):
             least = min(known)
             self._current = least if self._current is None else max(self._current, least)
+        return self._current
+
+    @property
+    def told(self) -> int | None:
+        """What `current` gave last."""
         return self._current
 
     def save(self) -> dict[str, Any]:

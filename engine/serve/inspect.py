@@ -23,15 +23,15 @@ from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.operators.normalize import LastRows
 from forebay.engine.operators.window import ClosedUntil, WindowAggregateOperator
 from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.serve.groups import Groups
 from forebay.engine.serve.snapshot import expand
-from forebay.engine.state import State
+from forebay.engine.state import Segmented, State
 from forebay.engine.state.arrangement import Arrangement, View
-from forebay.engine.state.groups import GroupTable, Ids
+from forebay.engine.state.groups import GroupTable
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.multiset import OrderedRows
 from forebay.engine.state.times import NEVER
 
-_CHUNK = 8192
 _ALL = View(2**62, 2**62)
 _LONGEST = 48
 
@@ -48,12 +48,31 @@ class NamedState:
     @property
     def key(self) -> tuple[str, ...]:
         """Names of the columns by which rows are found at once; empty if there are none."""
+        names = self.schema.names
         if isinstance(self.state, Arrangement):
-            names = self.schema.names
             return tuple(names[k] for k in self.state.key)
         if isinstance(self.state, GroupTable) and isinstance(self.state.keys, KeyTable):
-            return tuple(self.schema.names[k] for k in self.state.keys.key)
-        return ()
+            return tuple(names[k] for k in self.state.keys.key)
+        return self._owner_key() if isinstance(self.state, OrderedRows) else ()
+
+    def _owner_key(self) -> tuple[str, ...]:
+        """Of the groups for which rows are kept."""
+        fields, stored = self._fields(), [f.name for f in self._fields()]
+        owner = self._owner
+        if owner is None:
+            return ()
+        keys = [f.name for f in owner.keys.schema]
+        if self._groups is not None:
+            return tuple(f.name for f in _distinct(fields)[: len(keys)])
+        return tuple(keys) if all(stored.count(k) == 1 for k in keys) else ()
+
+    @property
+    def _owner(self) -> GroupTable | None:
+        """The groups for which these rows are kept."""
+        if not isinstance(self.state, OrderedRows):
+            return None
+        tables = [s for s in self.node.states().values() if isinstance(s, GroupTable)]
+        return next((t for t in tables if self.state in t.dependents), None)
 
     @property
     def schema(self) -> pa.Schema:
@@ -90,21 +109,26 @@ class NamedState:
         """One row with the values of the key, named as stored; None if they are not all there."""
         if not self.key or values is None or not set(self.key) <= values.keys():
             return None
-        stored = self.state.schema if isinstance(self.state, Arrangement) else self.state.keys.schema  # type: ignore[attr-defined]
-        numbers = self.state.key if isinstance(self.state, Arrangement) else self.state.keys.key  # type: ignore[attr-defined]
-        fields = [stored.field(k) for k in numbers]
+        fields = self._key_fields()
         columns = [pa.array([values[n].as_py()], f.type) for n, f in zip(self.key, fields)]
-        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema([f.with_nullable(True) for f in fields]))
+
+    def _key_fields(self) -> list[pa.Field]:
+        state = self.state
+        if isinstance(state, Arrangement):
+            return [state.schema.field(k) for k in state.key]
+        table = state if isinstance(state, GroupTable) else self._owner
+        assert table is not None
+        return [table.keys.schema.field(k) for k in table.key]
 
     def _batches(self, probe: pa.RecordBatch | None) -> Iterator[pa.RecordBatch]:
-        state = self.state
+        state, owner = self.state, self._owner
         if isinstance(state, Arrangement):
             yield from self._arranged(state, probe)
         elif isinstance(state, GroupTable):
-            yield from self._grouped(state, probe)
-        elif isinstance(state, OrderedRows):
-            for ids in _pieces(state.table.all_ids()):
-                yield self._ordered(state, ids)
+            yield from Groups(state, self._groups if self.part == "groups" else None).rows(probe)
+        elif isinstance(state, OrderedRows) and owner is not None:
+            yield from Groups(owner, self._groups).kept(state, probe)
         elif isinstance(state, ClosedUntil):
             yield pa.record_batch([pa.array([max(state.value, 0)], pa.timestamp("us", "UTC"))], names=["closed_until"])
 
@@ -116,35 +140,6 @@ class NamedState:
             rows, weights = state.rows_at(ids), state.weights_at(ids)
             yield rows if weights is None else rows.take(pa.array(np.repeat(np.arange(ids.shape[0]), weights)))
 
-    def _grouped(self, state: GroupTable, probe: pa.RecordBatch | None) -> Iterator[pa.RecordBatch]:
-        """The groups, or the one under a key. Cold ones are asked for as an epoch does it, which is then rolled back."""
-        if isinstance(state, LastRows) and probe is None:
-            yield from state.contents()
-            return
-        for keys in state.contents() if probe is None else [_spread(probe, state)]:
-            try:
-                yield self._of_groups(state, state.intern(keys))
-            finally:
-                for part in self.node.states().values():
-                    part.rollback()
-
-    def _of_groups(self, state: GroupTable, ids: Ids) -> pa.RecordBatch:
-        if self._groups is not None and self.part == "groups":
-            return self._groups.current(ids)
-        words = state.read(ids)[:, 0]
-        live = np.flatnonzero(words)
-        columns = state.keys.gather(ids[live]).columns
-        return _batch(columns if isinstance(state, LastRows) else [*columns, pa.array(words[live])])
-
-    def _ordered(self, state: OrderedRows, ids: Ids) -> pa.RecordBatch:
-        words = state.table.read(ids)
-        counts = [pa.array(np.ascontiguousarray(words[:, i])) for i in range(state.variants)]
-        rows = state.gather(ids).columns
-        if self._groups is None:
-            return _batch([*rows, *counts])
-        groups = np.ascontiguousarray(words[:, state.variants])
-        return _batch([*self._groups.table.keys.gather(groups).columns, *rows[1:], *counts])
-
     @property
     def _groups(self) -> Aggregation | None:
         """The groups of an aggregation: their ids are the first column of its ordered rows."""
@@ -154,22 +149,43 @@ class NamedState:
     # -- what SHOW STATE tells ----------------------------------------------------------------------------------
 
     def oldest(self) -> datetime | None:
-        """The least time of a row, by the column that rows expire by, else by the first TIMESTAMP column.
+        """The least time of a row, by what rows and groups expire by, else by the first TIMESTAMP column.
 
         None if there is none, or if rows are in segments that do not tell.
         """
         state = self.state
-        if not isinstance(state, Arrangement):
+        if isinstance(state, GroupTable) and state.aging is not None:
+            return _moment(state.oldest())
+        if not isinstance(state, Segmented):
             return None
-        timestamps = [i for i, f in enumerate(state.schema) if pa.types.is_timestamp(f.type)]
         segments = [s.times for s in state.cold_segments()]
-        if not timestamps or None in segments:
+        if None in segments:
             return None
-        column = timestamps[0] if state.time is None else state.time
-        hot = [pc.min(state.rows_at(ids, [column]).column(0)) for ids in state.hot_ids()]
+        hot = [pc.min(column) for column in self._times()]
         known = [v.cast(pa.timestamp("us")).cast(pa.int64()).as_py() for v in hot if v.is_valid]
         least = min([*known, *(times[0] for times in segments if times is not None)], default=NEVER)
-        return None if least == NEVER else datetime.fromtimestamp(least / 1e6, UTC)
+        return _moment(least)
+
+    def _times(self) -> Iterator[pa.Array]:
+        """The times of the rows in memory, in pieces; none if they have none."""
+        state = self.state
+        if isinstance(state, Arrangement):
+            column = _first_timestamp(state.schema) if state.time is None else state.time
+            if column is not None:
+                yield from (state.rows_at(ids, [column]).column(0) for ids in state.hot_ids())
+        elif isinstance(state, GroupTable | OrderedRows):
+            table = state if isinstance(state, GroupTable) else state.table
+            column = _first_timestamp(table.keys.schema)
+            if column is not None:
+                yield table.keys.gather_column(table.all_ids(), column)
+
+
+def _moment(time: int) -> datetime | None:
+    return None if time == NEVER else datetime.fromtimestamp(time / 1e6, UTC)
+
+
+def _first_timestamp(schema: pa.Schema) -> int | None:
+    return next((i for i, f in enumerate(schema) if pa.types.is_timestamp(f.type)), None)
 
 
 def named_states(flow: Dataflow) -> dict[str, NamedState]:
@@ -234,19 +250,3 @@ def _distinct(fields: list[pa.Field]) -> list[pa.Field]:
         seen.add(name)
         out.append(field.with_name(name))
     return out
-
-
-def _spread(probe: pa.RecordBatch, state: GroupTable) -> pa.RecordBatch:
-    """The key as a row of what the groups store; other columns are NULL."""
-    values = dict(zip(state.key, probe.columns))
-    columns = [values.get(i, pa.nulls(1, f.type)) for i, f in enumerate(state.keys.schema)]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([f.with_nullable(True) for f in state.keys.schema]))
-
-
-def _pieces(ids: Ids) -> Iterator[Ids]:
-    for start in range(0, ids.shape[0], _CHUNK):
-        yield ids[start : start + _CHUNK]
-
-
-def _batch(columns: list[pa.Array]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])

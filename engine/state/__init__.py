@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    from forebay.engine.state.cold import ColdRows
     from forebay.engine.state.coldstore import ColdStore
     from forebay.engine.state.segment import Segment
 
@@ -50,9 +51,18 @@ class Segmented(ABC):
     unmatched: int
     """Retractions that found nothing to retract."""
 
+    @property
     @abstractmethod
+    def on_disk(self) -> ColdRows | None:
+        """Its cold rows; None without a store."""
+
     def cold_segments(self) -> list[Segment]:
         """The segments of these rows, in the order in which they came."""
+        return list(self.on_disk.segments.values()) if self.on_disk is not None else []
+
+    def memory_hits(self) -> float | None:
+        """Which share of what was asked for and is there was in memory; None: nothing was, or it is not asked itself."""
+        return None
 
 
 class Tiered(Segmented):
@@ -86,6 +96,10 @@ class Tiered(Segmented):
     @abstractmethod
     def finish_sealing(self) -> None:
         """All that is left of the sealing under way."""
+
+    @abstractmethod
+    def stay(self) -> None:
+        """Give up the sealing and the merging under way, of which a step has failed; what is hot stays hot."""
 
     @abstractmethod
     def close(self) -> None:

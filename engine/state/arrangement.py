@@ -117,6 +117,8 @@ class Arrangement(Tiered):
         self.unmatched = 0
         """Retractions that found no row."""
         self._unmatched_before = 0
+        self._found_hot = 0
+        self._found_cold = 0
         self._held: dict[int, int] = {}
         self._closed = -1
         """The last epoch that was committed."""
@@ -312,20 +314,21 @@ class Arrangement(Tiered):
             if view.since > ALWAYS:
                 young = self._times(ids) >= view.since
                 index, ids = index[young], ids[young]
+            self._found_hot += ids.size
             yield index, ids
         if self._cold:
             yield from self._cold_pairs(hashes, view)
 
     def _cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         assert self._cold is not None
-        for index, handles in self._cold.find(hashes, view.since):
-            seen = self._seen(handles, view)
+        for index, handles, ids in self._cold.find(hashes, view.since):
+            seen = self._seen(handles, ids, view)
+            self._found_cold += int(np.count_nonzero(seen))
             yield index[seen], handles[seen]
 
-    def _seen(self, handles: Ids, view: View) -> npt.NDArray[np.bool_]:
-        """Which cold rows the view has."""
+    def _seen(self, handles: Ids, ids: Ids, view: View) -> npt.NDArray[np.bool_]:
+        """Which cold rows, with these ids, the view has."""
         assert self._cold is not None
-        ids = self._cold.ids(handles)
         dead = self._cold.dead.test(ids)
         if dead.any():
             for epoch, pending in self._pending:
@@ -363,6 +366,7 @@ class Arrangement(Tiered):
         ids = self._index.newest(hashes, self._died.addresses, view.most, view.least)
         hit = np.flatnonzero(ids)
         found[hit] = True
+        self._found_hot += hit.size
         if view.since > ALWAYS and hit.size:
             hit = self._look_behind(keys, columns, view, hit, ids, found, nulls_match)
         if hit.size and self._must_verify(keys, columns):
@@ -440,7 +444,7 @@ class Arrangement(Tiered):
         """The row ids that the view has (None: all live ones), some at a time, oldest first."""
         if self._cold:
             for handles in self._cold.scan():
-                yield handles[self._seen(handles, view or View(_FOREVER, _FOREVER))]
+                yield handles[self._seen(handles, self._cold.ids(handles), view or View(_FOREVER, _FOREVER))]
         for ids in self._live_ids(view):
             yield ids if view is None or view.since == ALWAYS else ids[self._times(ids) >= view.since]
 
@@ -691,6 +695,13 @@ class Arrangement(Tiered):
         while self._sealing is not None and self._cold is not None:
             self._seal_slice(self._sealing, self._cold)
 
+    def stay(self) -> None:
+        if self._sealing is not None:
+            self._sealing.abandon()
+            self._sealing = None
+        if self._cold is not None:
+            self._cold.abandon_merge()
+
     def _seal_slice(self, sealing: Sealing, cold: ColdRows) -> None:
         if sealing.step(self._store.gather):
             self._sealed(sealing, cold)
@@ -706,19 +717,15 @@ class Arrangement(Tiered):
             next(reversed(cold.segments.values())).dead = died.size
         self._killed.append(died)  # a checkpoint may have passed over them, for they were not saved as rows
         self._index.unlink(done.hashes, done.ids)
+        self._index.shrink()
         if self._by_identity is not None:
             self._by_identity.unlink(self._hashes_of(done.ids, self.identity), done.ids)
+            self._by_identity.shrink()
         for chunk in range(self._sealed_to >> SHIFT, done.end):
             if chunk not in self._dropped:
                 self._drop(chunk, weights=False)
                 self._dead -= self._buried.pop(chunk, 0)
         self._sealed_to = done.end << SHIFT
-
-    def write_amplification(self) -> float | None:
-        """Bytes of cold rows written, merges included, per byte that left memory; None before the first."""
-        if self._cold is None or not self._cold.sealed_bytes:
-            return None
-        return 1 + self._cold.merged_bytes / self._cold.sealed_bytes
 
     # -- expiry -------------------------------------------------------------------------------------------------
 
@@ -774,9 +781,18 @@ class Arrangement(Tiered):
         self._unlink(gone)
         return ids[~old]
 
-    def cold_segments(self) -> list[Segment]:
-        """The segments that hold the cold rows, in the order in which they came."""
-        return list(self._cold.segments.values()) if self._cold is not None else []
+    @property
+    def on_disk(self) -> ColdRows | None:
+        return self._cold
+
+    def memory_hits(self) -> float | None:
+        """Of the rows that probes have found."""
+        found = self._found_hot + self._found_cold
+        return self._found_hot / found if found else None
+
+    def renew(self) -> None:
+        """What checkpoints have under its name was another arrangement's: the next one has this one whole."""
+        self._moved = True
 
     def close(self) -> None:
         """Nobody will read the arrangement again."""

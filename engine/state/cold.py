@@ -12,6 +12,7 @@ them when half have, so that what nobody sees is never more than what somebody d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.errors import StateError
+from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.coldstore import LOADED, ColdStore
 from forebay.engine.state.rows import ChunkTable, Ids
 from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
 from forebay.engine.state.times import NEVER, Micros, time_of
@@ -40,6 +42,8 @@ _ALIKE = 3
 """Segments are of one size if the largest has at most this many times the rows of the smallest."""
 _BITMAP = 1 << (SHIFT - 3)
 NONE = np.zeros(0, np.int64)
+
+declare("cold.merge.before", "cold.merge.after")
 
 
 class Deaths:
@@ -109,6 +113,14 @@ class ColdRows:
     def rows(self) -> int:
         """Rows in segments, dead ones included."""
         return sum(s.rows for s in self.segments.values())
+
+    def live_rows(self) -> int:
+        """Rows in segments that have not died."""
+        return sum(s.rows - s.dead for s in self.segments.values())
+
+    def write_amplification(self) -> float | None:
+        """Bytes written, merges included, per byte that left memory; None before the first. Since the process began."""
+        return 1 + self.merged_bytes / self.sealed_bytes if self.sealed_bytes else None
 
     def nbytes(self) -> int:
         """Bytes of memory."""
@@ -188,10 +200,11 @@ class ColdRows:
             self.segments[number].dead += sign * count
 
     def _to_merge(self) -> list[Segment]:
-        for segment in self.segments.values():
+        whole = [s for s in self.segments.values() if not s.damaged]
+        for segment in whole:
             if segment.times is not None and segment.times[1] < self.expired:
                 return [segment]
-        by_size = sorted(self.segments.values(), key=lambda s: s.rows)
+        by_size = sorted(whole, key=lambda s: s.rows)
         for at in range(len(by_size) - FAN + 1):
             group = by_size[at : at + FAN]
             if group[-1].rows <= _ALIKE * group[0].rows:
@@ -206,11 +219,15 @@ class ColdRows:
         self.store.live.update(numbers)
         self.sealed_bytes = sum(s.nbytes_on_disk for s in self.segments.values())
 
-    def close(self) -> None:
-        """Nobody will read these rows again."""
+    def abandon_merge(self) -> None:
+        """Give up the merge under way: its inputs stay."""
         if self._merge is not None:
             self._merge.abandon()
             self._merge = None
+
+    def close(self) -> None:
+        """Nobody will read these rows again."""
+        self.abandon_merge()
         for segment in self.segments.values():
             self.store.forget(segment.places)
         self.segments = {}
@@ -219,26 +236,64 @@ class ColdRows:
 
     def find(
         self, hashes: Hashes, since: int = -NEVER, wanted: Mask | None = None
-    ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
-        """(index of the hash, handle) of every row under each hash, newest segments first, in pieces.
+    ) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
+        """(index of the hash, handle, row id) of every row under each hash, in pieces.
 
-        Segments without a row as young as `since` are not looked at. `wanted`: the hashes to look for; the caller clears it
-        for those that need no look at further segments.
+        Segments without a row as young as `since` are not looked at. `wanted`: the hashes to look for, in the newest segment
+        first; the caller clears it for those that need no look at older ones.
         """
-        for segment in reversed(self.segments.values()):
-            if segment.times is not None and segment.times[2] < since:
+        segments = [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
+        if wanted is None:
+            yield from self._find(segments, hashes)
+            return
+        for segment in reversed(segments):
+            places = np.flatnonzero(wanted)
+            for which, handles, ids in self._find([segment], hashes[places]):
+                yield places[which].astype(np.int32), handles, ids
+
+    def _find(self, segments: Sequence[Segment], hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
+        """As `find`, in all of some segments: their blocks are asked for together."""
+        found = [s.candidates(hashes) for s in segments]
+        which, block = (np.concatenate([NONE, *parts]) for parts in zip(*found)) if found else (NONE, NONE)
+        slots = np.repeat(np.arange(len(segments)), [f[0].shape[0] for f in found])
+        for piece, addresses in self._loaded(segments, slots, block):
+            begin, count = np.empty_like(addresses), np.empty_like(addresses)
+            total = kernels.search(hashes, which[piece], addresses, begin, count)
+            if not total:
                 continue
-            places = None if wanted is None else np.flatnonzero(wanted)
-            for which, rows in segment.find(hashes if places is None else hashes[places], self.store):
-                if rows.shape[0]:
-                    which = which if places is None else places[which]
-                    yield which.astype(np.int32), rows + self._base(segment)
+            within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
+            rows = np.repeat(begin, count) + within
+            base = np.array([self._base(s) for s in segments])[slots[piece]]
+            base += block[piece] * np.array([s.block_rows for s in segments])[slots[piece]]
+            ids = gather_column(np.repeat(addresses, count), rows, 0, pa.int64()).to_numpy()
+            yield np.repeat(which[piece], count).astype(np.int32), np.repeat(base, count) + rows, ids
+
+    def _loaded(self, segments: Sequence[Segment], slots: Ids, blocks: Ids) -> Iterator[tuple[slice, Ids]]:
+        """Bring block blocks[i] of segment segments[slots[i]] into memory, for all i.
+
+        (slots, blocks) ascend. They come in pieces whose blocks are in memory together: which of them, and their addresses.
+        """
+        if not blocks.shape[0]:
+            return
+        fresh = np.r_[True, (blocks[1:] != blocks[:-1]) | (slots[1:] != slots[:-1])]
+        size = np.array([s.block_bytes for s in segments])
+        taken = np.cumsum(np.where(fresh, size[slots], 0))
+        cuts = np.searchsorted(taken, np.arange(LOADED, int(taken[-1]), LOADED), "right")
+        for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), blocks.shape[0]]):
+            if begin == end:
+                continue
+            bounds = np.r_[begin, begin + 1 + np.flatnonzero(np.diff(slots[begin:end])), end].tolist()
+            groups = [(segments[slots[a]].places, slice(a, b)) for a, b in pairwise(bounds)]
+            distinct = np.r_[True, fresh[begin + 1 : end]]
+            self.store.load([(p, blocks[part][distinct[part.start - begin : part.stop - begin]]) for p, part in groups])
+            yield slice(begin, end), np.concatenate([places.at[blocks[part]] for places, part in groups])
 
     def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
         """The handles of all rows (or of those of some segments), in pieces."""
         for segment in list(self.segments.values()) if segments is None else segments:
-            for at in range(0, segment.fences.shape[0], segment.step):
-                blocks = np.arange(at, min(at + segment.step, segment.fences.shape[0]))
+            step = max(1, LOADED // segment.block_bytes)
+            for at in range(0, segment.fences.shape[0], step):
+                blocks = np.arange(at, min(at + step, segment.fences.shape[0]))
                 yield segment.rows_of(blocks) + self._base(segment)
 
     def ids(self, handles: Ids) -> Ids:
@@ -271,21 +326,18 @@ class ColdRows:
         if not _ascend(handles):
             handles = np.sort(handles, kind="stable")
         numbers = (handles - COLD) >> _SEGMENT
-        cuts = np.flatnonzero(np.diff(numbers)) + 1
-        for mine in np.split(handles, cuts) if handles.shape[0] else ():
-            segment = self._segment(mine)
-            row = mine & _ROW
-            block = row // segment.block_rows
-            fresh = np.r_[True, block[1:] != block[:-1]]
-            order = np.cumsum(fresh) - 1
-            starts = np.searchsorted(order, np.arange(0, order[-1] + 1, segment.step))
-            for part in np.split(np.arange(row.shape[0]), starts[1:]):
-                distinct = block[part][fresh[part] | (np.arange(part.shape[0]) == 0)]
-                self.store.load(segment.places, distinct)
-                yield mine[part], segment.places.at[block[part]], row[part] - block[part] * segment.block_rows
+        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]) if handles.shape[0] else NONE
+        segments = [self._segment(number) for number in numbers[starts].tolist()]
+        slots = np.repeat(np.arange(len(segments)), np.diff(np.r_[starts, handles.shape[0]]))
+        rows = handles & _ROW
+        each = np.array([s.block_rows for s in segments], np.int64)[slots]
+        blocks = rows // each
+        rows -= blocks * each
+        for piece, addresses in self._loaded(segments, slots, blocks):
+            yield handles[piece], addresses, rows[piece]
 
-    def _segment(self, handles: Ids) -> Segment:
-        found = self.segments.get(int(handles[0] - COLD) >> _SEGMENT)
+    def _segment(self, number: int) -> Segment:
+        found = self.segments.get(number)
         if found is None:
             raise StateError("a handle of cold state outlived its segment")
         return found
@@ -301,7 +353,7 @@ def _ascend(handles: Ids) -> bool:
 
 def _inverse(handles: Ids) -> Ids:
     """Places in sorted order of unsorted handles."""
-    order = np.argsort(handles, kind="stable")
+    order = np.argsort(handles)
     inverse = np.empty_like(order)
     inverse[order] = np.arange(order.shape[0])
     return inverse
@@ -330,42 +382,54 @@ class _Merge:
         """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
         low = (self._done << 64) // self._slices
         high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
-        parts = [part for s in self.inputs for part in self._slice(s, low, high, held)]
+        parts = []
+        for segment in self.inputs:
+            try:
+                parts.append(self._slice(segment, low, high, held))
+            except StateError:
+                segment.damaged = True  # it is read where it can be, and merged no more
+                raise
         self._done += 1
-        if parts:
-            hashes = np.concatenate([p[1] for p in parts])
+        addresses, places, hashes, ids = (np.concatenate(columns) for columns in list(zip(*parts))[1:])
+        if hashes.shape[0]:
             order = np.argsort(hashes, kind="stable")
-            rows = pa.concat_batches([p[0] for p in parts]).take(pa.array(order))
-            self._builder.add(rows, hashes[order], np.concatenate([p[2] for p in parts])[order])
-        return self._builder.finish() if high is None else None
+            schema = self._owner.schema
+            rows = rows_batch(addresses[order], places[order], schema, range(len(schema)))
+            self._builder.add(rows, hashes[order], ids[order])
+        if high is not None:
+            return None
+        kill_point("cold.merge.before")
+        merged = self._builder.finish()
+        kill_point("cold.merge.after")
+        return merged
 
-    def _slice(
-        self, segment: Segment, low: int, high: int | None, held: Ids
-    ) -> Iterator[tuple[pa.RecordBatch, Hashes, Ids]]:
-        """The rows of a segment with hashes from `low` to below `high` that are alive or held."""
+    def _slice(self, segment: Segment, low: int, high: int | None, held: Ids) -> tuple[Any, Ids, Ids, Hashes, Ids]:
+        """The rows of a segment with hashes from `low` to below `high` that are alive or held.
+
+        They are (what keeps their blocks in memory, addresses of the blocks, rows in them, hashes, ids).
+        """
         owner, blocks = self._owner, segment.blocks_between(low, high)
-        for at in range(0, blocks.shape[0], segment.step):
-            rows = segment.rows_of(blocks[at : at + segment.step])
-            for _, addresses, places in owner._located(rows + owner._base(segment)):
-                hashes = np.empty(places.shape[0], np.uint64)
-                kernels.gather_hashes(addresses, places, hashes)
-                keep = hashes >= np.uint64(low)
-                if high is not None:
-                    keep &= hashes < np.uint64(high)
-                ids = gather_column(addresses, places, 0, pa.int64()).to_numpy()
-                dead = owner.dead.test(ids)
-                if held.shape[0]:
-                    dead &= ~np.isin(ids, held)
-                self.left_out += int((keep & dead).sum())
-                keep &= ~dead
-                if owner.time is not None:
-                    young = owner.times(addresses, places) >= owner.expired
-                    self.expired += int((keep & ~young).sum())
-                    keep &= young
-                kept = np.flatnonzero(keep)
-                if kept.shape[0]:
-                    columns = list(range(len(owner.schema)))
-                    yield rows_batch(addresses[kept], places[kept], owner.schema, columns), hashes[kept], ids[kept]
+        first = int(blocks[0]) if blocks.shape[0] else 0
+        data, at = owner.store.read(segment.number, first, blocks.shape[0])
+        rows = segment.rows_of(blocks)
+        addresses, places = at[rows // segment.block_rows - first], rows % segment.block_rows
+        hashes = np.empty(rows.shape[0], np.uint64)
+        kernels.gather_hashes(addresses, places, hashes)
+        ids = gather_column(addresses, places, 0, pa.int64()).to_numpy()
+        keep = hashes >= np.uint64(low)
+        if high is not None:
+            keep &= hashes < np.uint64(high)
+        dead = owner.dead.test(ids)
+        if held.shape[0]:
+            dead &= ~np.isin(ids, held)
+        self.left_out += int((keep & dead).sum())
+        keep &= ~dead
+        if owner.time is not None:
+            young = owner.times(addresses, places) >= owner.expired
+            self.expired += int((keep & ~young).sum())
+            keep &= young
+        kept = np.flatnonzero(keep)
+        return data, addresses[kept], places[kept], hashes[kept], ids[kept]
 
     def abandon(self) -> None:
         """Stop for good."""

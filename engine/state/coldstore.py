@@ -8,10 +8,13 @@ segments that it needs, and `collect` drops the others.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
+import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,31 @@ import numpy.typing as npt
 
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
+from forebay.engine.state.rescue import rescue, wanted
 from forebay.kernels.cold import SLACK
 
+log = logging.getLogger("forebay")
 Blocks = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
 _KEY = np.dtype([("segment", ">u8"), ("block", ">u4")])
 _FILE_BYTES = 256 << 20
 CACHE = 32 << 20
+"""Bytes of blocks that are kept where memory allows it."""
+LOADED = 8 << 20
+"""Most bytes of blocks that one step of a reader needs together, about."""
+_THREADS = 16
+"""Reads that a disk gets at a time: one by one it answers a quarter as many."""
+_FIRST = 8
+"""Blocks that are read alone, to see whether they come from the disk or from the system's cache."""
+_CACHED = 12e-6
+"""Seconds for a block from the system's cache, at most: threads would make those dearer."""
+_AHEAD = 512 << 10
+"""Bytes that RocksDB reads at a time where blocks are read in order."""
+
+_REMEDY = "RESTORE SAVEPOINT goes back to one, or drop the jobs that failed and create them again; other jobs go on"
+_DAMAGE = ("Corruption", "No such file")
+"""What RocksDB says when its files are damaged; its errors have no class. A lock or a full disk is no damage."""
 
 declare("cold.ingest.before", "cold.ingest.after", "cold.collect.before")
 
@@ -65,13 +85,23 @@ class ColdStore:
         self._next = 0
         self.live: set[int] = set()
         """Segments that somebody has, or is writing."""
-        self._cached: deque[tuple[Bytes, Addresses, Blocks]] = deque()
+        self._cached: deque[tuple[Bytes, Sequence[tuple[Addresses, Blocks]]]] = deque()
         self._cached_bytes = 0
         self.cache = CACHE
-        """Bytes of blocks that are kept; not below what one step of a reader needs together (`segment.LOADED`)."""
+        """Bytes of blocks that are kept; not below what one step of a reader needs together (`LOADED`)."""
         self.written = 0
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
+        self._threads: ThreadPoolExecutor | None = None
+        self.ill = False
+        """Damage has made RocksDB refuse all writes: `reopen`. From a full disk it recovers by itself, within 5 s of room."""
+        self._unwieldy: set[int] = set()
+        """Damaged segments that cannot be dropped."""
+
+    @property
+    def where(self) -> str:
+        """Where its files are or will be, for the user."""
+        return str(self._directory or tempfile.gettempdir())
 
     @property
     def directory(self) -> Path:
@@ -91,19 +121,26 @@ class ColdStore:
 
     def writer(self, segment: int) -> SegmentWriter:
         """Begin to write a segment."""
-        return SegmentWriter(self, self._open(), segment)
+        return SegmentWriter(self, segment)
 
     def collect(self, needed: Collection[int]) -> None:
-        """Drop every segment but these and those that are live. Any thread may call it."""
+        """Drop every segment but these and those that are live; what cannot be dropped now goes another time. Any thread may
+        call it."""
         if self._db is None:
             return
-        there = self.segments()  # before a look at `live`: what is written meanwhile is in neither
-        gone = set(there) - set(needed) - self.live
-        for segment in gone:
+        there = set(self.segments())  # before a look at `live`: what is written meanwhile is in neither
+        for segment in there - set(needed) - self.live - self._unwieldy:
             kill_point("cold.collect.before")
             begin, end = _key(segment, 0), _key(segment + 1, 0)
-            self._db.delete_range(begin, end)
-            self._db.compact_range(begin, end)
+            try:
+                self._db.delete_range(begin, end)
+                self._db.compact_range(begin, end)
+            except Exception as error:  # noqa: BLE001 - RocksDB's errors have no class; the disk may be full
+                log.warning("segment %d, which nobody needs, stays for now: %s", segment, error)
+                if _is_damage(error):
+                    self.ill = True
+                    self._unwieldy.add(segment)
+                return
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -113,37 +150,80 @@ class ColdStore:
         Raises:
             StateError: the segment is not there, or damaged.
         """
-        (found,) = self._get(segment, [_key(segment, FOOTER)])
+        (found,) = self._get([_key(segment, FOOTER)])
         return bytes(found)
 
-    def load(self, places: Addresses, blocks: Blocks) -> None:
-        """Bring distinct blocks of a segment into memory; they stay until a few more `load`s later."""
-        places.asked += blocks.shape[0]
-        while not (there := places.at[blocks] != 0).all():  # what is there may have to make room for the rest
-            self._bring(places, blocks[~there])
+    def load(self, wanted: Sequence[tuple[Addresses, Blocks]]) -> None:
+        """Bring distinct blocks of some segments into memory; they stay until a few more `load`s later."""
+        for places, blocks in wanted:
+            places.asked += blocks.shape[0]
+        while absent := _absent(wanted):  # what is there may have to make room for the rest
+            self._bring(absent)
 
-    def _bring(self, places: Addresses, absent: Blocks) -> None:
-        found = self._get(places.segment, _keys(places.segment, absent))
+    def _bring(self, absent: Sequence[tuple[Addresses, Blocks]]) -> None:
+        found = self._get([key for places, blocks in absent for key in _keys(places.segment, blocks)])
         self.read_blocks += len(found)
-        places.read += len(found)
-        data = np.frombuffer(b"".join([*found, bytes(SLACK)]), np.uint8)
-        ends = np.cumsum([len(b) for b in found])
-        places.at[absent[0]] = data.ctypes.data
-        places.at[absent[1:]] = data.ctypes.data + ends[:-1]
-        self._cached.append((data, places, absent))
+        data, at = _joined(found)
+        begin = 0
+        for places, blocks in absent:
+            places.read += blocks.shape[0]
+            places.at[blocks] = at[begin : begin + blocks.shape[0]]
+            begin += blocks.shape[0]
+        self._cached.append((data, absent))
         self._cached_bytes += data.nbytes
         while self._cached_bytes - self._cached[0][0].nbytes > self.cache:
             self._evict()
 
+    def read(self, segment: int, first: int, count: int) -> tuple[Bytes, Blocks]:
+        """Blocks in a row, which nobody keeps but the caller: the bytes, and the address of each block in them."""
+        from rocksdict import ReadOptions
+
+        ahead = ReadOptions()
+        ahead.set_readahead_size(_AHEAD)
+        found = []
+        try:
+            iterator = self._open().iter(ahead)
+            iterator.seek(_key(segment, first))
+            for key in _keys(segment, np.arange(first, first + count)):
+                if not iterator.valid() or iterator.key() != key:
+                    break
+                found.append(iterator.value())
+                iterator.next()
+            iterator.status()
+        except Exception as error:
+            raise self._damaged(segment, error) from error
+        if len(found) < count:
+            raise self._missing(segment)
+        self.read_blocks += len(found)
+        return _joined(found)
+
     def forget(self, places: Addresses) -> None:
         """The segment will not be read again; `collect` may drop it."""
         self.live.discard(places.segment)
-        self._cached = deque(entry for entry in self._cached if entry[1] is not places)
-        self._cached_bytes = sum(data.nbytes for data, _, _ in self._cached)
+        kept = [(data, [part for part in parts if part[0] is not places]) for data, parts in self._cached]
+        self._cached = deque(entry for entry in kept if entry[1])
+        self._cached_bytes = sum(data.nbytes for data, _ in self._cached)
 
     def segments(self) -> list[int]:
-        """Numbers of the segments on disk, ascending."""
-        return [int.from_bytes(key[:8], "big") for key in self._footers()]
+        """Numbers of the segments that have files, ascending."""
+        return sorted({_segment(f["start_key"]) for f in self._open().live_files()})
+
+    def missing(self, segments: Collection[int]) -> dict[int, str]:
+        """Of these segments those that are not there, or whose footers cannot be read, and why."""
+        found = {}
+        for segment in sorted(segments):
+            try:
+                self.footer(segment)
+            except StateError as error:
+                found[segment] = f"{error.message} ({error.detail})"
+        return found
+
+    def check(self, segments: Collection[int]) -> None:
+        """Raises:
+        StateError: one of these segments is not there, or damaged.
+        """
+        for reason in self.missing(segments).values():
+            raise StateError(reason)
 
     def nbytes(self) -> int:
         """Bytes of memory: cached blocks and what RocksDB keeps of its files."""
@@ -157,14 +237,29 @@ class ColdStore:
 
     def close(self) -> None:
         """Close the files."""
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
         self._cached.clear()
         self._cached_bytes = 0
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        self._close_files()
         if self._temporary and self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+    def reopen(self) -> None:
+        """Close the files and open them again. Nobody may use the store meanwhile."""
+        self._close_files()
+        self._open()
+        self.ill = False
+
+    def _close_files(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except Exception as error:  # noqa: BLE001 - told of what failed earlier; all that matters was synced then
+                log.warning("the cold store was closed after an error: %s", error)
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -181,11 +276,11 @@ class ColdStore:
         """(segment, table file) of all files that hold these segments. A file has blocks of one segment and is never changed."""
         if not segments:
             return []
-        live = [(int.from_bytes(f["start_key"][:8], "big"), f["name"].lstrip("/")) for f in self._open().live_files()]
+        live = [(_segment(f["start_key"]), f["name"].lstrip("/")) for f in self._open().live_files()]
         return sorted((segment, self.directory / name) for segment, name in live if segment in segments)
 
     def ingest(self, paths: Sequence[Path]) -> None:
-        """Take in table files that `tables` gave elsewhere; they are moved."""
+        """Take in table files that were written for it, or that `tables` gave elsewhere; they are moved."""
         if paths:
             _ingest(self._open(), paths)
 
@@ -193,50 +288,95 @@ class ColdStore:
 
     def _open(self) -> Any:
         if self._db is None:
-            from rocksdict import Rdict
+            from rocksdict import AccessType, Rdict
+
+            def make(read_only: bool = False) -> Any:
+                how = AccessType.read_only() if read_only else AccessType.read_write()
+                return Rdict(str(self.directory), options(), access_type=how)
 
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob("*.segment"):  # written, but not ingested when the process died
                 left.unlink()
-            self._db = Rdict(str(self.directory), options())
+            try:
+                self._db = rescue(self.directory, make, _ingest) if wanted(self.directory, make) else make()
+            except Exception as error:
+                if not _is_damage(error):
+                    raise
+                log.error("the index of cold state is damaged, and is made again: %s", error)
+                self._db = rescue(self.directory, make, _ingest)
             self._next = max(self._next, *self.segments(), 0)
         return self._db
 
-    def _footers(self) -> Iterator[bytes]:
-        """Keys of all footers: from each segment's the next one is a seek away."""
-        iterator = self._open().iter()
-        iterator.seek(_key(0, 0))
-        while iterator.valid():
-            segment = int.from_bytes(iterator.key()[:8], "big")
-            iterator.seek(_key(segment, FOOTER))
-            if iterator.valid() and iterator.key() == _key(segment, FOOTER):
-                yield iterator.key()
-                iterator.next()
+    def _get(self, keys: list[bytes]) -> Sequence[bytes]:
+        """The blocks with these ascending keys; many that are on the disk are read by threads."""
+        if len(keys) <= _FIRST:
+            return self._get_alone(keys)
+        started = time.perf_counter()
+        found = [*self._get_alone(keys[:_FIRST])]
+        rest = keys[_FIRST:]
+        if time.perf_counter() - started < _CACHED * _FIRST:
+            return [*found, *self._get_alone(rest)]
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="forebay-cold")
+        each = max(2, -(-len(rest) // _THREADS))
+        parts = [rest[at : at + each] for at in range(0, len(rest), each)]
+        for part in self._threads.map(self._get_alone, parts):
+            found += part
+        return found
 
-    def _get(self, segment: int, keys: list[bytes]) -> Sequence[bytes]:
+    def _get_alone(self, keys: list[bytes]) -> Sequence[bytes]:
         try:
             found = self._open().get(keys)
         except Exception as error:
-            raise StateError(f"cold state cannot be read: {error}", detail=f"segment {segment}") from error
+            raise self._damaged(_segment(keys[0]), error) from error
         if None in found:
-            raise StateError("cold state is missing blocks", detail=f"segment {segment} in {self.directory}")
+            raise self._missing(_segment(keys[found.index(None)]))
         values: Sequence[bytes] = found
         return values
 
+    def _damaged(self, segment: int, error: Exception) -> StateError:
+        files = ", ".join(path.name for _, path in self.tables([segment]))
+        return StateError(
+            "cold state is damaged (checksum)",
+            detail=f"segment {segment}, file {files} in {self.directory}: {error}",
+            hint=_REMEDY,
+        )
+
+    def _missing(self, segment: int) -> StateError:
+        return StateError(
+            "cold state is missing", detail=f"blocks of segment {segment} in {self.directory}", hint=_REMEDY
+        )
+
     def _evict(self) -> None:
-        data, places, blocks = self._cached.popleft()
-        at = places.at[blocks]
-        mine = (at >= data.ctypes.data) & (at < data.ctypes.data + data.nbytes)
-        places.at[blocks[mine]] = 0
+        data, parts = self._cached.popleft()
+        begin, end = data.ctypes.data, data.ctypes.data + data.nbytes
+        for places, blocks in parts:
+            at = places.at[blocks]
+            places.at[blocks[(at >= begin) & (at < end)]] = 0
         self._cached_bytes -= data.nbytes
+
+
+def _absent(wanted: Sequence[tuple[Addresses, Blocks]]) -> list[tuple[Addresses, Blocks]]:
+    parts = [(places, blocks[places.at[blocks] == 0]) for places, blocks in wanted]
+    return [(places, blocks) for places, blocks in parts if blocks.shape[0]]
+
+
+def _joined(found: Sequence[bytes]) -> tuple[Bytes, Blocks]:
+    """Blocks side by side, with slack after them, and their addresses."""
+    data = np.frombuffer(b"".join([*found, bytes(SLACK)]), np.uint8)
+    lengths = np.fromiter(map(len, found), np.int64, len(found))
+    return data, data.ctypes.data + np.cumsum(lengths) - lengths
+
+
+def _segment(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
 
 
 class SegmentWriter:
     """Writes the blocks of one segment in order; nothing is visible until `finish`."""
 
-    def __init__(self, store: ColdStore, db: Any, segment: int) -> None:
+    def __init__(self, store: ColdStore, segment: int) -> None:
         self._store = store
-        self._db = db
         self._segment = segment
         self._files: list[Path] = []
         self._open_file: Any = None
@@ -260,12 +400,13 @@ class SegmentWriter:
         self._store.written += len(footer)
         self._open_file.finish()
         kill_point("cold.ingest.before")
-        _ingest(self._db, self._files)
+        self._store.ingest(self._files)
         kill_point("cold.ingest.after")
 
     def abandon(self) -> None:
         """Forget what was written."""
         self._store.live.discard(self._segment)
+        self._open_file = None
         for path in self._files:
             path.unlink(missing_ok=True)
 
@@ -282,6 +423,10 @@ class SegmentWriter:
             self._files.append(path)
             self._in_file = 0
         return self._open_file
+
+
+def _is_damage(error: Exception) -> bool:
+    return any(sign in str(error) for sign in _DAMAGE)
 
 
 def _ingest(db: Any, paths: Sequence[Path]) -> None:

@@ -16,6 +16,8 @@ _INITIAL = 16
 _PAGE = 4096
 _SMALL = 4096
 """Smaller tables grow fourfold: what costs there is the number of steps."""
+_EMPTY = 4
+"""A table that has room for so many times its entries is made smaller."""
 
 
 class RowIndex:
@@ -47,6 +49,15 @@ class RowIndex:
             for table in (self._chain, self._back):
                 table.require(int(rows.max()) >> SHIFT)
             kernels.unlink(hashes, rows, self._parts, self._chain.addresses, self._back.addresses)
+
+    def shrink(self) -> None:
+        """Make the tables smaller that are mostly empty: many rows have been unlinked for good."""
+        for part in np.flatnonzero(self._parts[:, 2] * _EMPTY < self._parts[:, 3]).tolist():
+            slots = _INITIAL
+            while self._parts[part, 2] * 2 > self._limit(part, slots):
+                slots *= 2
+            if slots <= self._parts[part, 1]:
+                self._move(part, slots)
 
     def drop(self, chunk: int) -> None:
         """Give back the links of a chunk whose rows have all been unlinked."""
@@ -89,12 +100,15 @@ class RowIndex:
     def _grow(self, hashes: Hashes) -> None:
         kernels.histogram(hashes, self._wanted)
         for part in np.flatnonzero(self._parts[:, 2] + self._wanted > self._parts[:, 3]).tolist():
-            slots = old = int(self._parts[part, 1]) + 1
+            slots = int(self._parts[part, 1]) + 1
             while self._parts[part, 2] + self._wanted[part] > self._limit(part, slots):
                 slots *= 4 if slots < _SMALL else 2
-            larger = np.zeros(slots * 2, np.uint64)
-            kernels.rehash(self._tables[part].ctypes.data, old, larger.ctypes.data, slots - 1)
-            self._install(part, larger)
+            self._move(part, slots)
+
+    def _move(self, part: int, slots: int) -> None:
+        table = np.zeros(slots * 2, np.uint64)
+        kernels.rehash(self._tables[part].ctypes.data, int(self._parts[part, 1]) + 1, table.ctypes.data, slots - 1)
+        self._install(part, table)
 
     def _install(self, part: int, table: Hashes) -> None:
         slots = table.shape[0] // 2

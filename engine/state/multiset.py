@@ -19,7 +19,6 @@ from forebay.engine.state.coldtable import COLD_PART, ColdTable, open_cold, read
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Words
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.order import Order, OrderIndex
-from forebay.engine.state.segment import Segment
 from forebay.engine.state.slots import grown
 from forebay.kernels import topn
 from forebay.kernels.aggregate import add_count
@@ -141,6 +140,11 @@ class OrderedRows(Segmented):
             self._index.forget(groups, ids)
         self.table.evict(ids)
 
+    def forget(self, groups: Ids) -> None:
+        """The rows of these groups, which have expired, are gone, whatever becomes of the epoch. It has changed none yet."""
+        nodes = self._ask(groups).walk(groups, self.table.words[:0])
+        self.evict(np.array(nodes[:, 1]), groups)
+
     def admit(self, groups: Ids, rows: pa.RecordBatch, words: Words) -> None:
         """Take back rows that were evicted, into these groups."""
         if self._grouped:
@@ -157,8 +161,9 @@ class OrderedRows(Segmented):
         index = self._index.nbytes() if self._index is not None else 0
         return self.table.idle_bytes() + int(index * (1 - self.table.keys.used_share()))
 
-    def cold_segments(self) -> list[Segment]:
-        return list(self.cold.segments.values()) if self.cold is not None else []
+    @property
+    def on_disk(self) -> ColdTable | None:
+        return self.cold
 
     @property
     def unmatched(self) -> int:  # type: ignore[override]
@@ -290,13 +295,17 @@ class BestRows(OrderedRows):
         self._ask(groups)
         return self.index.promising(groups, rows, self._sizes, self._limit)
 
-    def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Ids) -> None:
-        """Offer rows to their groups, each as often as its weight, which is not negative."""
+    def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Ids) -> tuple[Ids, Ids]:
+        """Offer rows to their groups, each as often as its weight, which is not negative.
+
+        Returns (index, id) of the rows that were taken.
+        """
+        repeated = np.arange(weights.shape[0])
         if (weights != 1).any():
-            repeated = np.repeat(np.arange(weights.shape[0]), weights)
+            repeated = np.repeat(repeated, weights)
             groups, rows = groups[repeated], rows.take(pa.array(repeated))
         if not groups.shape[0]:
-            return
+            return repeated, repeated
         self._sizes = grown(self._sizes, int(groups.max()) + 1, 0)
         self._resized.append((groups, self._sizes[groups]))
         arrived = self._number(groups.shape[0])
@@ -314,6 +323,12 @@ class BestRows(OrderedRows):
         self.table.write(born, np.column_stack([ones, groups[kept], arrived[kept]]))
         self.table.open(evicted)
         self.table.free(evicted)
+        return repeated[kept], born
+
+    def sizes(self, groups: Ids) -> Ids:
+        """How many rows each group has in memory."""
+        self._sizes = grown(self._sizes, int(groups.max(initial=-1)) + 1, 0)
+        return self._sizes[groups]
 
     def remove(self, ids: Ids, owners: Ids) -> None:
         touched = np.unique(owners)

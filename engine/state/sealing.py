@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from forebay.engine.files import declare, kill_point
 from forebay.engine.state.cold import ColdRows
 from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import Ids
@@ -14,13 +15,15 @@ from forebay.engine.state.rows import Ids
 _SLICE = 1 << 17
 """Rows written in one step."""
 
+declare("cold.seal.before", "cold.seal.after")
+
 
 class Sealing:
     """A segment in the making. The rows stay where they are until it is finished, and may die meanwhile."""
 
     def __init__(self, cold: ColdRows, ids: Ids, hashes: Hashes, end: int) -> None:
         """`end`: the first chunk that is not sealed."""
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hashes)
         self.ids = ids[order]
         self.hashes = hashes[order]
         self.end = end
@@ -38,7 +41,9 @@ class Sealing:
         self._done += _SLICE
         if self._done < self.ids.shape[0]:
             return False
+        kill_point("cold.seal.before")
         self._cold.add(self._builder.finish())
+        kill_point("cold.seal.after")
         return True
 
     def abandon(self) -> None:

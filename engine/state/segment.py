@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,6 @@ BLOCK = 4096
 """Bytes that a block of ordinary rows has: what a read from the page cache costs grows with it."""
 MOST_ROWS = 1024
 FILTER_BITS = 16
-LOADED = 8 << 20
-"""Most bytes of blocks that one step brings into memory."""
 FORMAT = 1
 _SAMPLED = 16
 """Of so many rows one tells where the middle of the times is."""
@@ -76,9 +74,11 @@ class Segment:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
         self.dead = 0
         """Its rows that have died; its owner counts them."""
+        self.damaged = False
+        """Some of its blocks cannot be read."""
         self.places = Addresses(number, self.fences.shape[0])
-        self.step = max(1, LOADED * self.fences.shape[0] // max(self.nbytes_on_disk, 1))
-        """Blocks to read at a time."""
+        self.block_bytes = max(1, self.nbytes_on_disk // max(self.fences.shape[0], 1))
+        """Of a block, about."""
         self.chunks: Ids | None = None
         """The chunks of 64K ids that its rows have; not known of a segment that was opened again."""
         self.asked = 0
@@ -89,31 +89,20 @@ class Segment:
         """Bytes of memory."""
         return self.fences.nbytes + self.filter.nbytes + self.places.at.nbytes
 
-    def find(self, hashes: Hashes, store: ColdStore) -> Iterator[tuple[Ids, Ids]]:
-        """(index of the hash, row of the segment) of every row with one of the hashes, in pieces."""
+    def candidates(self, hashes: Hashes) -> tuple[Ids, Ids]:
+        """(index of the hash, block that may hold rows with it), by hash, of all that the filter lets through."""
         picked = np.empty(hashes.shape[0], np.int64)
         picked = picked[: kernels.filter_test(hashes, self.filter, picked)]
         self.asked += hashes.shape[0]
         self.passed += picked.shape[0]
         if not picked.shape[0]:
-            return
+            return picked, picked
+        picked = picked[np.argsort(hashes[picked])]
         first, last = np.empty_like(picked), np.empty_like(picked)
         total = kernels.fence_find(hashes, picked, self.fences, first, last)
         which, block = np.empty(total, np.int64), np.empty(total, np.int64)
         kernels.fence_expand(picked, first, last, which, block)
-        order = np.argsort(block, kind="stable")
-        which, block = which[order], block[order]
-        for at in range(0, total, self.step):
-            piece = slice(at, at + self.step)
-            store.load(self.places, np.unique(block[piece]))
-            yield self._search(hashes, which[piece], block[piece])
-
-    def _search(self, hashes: Hashes, which: Ids, block: Ids) -> tuple[Ids, Ids]:
-        begin, count = np.empty_like(which), np.empty_like(which)
-        total = kernels.search(hashes, which, self.places.at[block], begin, count)
-        first = np.repeat(block * self.block_rows + begin, count)
-        within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
-        return np.repeat(which, count), first + within
+        return which, block
 
     def blocks_between(self, low: int, high: int | None) -> Ids:
         """The blocks that may hold hashes from `low` to below `high` (None: to the end)."""

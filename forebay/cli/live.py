@@ -1,4 +1,4 @@
-"""The live view of a continuous SELECT: its current result, redrawn in place until Ctrl-C."""
+"""The live view of a continuous SELECT, its current result redrawn in place until Ctrl-C; and what TRACE JOB .. FOR sees pass."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ def live(con: Session, query: str, output: Output) -> None:
         except KeyboardInterrupt:
             pass
         screen.update(_drawn(stream, result, started, output), refresh=True)
+
+
+def follow(con: Session, trace: str, output: Output) -> None:
+    """The rows of a TRACE JOB .. FOR, a line each as they come, until it ends or Ctrl-C."""
+    shown = 0
+    with con.stream(trace) as stream:
+        try:
+            for batch in stream.batches():
+                for row in batch.rows.to_pylist():
+                    shown += 1
+                    output.console.print(Text(_traced(row)), soft_wrap=True)
+        except KeyboardInterrupt:
+            pass
+    output.console.print(Text(f"({shown} row{'' if shown == 1 else 's'})", style="dim"))
+
+
+def _traced(row: dict[str, Any]) -> str:
+    where = f"epoch {row['epoch']}  {row['step']} {row['node']}  {row['what']}"
+    return "  ".join(part for part in (where, row["name"], row["kind"], row["row"]) if part)
 
 
 def _take(stream: ChangeStream, result: LiveResult) -> bool:

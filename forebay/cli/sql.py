@@ -74,13 +74,28 @@ def run_script(con: Session, text: str, output: Output, *, stop_at_error: bool =
 
 
 def run_statement(con: Session, statement: st.Statement, output: Output) -> None:
-    """Run one statement; a SELECT over an input without end becomes a live view where there is a terminal.
+    """Run one statement; a SELECT over an input without end becomes a live view where there is a terminal, and TRACE JOB .. FOR
+    shows what passes as it comes.
 
     Raises:
         ForebayError: it failed.
     """
+    from forebay.planner.statements import Call, TraceJob
+
+    if isinstance(statement, TraceJob) and statement.follows:
+        from forebay.cli.live import follow
+
+        follow(con, statement.sql, output)
+        return
     try:
-        output.result(con.execute(statement.sql))
+        if isinstance(statement, Call) and output.errors.is_terminal:
+            from forebay.cli.loading import call
+
+            result = call(con, statement.sql, output)
+        else:
+            result = con.execute(statement.sql)
+        if result is not None:
+            output.result(result)
     except UnboundedError:
         if not output.console.is_terminal:
             raise

@@ -40,7 +40,20 @@ _CREATED = ("TABLE", "VIEW", "MATERIALIZED", "TEMPORARY", "OR", "FUNCTION", "SAV
 _AFTER_NO_COMMA = frozenset((TokenType.COMMA, TokenType.R_PAREN, TokenType.FROM, TokenType.SEMICOLON))
 _WITH_NAME = ("CREATE MATERIALIZED VIEW", "CREATE TABLE", "CREATE VIEW", "COLUMNS")
 _STARTS = ("SELECT", "WITH", "VALUES", "CREATE", "DROP", "ALTER", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "SHOW")
-_KEYWORDS = (*_STARTS, "DESCRIBE", "DESC", "SET", "RESET", "EXECUTE", "BEGIN", "STOP", "RESUME", "RESTORE", "TRACE")
+_KEYWORDS = (
+    *_STARTS,
+    "CALL",
+    "DESCRIBE",
+    "DESC",
+    "SET",
+    "RESET",
+    "EXECUTE",
+    "BEGIN",
+    "STOP",
+    "RESUME",
+    "RESTORE",
+    "TRACE",
+)
 
 
 def parse(script: str) -> list[st.Statement]:
@@ -77,6 +90,9 @@ def parse_expression(text: str) -> exp.Expression:
     parsed = reader.guarded(reader.parser._parse_expression)
     reader.end()
     return parsed
+
+
+_UNITS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600}
 
 
 def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
@@ -358,8 +374,10 @@ class _Reader:
         self.need("ALTER")
         if self.take("JOB"):
             return self._alter_job()
+        if self.take("MATERIALIZED", "VIEW"):
+            return self._alter_materialized_view()
         if not self.take("TABLE"):
-            raise self.fail("expected TABLE or JOB after ALTER")
+            raise self.fail("expected TABLE, JOB or MATERIALIZED VIEW after ALTER")
         name = self.name()
         made = {"name": name, **self.place}
         if self.take("RENAME", "TO"):
@@ -466,6 +484,8 @@ class _Reader:
     def _explain(self) -> st.Explain | st.ExplainState:
         self.need("EXPLAIN")
         about_state = self.take("STATE")
+        if about_state and self.take("JOB"):
+            return st.ExplainState(job=self.quoted_or_name(), **self.place)
         while self.word() in ("CHANGELOG_MODE", "ESTIMATED_COST", "JSON_EXECUTION_PLAN", "PLAN_ADVICE", ","):
             self.parser._advance()
         self.take("PLAN")
@@ -520,12 +540,43 @@ class _Reader:
             if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
                 raise self.refuse("TRACE JOB takes column = constant, several with AND")
             values[column.name] = _constant(literal, negative)
-        return st.TraceJob(name=name, values=values, **self.place)
+        seconds = self._span() if self.take("FOR") else None
+        limit = self._count("rows") if self.take("LIMIT") else None
+        return st.TraceJob(name=name, values=values, seconds=seconds, limit=limit, **self.place)
+
+    def _span(self) -> float:
+        """'10 SECONDS', '2 MINUTES' or '1 HOUR', in seconds."""
+        number = self._count("SECONDS")
+        unit = self.word().removesuffix("S")
+        if unit not in _UNITS:
+            raise self.fail("expected SECONDS, MINUTES or HOURS", hint="FOR 10 SECONDS")
+        self.parser._advance()
+        return float(number * _UNITS[unit])
+
+    def _count(self, what: str) -> int:
+        token = self.parser._curr
+        if token is None or not token.text.isdigit() or int(token.text) == 0:
+            raise self.fail(f"expected a number of {what}")
+        self.parser._advance()
+        return int(token.text)
+
+    def _with_options(self) -> dict[str, str]:
+        if not self.take("WITH"):
+            return {}
+        return hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+
+    def _alter_materialized_view(self) -> st.AlterMaterializedView:
+        name, options = self.name(), self._with_options()
+        self.need("AS")
+        start = self.parser._curr
+        if start is None or self.word() not in ("SELECT", "WITH", "VALUES", "("):
+            raise self.fail("expected a query after AS")
+        query = self.guarded(self.parser._parse_statement)
+        text = self.script[start.start : self.ends]
+        return st.AlterMaterializedView(name=name, query=query, query_sql=text, options=options, **self.place)
 
     def _alter_job(self) -> st.AlterJob:
-        name, options = self.quoted_or_name(), {}
-        if self.take("WITH"):
-            options = hint_options(self.guarded(lambda: self.parser._parse_wrapped_csv(self.parser._parse_equality)))
+        name, options = self.quoted_or_name(), self._with_options()
         self.need("AS")
         rest = self.tokens[self.parser._index :]
         body = _Reader(self.script, rest).statement() if rest else None
@@ -533,6 +584,42 @@ class _Reader:
             raise self.fail("expected INSERT or EXECUTE STATEMENT SET after AS")
         self.parser._advance(len(rest))
         return st.AlterJob(name=name, body=body, options=options, **self.place)
+
+    def _call(self) -> st.Call:
+        self.need("CALL")
+        name = self.name()
+        self.need("(")
+        positional: list[str | None] = []
+        named: dict[str, str | None] = {}
+        while self.word() != ")":
+            follows = self.parser._next
+            if follows is not None and follows.token_type == TokenType.FARROW:
+                parameter = self._part().lower()
+                self.parser._advance()
+                if parameter in named:
+                    raise self.fail(f"'{parameter}' is given twice")
+                named[parameter] = self._argument()
+            elif named:
+                raise self.fail("expected name => value after the first named argument")
+            else:
+                positional.append(self._argument())
+            if not self.take(","):
+                break
+        self.need(")")
+        return st.Call(name=name.removeprefix("sys."), positional=tuple(positional), named=named, **self.place)
+
+    def _argument(self) -> str | None:
+        """A constant as text."""
+        value = self.guarded(self.parser._parse_unary)
+        while isinstance(value, exp.Cast):  # TIMESTAMP '2026-11-01 00:00:00'
+            value = value.this
+        if isinstance(value, exp.Null):
+            return None
+        if isinstance(value, exp.Boolean):
+            return "true" if value.this else "false"
+        if not isinstance(value, exp.Literal):
+            raise self.fail("expected a constant")
+        return str(value.this)
 
     def _control(self) -> st.ControlJob:
         action = self.word()
@@ -544,6 +631,7 @@ class _Reader:
         "CREATE": _create,
         "DROP": _drop,
         "ALTER": _alter,
+        "CALL": _call,
         "INSERT": _insert,
         "EXECUTE": _statement_set,
         "BEGIN": _statement_set,

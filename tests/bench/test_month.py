@@ -17,7 +17,7 @@ def test_proportions() -> None:
     updated = np.concatenate([month.updated(w) for w in range(month.windows)])
     assert np.unique(updated).size == updated.size
     assert updated.size == pytest.approx(0.2 * month.orders, rel=0.03)
-    orders, ticks = month.refunds()
+    orders, ticks = month.refunds
     days = (ticks - orders) * DAYS / month.orders
     early = days[orders < month.orders // 3]  # 20 days left: few are cut off
     assert orders.size == pytest.approx(0.05 * month.orders, rel=0.25)

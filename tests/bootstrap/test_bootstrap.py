@@ -14,9 +14,10 @@ from forebay.connection import Connection
 from tests.bootstrap.orders import QUERIES, T, World, append, expected, settled, tables, wait_for
 
 
-def start(con: Connection, root: Path, mode: str, names: list[str], **how: str) -> None:
-    """A view, and a job into an upsert topic whose rows another view shows, of each query."""
-    con.execute(tables(root, mode, **how))
+def start(con: Connection, root: Path, mode: str, names: list[str], *, made: bool = False, **how: str) -> None:
+    """A view, and a job into an upsert topic whose rows another view shows, of each query. `made`: the tables are there."""
+    if not made:
+        con.execute(tables(root, mode, **how))
     for name in names:
         query, keys = QUERIES[name]
         con.execute(f"CREATE MATERIALIZED VIEW {name} AS {query}")

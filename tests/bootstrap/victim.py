@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import forebay
 from forebay.connection import Connection
@@ -20,6 +21,7 @@ from forebay.engine.state import bulk
 from tests.bootstrap.orders import settled, wait_for
 from tests.bootstrap.test_bootstrap import start
 
+Rows = list[tuple[Any, ...]]
 NAMES = ["filtered", "joined", "joined_grouped"]
 
 
@@ -40,8 +42,14 @@ def main(root: Path, place: str, turn: int) -> None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    small_steps()
     set_kill_hook(die)
+    for rows in views(root):
+        print(rows)
+
+
+def views(root: Path) -> list[Rows]:
+    """Bootstrap, and tell what views and sinks show once all that there is has been read."""
+    small_steps()
     with forebay.connect(root / "w", resume=False, attach=False) as con:
         con.execute("SET 'execution.checkpointing.interval' = '100 ms'")
         if not con.sql("SHOW TABLES").fetchall():
@@ -49,9 +57,8 @@ def main(root: Path, place: str, turn: int) -> None:
         con.resume()
         wait_for(lambda: settled(con))
         wait_for(lambda: quiet(con))
-        for name in NAMES:
-            for view in (name, f"{name}_shown"):
-                print(sorted(con.sql(f"SELECT * FROM {view}").fetchall(), key=repr))
+        shown = [view for name in NAMES for view in (name, f"{name}_shown")]
+        return [sorted(con.sql(f"SELECT * FROM {view}").fetchall(), key=repr) for view in shown]
 
 
 def quiet(con: Connection) -> bool:

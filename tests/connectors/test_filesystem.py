@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -239,6 +240,11 @@ def test_new_files_are_found_while_running(tmp_path: Path) -> None:
     again = made.reader(reader.positions())
     assert again.splits() == ["b.json", "a.json"]
     assert again.poll(10, 0.03) is None
+    (tmp_path / "c.json").write_text('{"id": 3}\n')
+    time.sleep(0.02)
+    third = again.poll(10, 0)  # as the driver asks, which does not wait
+    assert third is not None
+    assert third.batch.rows["id"].to_pylist() == [3]
 
 
 def test_a_checkpoint_fixes_the_files_of_a_bounded_input(tmp_path: Path) -> None:

@@ -154,6 +154,16 @@ def many(count: int) -> str:
     return ", ".join(f"({i})" for i in range(1, count))
 
 
+def test_an_empty_warehouse_is_copied_too(tmp_path: Path) -> None:
+    """Its state file has no bytes."""
+    uri = (tmp_path / "copies").as_uri()
+    with forebay.connect(tmp_path / "w", config=HOUR) as con:
+        con.execute(f"CREATE TABLE t (n INT); CREATE SAVEPOINT one TO '{uri}'")
+    assert main(["restore", str(tmp_path / "other"), "one", "--from", uri]) == 0
+    with forebay.connect(tmp_path / "other", config=HOUR) as con:
+        assert con.execute("INSERT INTO t VALUES (1); SELECT * FROM t").fetchall() == [(1,)]
+
+
 def test_a_damaged_copy_is_told_and_changes_nothing(tmp_path: Path) -> None:
     uri = (tmp_path / "copies").as_uri()
     with forebay.connect(tmp_path / "w", config=HOUR) as con:

@@ -157,7 +157,7 @@ def test_wrong_statements(con: forebay.Connection) -> None:
             "ALTER JOB insert_into_lines WITH ('x' = 'y') AS INSERT INTO lines SELECT order_id, part FROM refunds",
             "unknown option",
         ),
-        ("ALTER VIEW v", "expected TABLE or JOB after ALTER"),
+        ("ALTER VIEW v", "expected TABLE, JOB or MATERIALIZED VIEW after ALTER"),
     ):
         with pytest.raises(forebay.ForebayError, match=message):
             con.execute(statement)

@@ -112,3 +112,15 @@ def test_a_misspelt_column_is_told(con: Connection) -> None:
 def test_explain_says_what_is_shared(con: Connection) -> None:
     text = con.execute(f"EXPLAIN {QUERIES['filtered']}").fetchall()[0][0]
     assert "state: table orders by (id), shared by jobs, table refunds by (order_id), shared by jobs" in text
+
+
+def test_a_table_that_reads_elsewhere_now_shares_nothing(con: Connection) -> None:
+    table = "CREATE TABLE {0} (id BIGINT) WITH (" + LOG + ", 'scan.startup.mode' = 'earliest-offset');"
+    pairs = "SELECT x.id FROM a x JOIN a y ON x.id = y.id"
+    con.execute(table.format("a") + table.format("b") + "INSERT INTO a VALUES (1), (2); INSERT INTO b VALUES (2), (3)")
+    con.execute(f"CREATE MATERIALIZED VIEW before AS {pairs}")
+    driver = con.warehouse.driver
+    assert driver.wait(lambda: len(con.sql("SELECT * FROM before").fetchall()) == 2, 30)
+    con.execute(f"ALTER TABLE a SET ('topic' = 'b'); CREATE MATERIALIZED VIEW after AS {pairs}")
+    assert driver.wait(lambda: len(con.sql("SELECT * FROM after").fetchall()) == 2, 30)
+    assert sorted(con.sql("SELECT id FROM after").fetchall()) == [(2,), (3,)]

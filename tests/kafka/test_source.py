@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 
+from forebay.connectors import default_registry
 from forebay.connectors.kafka.reader import KafkaReader
-from forebay.engine.connector import ColumnSpec
+from forebay.engine.connector import ColumnSpec, Rate
 from forebay.engine.errors import ConnectorError, OptionError
-from tests.kafka.tables import ID, NAME, SECONDS, numbers, open_reader, send
+from tests.kafka.tables import ID, NAME, SECONDS, numbers, open_reader, send, spec
 from tests.servers.kafka.broker import Broker
 
 pytestmark = pytest.mark.kafka
@@ -90,6 +91,22 @@ def test_bounded_modes(broker: Broker) -> None:
     reader = open_reader(broker, "ends", **END)
     send(broker, "ends", numbers(9))
     assert _ids(reader) == [0, 1, 2, 3, 4]
+
+
+def test_the_rate_of_a_topic_is_that_of_its_last_hour(broker: Broker) -> None:
+    broker.create_topic("paced", 2)
+    now = int(time.time() * 1000)
+    for minutes in (300, 50, 40, 30, 20):
+        send(broker, "paced", numbers(minutes), timestamp=now - minutes * 60_000, partition=minutes % 20 // 10)
+    broker.create_topic("at-once")
+    send(broker, "at-once", numbers(1, 2))
+    make = default_registry().connector("kafka").source
+    assert make is not None
+    rates = [
+        make(spec(broker, topic, (ID,), {"scan.startup.mode": "earliest-offset"})).rate(now * 1000)
+        for topic in ("paced", "at-once")
+    ]
+    assert rates == [Rate(4 / 3600, "4 records in the last hour"), None]
 
 
 def test_an_empty_topic_ends_at_once(broker: Broker) -> None:

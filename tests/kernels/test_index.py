@@ -67,6 +67,7 @@ def test_follows_the_naive_index(steps: list[tuple[list[int], int, bool]], start
             gone = [linked.pop(r) for r in chosen]
             index.unlink(np.array(gone, np.uint64), np.array(chosen, np.int64))
             naive.unlink(gone, chosen)
+            index.shrink()
         else:
             for r in chosen:
                 deaths.setdefault(r, epoch)
@@ -94,3 +95,20 @@ def test_grows_part_by_part(spread: int) -> None:
     index.insert(hashes[::2].copy(), np.arange(n + 1, n + 1 + n // 2))
     assert (index.newest(hashes, died, FOREVER, FOREVER) > 0).all()
     assert index.nbytes() < 3_000_000 + 16 * n * 4
+
+
+@pytest.mark.parametrize("spread", [1, 2**40, 0x9E3779B97F4A7C15])
+def test_shrinks_when_most_are_gone(spread: int) -> None:
+    n = 100_000
+    hashes = np.arange(n, dtype=np.uint64) * np.uint64(spread)
+    index, rows = RowIndex(), np.arange(1, n + 1)
+    index.insert(hashes, rows)
+    full = index.nbytes()
+    index.unlink(hashes[n // 20 :].copy(), rows[n // 20 :].copy())
+    index.shrink()
+    assert index.nbytes() < full / 3
+    died = np.zeros(16, np.int64)
+    left = np.where(rows <= n // 20, rows, 0)
+    assert index.newest(hashes, died, FOREVER, FOREVER).tolist() == left.tolist()
+    index.insert(hashes[n // 20 :].copy(), np.arange(n + 1, 2 * n + 1 - n // 20))
+    assert (index.newest(hashes, died, FOREVER, FOREVER) > 0).all()

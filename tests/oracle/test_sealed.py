@@ -77,7 +77,7 @@ def test_nexmark_over_cold_groups(tmp_path: Path) -> None:
         states = [s for n in con.warehouse.driver.flow.order for s in n.states().values() if isinstance(s, Segmented)]
         keyed = [s for s in states if not isinstance(s, Arrangement)]
         assert sum(bool(s.cold_segments()) for s in keyed) > 8
-        told = [s for s in con.execute("SHOW STATE").arrow().to_pylist() if s["cold_rows"]]
+        told = [s for s in con.execute("SHOW STATE").arrow().to_pylist() if s["segments"]]
         assert len(told) == sum(bool(s.cold_segments()) for s in states) and all(s["disk_bytes"] > 0 for s in told)
         con.warehouse.driver.checkpoint()
         before = {name: oracle.shown(f"v_{name}") for name in names}

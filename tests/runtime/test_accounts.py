@@ -54,6 +54,7 @@ def test_memory_in_no_account_makes_state_leave_sooner(monkeypatch: pytest.Monke
             con.register("fresh", pa.table(rows))
             con.execute("INSERT INTO t SELECT * FROM fresh")
 
+        monkeypatch.setattr(module, "resident", lambda: Resident(1, 0))
         insert()
         insert()
         with con.warehouse.driver.boundary() as flow:

@@ -78,7 +78,7 @@ def store(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def found(cold: ColdRows, keys: pa.RecordBatch) -> dict[int, dict[str, object]]:
     out = {}
-    for which, handles in cold.find(hash_rows(keys, [0])):
+    for which, handles, _ in cold.find(hash_rows(keys, [0])):
         assert (handles >= COLD).all()
         for i, row_id, row in zip(which, cold.ids(handles), cold.gather(handles).to_pylist()):
             assert row["k"] == keys.column(0)[int(i)].as_py()
@@ -158,16 +158,33 @@ def test_a_store_is_opened_again_and_collects(tmp_path: Path) -> None:
     assert sorted(found(again, keys)) == [*range(1, 101), *range(201, 301)]
     store.collect([first, third])
     assert store.segments() == [first, third]
-    with pytest.raises(StateError, match="missing blocks"):
+    with pytest.raises(StateError, match="is missing"):
         again.open([second])
     assert sorted(found(again, keys)) == [*range(1, 101), *range(201, 301)]
     assert store.new_segment() > third
     store.close()
 
 
+def test_threads_read_what_the_disk_has(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.engine.state.coldstore._CACHED", 0.0)
+    cold = ColdRows(SCHEMA, store)
+    rows = rows_of(range(3000))
+    for part in range(3):
+        sealed(cold, rows.slice(1000 * part, 1000), 1 + 1000 * part)
+    got = found(cold, rows.select(["k"]))
+    assert [got[k + 1] for k in range(3000)] == rows.to_pylist()
+    assert store._threads is not None
+    part = [n for n in store.segments() if n != 2]
+    cold.segments[2].places.at[:] = 0
+    store.forget(cold.segments[2].places)
+    store.collect(part)
+    with pytest.raises(StateError, match="cold state is missing"):
+        found(cold, rows.select(["k"]))
+
+
 def test_blocks_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.coldstore.CACHE", 20_000)
-    monkeypatch.setattr("forebay.engine.state.segment.LOADED", 12_000)
+    monkeypatch.setattr("forebay.engine.state.cold.LOADED", 12_000)
     store = ColdStore(None)
     cold = ColdRows(SCHEMA, store)
     rows = rows_of(range(2000))

@@ -292,12 +292,12 @@ def test_a_read_that_fails_changes_nothing(name: str, store: ColdStore, monkeypa
     hot, cold, fails, failures = make(), use(make(), store), 0, 0
     get = store._get
 
-    def failing(segment: int, keys: list[bytes]) -> Any:
+    def failing(keys: list[bytes]) -> Any:
         nonlocal fails
         fails -= 1
         if fails == 0:
             raise StateError("the disk is gone")
-        return get(segment, keys)
+        return get(keys)
 
     monkeypatch.setattr(store, "_get", failing)
     for number, epoch in enumerate(history):

@@ -1,0 +1,178 @@
+"""Checkpoints of a large state: `python -m bench.checkpoint --orders N --budget 1GB [--changed 0.01] --json FILE`.
+
+The join of `bench.month`, durable. When all N orders are in, a checkpoint is taken; then a share of the orders, at random and so
+mostly cold, is updated, and another is taken. What the second wrote is told by the kernel (`write_bytes` of the process): rows,
+sealing and merges since the first, to the end of `--settle` seconds after it. One process, pinned to one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bench import measure
+from bench.month import UPDATED, Month, MonthReader, MonthSource
+from bench.month_join import FILES, INSERT, PROMISE, SINK, TABLES, Days
+from forebay.engine.batch import Batch
+from forebay.engine.connector import Changelog, Connector, Fetched, Option, Position, Reader, Source, TableSpec
+from forebay.planner.options import size
+
+COLUMNS = ("case", "rows", "seconds", "state_mb", "changed_mb", "written_mb", "written_share", "checkpoint_seconds")
+_PIECE = 20_000
+
+
+@dataclass(frozen=True)
+class LaterMonth(Month):
+    """A month whose orders are updated once more when the gate opens; it does not end."""
+
+    changed: int = 0
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def pieces(self) -> int:
+        """Epochs that the updates come in."""
+        return -(-self.changed // _PIECE)
+
+    def last_update(self, piece: int) -> Batch:
+        """Some orders of all but the last days get a new status."""
+        rng = np.random.default_rng(self.seed)
+        ids = rng.choice(self.orders * 9 // 10, self.changed, replace=False)
+        ids = ids[piece * _PIECE : (piece + 1) * _PIECE]
+        done = self._chosen("updated", ids, UPDATED)
+        old = pa.concat_batches([self.order_rows(ids[done], True), self.order_rows(ids[~done], False)])
+        new = old.set_column(5, "status", pa.array(["late"] * old.num_rows))
+        weights = np.r_[np.full(old.num_rows, -1), np.full(old.num_rows, 1)]
+        return Batch(pa.concat_batches([old, new.cast(old.schema)]), weights)
+
+
+class LaterReader(MonthReader):
+    """A window per poll, then, when the gate is open, the updates of orders in pieces."""
+
+    def poll(self, max_rows: int, timeout: float) -> Fetched | None:
+        month = self._source.month
+        assert isinstance(month, LaterMonth)
+        if self._at < month.windows:
+            return super().poll(max_rows, timeout)
+        piece = self._at - month.windows
+        if self._source.table == "refunds" or not month.gate.is_set() or piece == month.pieces:
+            return None
+        self._at += 1
+        batch = month.last_update(piece)
+        return Fetched(batch, None, records=batch.num_rows // 2)
+
+    def finished(self) -> bool:
+        return False
+
+
+class LaterSource(MonthSource):
+    """Unbounded."""
+
+    bounded = False
+
+    def reader(self, positions: Mapping[str, Position] | None) -> Reader:
+        return LaterReader(self, int(positions["0"]) if positions else 0)
+
+
+def written() -> int:
+    """Bytes that this process has sent to disks."""
+    text = Path("/proc/self/io").read_text()
+    return int(dict(line.split(": ") for line in text.splitlines())["write_bytes"])
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """All of it, once."""
+    from forebay.connection import Connection
+    from forebay.connectors import default_registry
+
+    if args.core >= 0:
+        measure.pin([args.core])
+    month = LaterMonth(args.orders, args.seed, changed=int(args.orders * args.changed))
+    registry = default_registry()
+
+    def source(spec: TableSpec) -> Source:
+        return LaterSource(month, spec.options["table"])
+
+    registry.connectors["month"] = Connector("month", (Option("table", "orders or refunds"),), source=source)
+    registry.connectors["days"] = Connector(
+        "days", (), sink=lambda spec: Days(), sink_changelog=lambda spec: Changelog.RETRACT
+    )
+    with (
+        tempfile.TemporaryDirectory(dir=args.directory) as directory,
+        Connection(f"{directory}/w", registry=registry) as con,
+    ):
+        con.execute(f"SET 'memory.budget' = '{args.budget}'")
+        con.execute("SET 'execution.checkpointing.interval' = '1 h'")
+        con.execute(TABLES + SINK)
+        con.execute(INSERT)
+        driver = con.warehouse.driver
+
+        def read(windows: int) -> None:
+            scans = [n.scan for n in driver.flow.order if n.scan is not None and n.scan.spec.table == "orders"]
+            driver.wait(lambda: all(int(s.positions.get("0", 0)) >= windows for s in scans), args.timeout)
+
+        def load() -> dict[str, Any]:
+            read(month.windows)
+            con.checkpoint(args.timeout)
+            return {}
+
+        result = measure.measure("", args.orders, load)
+        states = [s for n in driver.flow.order for s in n.states().values()]
+        state = sum(s.nbytes() for s in states) + driver.cold.disk_bytes()
+        before, started = written(), time.perf_counter()
+        month.gate.set()
+        read(month.windows + month.pieces)
+        changing = time.perf_counter() - started
+        started = time.perf_counter()
+        con.checkpoint(args.timeout)
+        taken = time.perf_counter() - started
+        time.sleep(args.settle)
+        result.more.update(
+            state_mb=state / 2**20,
+            changed_rows=month.changed,
+            changed_mb=state * args.changed / 2**20,
+            changing_seconds=changing,
+            checkpoint_seconds=taken,
+            written_mb=(written() - before) / 2**20,
+            written_share=(written() - before) / state,
+        )
+    return result.entry() | {"case": f"{args.orders / 1e6:g} M orders, {args.budget}, {args.changed:.0%} updated"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("bench.checkpoint", description="What a checkpoint of a large state writes.")
+    made.add_argument("--orders", type=int, default=10_000_000)
+    made.add_argument("--budget", default="1GB", help="memory budget")
+    made.add_argument("--changed", type=float, default=0.01, help="share of the orders that is updated in between")
+    made.add_argument("--settle", type=float, default=5.0, help="seconds for merges after the checkpoint")
+    made.add_argument("--directory", help="where the warehouse's files go")
+    return measure.cases(made)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run in a process of its own, and report."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv)
+    if args.case:
+        print(json.dumps(run(args)))
+        return 0
+    memory = size(args.budget) + PROMISE + FILES
+    entry = measure.in_process("bench.checkpoint", [*argv, "--case", "join"], args.timeout + 600, memory)
+    print(measure.table([entry], COLUMNS), file=sys.stderr)
+    measure.report("checkpoint", [entry], args.json, orders=args.orders, budget=args.budget)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
