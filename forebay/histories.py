@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from forebay.bound import as_bound, rebound
+from forebay.bound import as_bound, as_made, rebound
 from forebay.connectors import bootstrap as opts
 from forebay.engine.connector import Registry
 from forebay.engine.errors import CatalogError, OptionError, StateError, nearest
@@ -276,12 +276,12 @@ class Histories:
         for kept in self._catalog.kept.values():
             if kept.table == loading.table and self._rebound(kept.bound, loading) != kept.bound:
                 plans[kept.name] = self._keeping.plan(kept, self._rebound(kept.bound, loading))
-        parts = [part for name, plan in plans.items() for part in parts_of(plan, loading.table, f"{name}/")]
-        return JobPlan(tuple(parts))
+        return JobPlan(tuple(part for plan in plans.values() for part in parts_of(plan, loading.table)))
 
     def _job_plan(self, job: JobDefinition, bound: Mapping[str, str]) -> JobPlan:
         statement = parse(job.sql)[0]
-        with as_bound(self._catalog, self._registry, self._relations, bound):
+        made = as_made(self._relations.options, job.options)
+        with as_bound(self._catalog, self._registry, self._relations, bound), made:
             if isinstance(statement, st.CreateMaterializedView):
                 return self._plans.view(job.name, statement.query, statement.sql, statement.columns)[1]
             inserts = inserts_of(statement)

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +97,7 @@ class Workshop:
     def remove(self, name: str) -> None:
         """Remove the directory of a build."""
         kill_point("bootstrap.drop.before")
-        shutil.rmtree(self.directory / name, ignore_errors=True)
+        self.files.remove_tree(self.directory / name)
 
     def close(self) -> None:
         """Stop; another process may go on from what was saved."""
@@ -338,7 +337,7 @@ class Build:
         if problem is not None:
             log.warning("the bootstrap of %s begins anew: %s", self.goal.label, problem)
         if problem is not None or not value:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._shop.files.remove_tree(self.directory)
             value = {}
         self._shop.files.mkdir(self.directory)
         return value
