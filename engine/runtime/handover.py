@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from forebay.engine.errors import StateError
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, ScanStep, Step
 
 if TYPE_CHECKING:
-    from forebay.engine.runtime.dataflow import Dataflow, Node
+    from forebay.engine.runtime.dataflow import Dataflow
 
 
 @dataclass(slots=True, eq=False)
