@@ -276,8 +276,7 @@ class Histories:
         for kept in self._catalog.kept.values():
             if kept.table == loading.table and self._rebound(kept.bound, loading) != kept.bound:
                 plans[kept.name] = self._keeping.plan(kept, self._rebound(kept.bound, loading))
-        parts = [part for name, plan in plans.items() for part in parts_of(plan, loading.table, f"{name}/")]
-        return JobPlan(tuple(parts))
+        return JobPlan(tuple(part for plan in plans.values() for part in parts_of(plan, loading.table)))
 
     def _job_plan(self, job: JobDefinition, bound: Mapping[str, str]) -> JobPlan:
         statement = parse(job.sql)[0]

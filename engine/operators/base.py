@@ -24,7 +24,7 @@ class Turn:
     epoch: int
     """Number of the epoch, from 1, ascending; resets when a process starts."""
     now: int
-    """Processing time of the epoch in µs since 1970: one value for the whole epoch."""
+    """Processing time of the epoch in µs since 1970: one value for the whole epoch. It does not jump with the clock."""
     watermarks: tuple[int | None, ...]
     """Per input: µs since 1970 that event times have passed once this epoch's rows are seen; None before the first.
     `MAX_WATERMARK` after the end of a bounded input."""

@@ -1,6 +1,6 @@
 """Putting another plan in the place of a job's, at an epoch boundary. `alter` says what is kept; here it is carried out.
 
-The new plan's nodes are made beside those that run, in one step over the pasts of what they stand on; only when that has
+The new plan's nodes are made beside those that run, from the pasts of what they stand on; only when that has
 succeeded are outlets handed over and old nodes removed. So an exception leaves everything as it was.
 
 A sink's outlet goes over and gets, at that instant, the difference of the two results, or nothing. A materialized view is an
@@ -19,12 +19,15 @@ from forebay.engine.batch import Batch
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Turn
-from forebay.engine.operators.join import ArrangeOperator
+from forebay.engine.operators.join import ArrangeOperator, JoinOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.dataflow import Attachment, Dataflow, Node
+from forebay.engine.runtime.initial import Initial
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, ScanStep
 
+MANY = 1 << 20
+"""Changes of a result that are held before they are netted."""
 Results = dict[str, list[Batch]]
 """All rows of each output, by its path."""
 
@@ -59,16 +62,34 @@ def change(
     return _Change(flow, job, plan, now).carry_out(former, lose=lose)
 
 
-def initial_step(
-    flow: Dataflow, placed: Attachment, views: Mapping[str, Node] | None = None, *, results: bool = True
-) -> Results:
-    """One step of new nodes alone, over the full contents of inputs that have a past.
+def in_pieces(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, results: bool) -> Results:
+    """As `at_once`, in memory that does not grow with the past, where no row of it can have expired."""
+    choices = (placed.choices or {}).values()
+    specs = {id(c.node): c.step.scan for c in choices if c.node is not None and isinstance(c.step, ScanStep)}
+    ends = [Node(path, path, [node], set(), outlet=_Collected(), path=path) for path, node in views.items()]
+    own = [(n, n.outlet, n.state_only) for n in placed.fresh if n.outlet is not None]
+    for node, _, _ in own:
+        node.outlet, node.state_only = _Collected(), not results
+    try:
+        Initial(flow, [*placed.fresh, *ends], placed.now, flow.elders(placed), specs).run()
+        return {n.path: n.outlet.rows for n in (*ends, *(o[0] for o in own)) if isinstance(n.outlet, _Collected)}
+    finally:
+        for node, outlet, state_only in own:
+            node.outlet, node.state_only = outlet, state_only
 
-    Returns what its outlets would get (if `results`), and what the nodes in `views` have, by path: nobody gets it yet.
-    """
+
+def brought_up(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, results: bool) -> Results:
+    """Let new nodes take in the past. Returns what their outlets would get (if `results`), and what the nodes in `views` have, by
+    path: nobody gets it yet."""
+    timed = any(isinstance(n.operator, JoinOperator) and n.operator.horizon for n in placed.fresh)
+    return (at_once if timed else in_pieces)(flow, placed, views, results=results)
+
+
+def at_once(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, results: bool) -> Results:
+    """`brought_up` in one step, by the present watermarks: what has expired by now is not taken in."""
     fresh: list[Node] = placed.fresh
     ends: Results = {}
-    wanted = {id(node): path for path, node in (views or {}).items()}
+    wanted = {id(node): path for path, node in views.items()}
     useful = _useful(fresh, wanted.keys(), results)
     for node in [n for n in fresh if id(n) in useful]:
         inputs = [i.output if i in fresh else _asked(flow, i, node, placed) for i in node.inputs]
@@ -82,7 +103,7 @@ def initial_step(
             node.watermark = node.operator.watermark(watermarks)
         if id(node) in wanted:
             ends[wanted[id(node)]] = node.output
-    for path, node in (views or {}).items():
+    for path, node in views.items():
         if path not in ends:
             ends[path] = list(flow.past(node) or ())
     for node in fresh:
@@ -168,11 +189,7 @@ class _Change:
         fresh = Attachment(job, self._now, choices=choices, prefix=flow.unused(job))
         fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
         try:
-            inputs = {view.path: flow.place(view.step.sources[0], fresh) for view in self._views}
-            for output in self._plan.outputs:
-                if output.path not in inputs:
-                    flow.place(output, fresh)
-            after = initial_step(flow, fresh, inputs, results=before is not None)
+            inputs, after = self._make(fresh, before)
             owed = self._owed(before, after)
         except BaseException:
             for node in fresh.fresh:
@@ -186,7 +203,7 @@ class _Change:
         for view in self._views:
             fresh.nodes[view.path] = view.node
             view.node.jobs = {job}
-            self._turn(view, inputs[view.path], before or {}, after[view.path])
+            self._turn(view, inputs[view.path], before or {}, after.get(view.path, []))
         flow.discard(old)
         for node in fresh.fresh:
             if node.outlet is not None and node.path in owed:
@@ -194,6 +211,16 @@ class _Change:
                 node.outlet.commit()
         flow.sort()
         flow.note(job, self._plan, fresh.nodes)
+
+    def _make(self, fresh: Attachment, before: Results | None) -> tuple[dict[str, Node], Results]:
+        """The new nodes, with the past in them. Returns what feeds each view, and the results that are compared with `before`."""
+        flow = self._flow
+        inputs = {view.path: flow.place(view.step.sources[0], fresh) for view in self._views}
+        for output in self._plan.outputs:
+            if output.path not in inputs:
+                flow.place(output, fresh)
+        compared = {path: node for path, node in inputs.items() if path in (before or {})}
+        return inputs, brought_up(flow, fresh, compared, results=before is not None)
 
     def _owed(self, before: Results | None, after: Results) -> Results:
         """What makes the old results of sinks the new ones."""
@@ -233,11 +260,11 @@ class _Change:
         if found.lost:
             return None
         aside = Attachment(f"{self._job} looked at", self._now, choices=found.choices)
-        aside.outlets = {o.path: _Nowhere() for o in plan.outputs}
+        aside.outlets = {o.path: _Collected() for o in plan.outputs}
         try:
             for output in plan.outputs:
                 flow.place(output, aside)
-            return initial_step(flow, aside)
+            return brought_up(flow, aside, {}, results=True)
         finally:
             flow.discard(aside.job)
 
@@ -264,14 +291,23 @@ def _columns(schema: pa.Schema) -> str:
     return ", ".join(schema.names)
 
 
-class _Nowhere(Outlet):
-    """The outlet of a job that is only looked at."""
+class _Collected(Outlet):
+    """Takes the place of an outlet while its rows are only looked at."""
+
+    def __init__(self) -> None:
+        self.rows: list[Batch] = []
+        self._open: list[Batch] = []
+        self._many = MANY
 
     def take(self, batches: list[Batch], watermark: int | None, epoch: int) -> None:
-        pass
+        self._open.extend(batches)
 
     def commit(self) -> None:
-        pass
+        self.rows, self._open = [*self.rows, *self._open], []
+        if sum(b.num_rows for b in self.rows) > self._many:
+            net = consolidate(self.rows)
+            self.rows = [] if net is None else [net]
+            self._many = max(MANY, 2 * sum(b.num_rows for b in self.rows))
 
     def rollback(self) -> None:
-        pass
+        self._open = []

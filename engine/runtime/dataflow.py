@@ -204,13 +204,13 @@ class Dataflow:
             for output in plan.outputs:
                 self.place(output, placed)
             if initial:
-                Initial(self, placed.fresh, now, self._elders(placed)).run()
+                Initial(self, placed.fresh, now, self.elders(placed)).run()
         except BaseException:
             self.discard(job)
             raise
         self.note(job, plan, placed.nodes)
 
-    def _elders(self, placed: Attachment) -> dict[int, Node]:
+    def elders(self, placed: Attachment) -> dict[int, Node]:
         """By `id` of a new scan: the one whose past is its own."""
         scans = [n for n in placed.fresh if n.scan is not None] if placed.choices is not None else []
         found = {id(n): (placed.choices or {})[n.path].continues for n in scans}

@@ -87,15 +87,16 @@ def _reads(node: Node, table: str) -> bool:
     return node.scan is not None and node.scan.spec.table == table
 
 
-def parts_of(plan: JobPlan, table: str, prefix: str) -> Iterator[Step]:
-    """The largest parts of a plan that stand on this table alone and may be shared, under paths of their own."""
+def parts_of(plan: JobPlan, table: str) -> Iterator[Step]:
+    """The largest parts of a plan that stand on this table alone and may be shared. Paths are their keys, so that equal parts of
+    several plans are one."""
     seen: dict[str, Step] = {}
 
     def visit(step: Step) -> Iterator[Step]:
         leaves = [s for s in JobPlan((step,)).steps() if not s.inputs]
         mine = all(isinstance(s, ScanStep) and s.scan.table == table for s in leaves)
         if mine and step.key is not None:
-            yield _moved(step, prefix, seen)
+            yield _by_key(step, seen)
             return
         for source in step.inputs:
             yield from visit(source)
@@ -104,13 +105,16 @@ def parts_of(plan: JobPlan, table: str, prefix: str) -> Iterator[Step]:
         yield from visit(output)
 
 
-def _moved(step: Step, prefix: str, seen: dict[str, Step]) -> Step:
+def _by_key(step: Step, seen: dict[str, Step]) -> Step:
     if step.path not in seen:
+        path = step.key or step.path
         if isinstance(step, OperatorStep):
-            sources = tuple(_moved(s, prefix, seen) for s in step.sources)
-            seen[step.path] = replace(step, path=prefix + step.path, sources=sources)
+            seen[step.path] = replace(step, path=path, sources=tuple(_by_key(s, seen) for s in step.sources))
+        elif isinstance(step, ScanStep):  # one scan, but each job has to say what it reads of it
+            columns = "*" if step.scan.columns is None else ",".join(sorted(step.scan.columns))
+            seen[step.path] = replace(step, path=f"{path} of {columns}")
         else:
-            seen[step.path] = replace(step, path=prefix + step.path)
+            seen[step.path] = replace(step, path=path)
     return seen[step.path]
 
 

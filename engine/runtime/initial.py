@@ -19,6 +19,7 @@ from forebay.engine.state.arrangement import Arrangement
 
 if TYPE_CHECKING:
     from forebay.engine.runtime.dataflow import Dataflow, Node
+    from forebay.engine.runtime.scan import ScanSpec
 
 PIECE = 1 << 20
 """Rows in one epoch: what fits comes as one change, as a sink would have it."""
@@ -30,11 +31,20 @@ _HISTORY_ROWS = 1 << 16
 class Initial:
     """Brings new nodes of a dataflow up to date."""
 
-    def __init__(self, flow: Dataflow, fresh: list[Node], now: int, elders: Mapping[int, Node]) -> None:
-        """`fresh`: in topological order. `elders`: by `id` of a new scan, the running one where it goes on."""
+    def __init__(
+        self,
+        flow: Dataflow,
+        fresh: list[Node],
+        now: int,
+        elders: Mapping[int, Node],
+        specs: Mapping[int, ScanSpec] | None = None,
+    ) -> None:
+        """`fresh`: in topological order. `elders`: by `id` of a new scan, the running one where it goes on. `specs`: by `id` of
+        a running scan, what is wanted of its rows."""
         self._flow = flow
         self._now = now
         self._elders = elders
+        self._specs = specs or {}
         self._all = {id(n) for n in fresh}
         self._fresh = [n for n in fresh if n.scan is None and not n.complete]
         self._wanted = self._useful()
@@ -58,7 +68,7 @@ class Initial:
     def _has_past(self, node: Node) -> bool:
         if id(node) in self._all:
             return node.complete or node.history is not None or id(node) in self._elders
-        return self._flow.past(node) is not None
+        return self._flow.past(node, self._specs.get(id(node))) is not None
 
     def _past(self, node: Node) -> Iterator[Batch]:
         elder = self._elders.get(id(node))
@@ -67,7 +77,7 @@ class Initial:
         elif id(node) in self._all and node.history is not None:
             yield from _history(node)
         else:
-            yield from self._flow.past(node) or ()
+            yield from self._flow.past(node, self._specs.get(id(node))) or ()
 
     def _useful(self) -> set[int]:
         """Nodes whose work leaves something behind: state of their own, or rows that an outlet takes."""

@@ -14,12 +14,22 @@ import pytest
 import forebay
 from tests.bootstrap.call_victim import NAMES
 from tests.bootstrap.orders import QUERIES, World, expected
-from tests.bootstrap.test_kills import PLACES as LOADING
 from tests.bootstrap.test_kills import ROOT, world_at
 
 DEATHS = [("bootstrap.handover.after", 1)]
 PLACES = [
-    *LOADING,
+    "bootstrap.run.before",
+    "bootstrap.run.after",
+    "bootstrap.manifest.before",
+    "bootstrap.manifest.after",
+    "bootstrap.segment.before",
+    "bootstrap.segment.after",
+    "cold.ingest.before",
+    "cold.ingest.after",
+    "bootstrap.ready",
+    "bootstrap.drop.before",
+    "checkpoint.rename.before",
+    "checkpoint.rename.after",
     "bootstrap.handover.before",
     "bootstrap.handover.after",
     "bootstrap.defined.before",
