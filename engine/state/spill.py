@@ -232,6 +232,7 @@ class Spill:
                 continue
             left = 2**63 - 1
             for handles in self.groups.scan([segment]):
+                handles = handles[~self.groups.dead.test(self.groups.ids(handles))]
                 watched = self._watched(handles)
                 left = min(left, int(watched[watched > most].min(initial=2**63 - 1)))
                 due = handles[watched <= most]
@@ -243,12 +244,10 @@ class Spill:
             self._least[number] = left
 
     def _watched(self, handles: Ids) -> Ids:
-        """The watched word of some groups; the greatest there is for dead ones."""
+        """The watched word of each of these groups."""
         assert self._table.watched is not None
         column = len(self._keys.schema) + self._table.watched
-        watched = np.array(self.groups.gather(handles, [column]).column(0).to_numpy())
-        watched[self.groups.dead.test(self.groups.ids(handles))] = 2**63 - 1
-        return watched
+        return np.asarray(self.groups.gather(handles, [column]).column(0).to_numpy())
 
     def _piece(self, handles: Ids) -> Returning:
         """These groups with what is kept for them, numbered."""

@@ -18,7 +18,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.errors import StateError
 from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
-from forebay.engine.operators.base import Operator
+from forebay.engine.operators.base import MAX_WATERMARK, Operator
 from forebay.engine.operators.normalize import LastRows, NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.rank import RankOperator, RankSpec
 from forebay.engine.operators.window import WindowAggregateOperator
@@ -368,4 +368,4 @@ def test_a_closing_window_does_not_come_back_into_memory(store: ColdStore) -> No
         assert {s.rows() for name, s in operator.states().items() if name != "closed"} == {
             500 if ending == "rollback" else 0
         }
-    assert operator.process([[]], turn(watermark=DAY_1 + 10**9)) == []
+    assert operator.process([[]], turn(watermark=MAX_WATERMARK)) == []
