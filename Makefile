@@ -23,13 +23,14 @@ bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 	$(BIN)/python -m bench.nexmark --queries q0,q1,q3,q4,q9,q18,q19,q20
 
-# The tables of the README. Nothing else should run meanwhile; about half an hour.
+# The tables of the README. Nothing else should run meanwhile; about an hour.
 figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.nexmark --queries generator,q0,q1,q3,q4,q9,q18,q19,q20 --events 5000000 --json bench/results/nexmark.json
 	$(BIN)/python -m bench.nexmark --source kafka --publish --queries q0,q3,q4,q9,q18,q20 --events 3000000 --json bench/results/nexmark-kafka.json
 	$(BIN)/python -m bench.orders --orders 2000000 --json bench/results/orders.json
-	$(BIN)/python -m bench.month_join --orders 10000000 --budget 1GB --variant plain,late-updates --json bench/results/month_join.json
-	$(BIN)/python -m bench.bootstrap --orders 10000000 --budget 1GB --json bench/results/bootstrap.json
+	$(BIN)/python -m bench.month_join --orders 50000000 --budget 1GB --variant plain,kafka,late-updates,cold-refunds --json bench/results/month_join.json
+	$(BIN)/python -m bench.checkpoint --orders 80000000 --budget 1GB --json bench/results/checkpoint.json
+	$(BIN)/python -m bench.bootstrap --orders 50000000 --budget 1GB --json bench/results/bootstrap.json
 	$(BIN)/python -m bench.sharing --orders 1000000 --json bench/results/sharing.json
 	$(BIN)/python -m bench.alter --orders 1000000 --json bench/results/alter.json
 	$(BIN)/python -m bench.keyed --budget 128MB --json bench/results/keyed.json

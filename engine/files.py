@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,10 @@ class Files:
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all in it, if it is there."""
+        shutil.rmtree(path, ignore_errors=True)
 
     def exists(self, path: Path) -> bool:
         return path.exists()

@@ -14,7 +14,10 @@ from forebay.engine.connector import Registry
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog, Relation, Table, View, define, tables_named
 from forebay.planner.dialect.script import parse
+from forebay.planner.options import Options
 from forebay.relations import Relations
+
+TTL = "table.exec.state.ttl"
 
 
 def definitions(catalog: Catalog, sql: str) -> dict[str, str]:
@@ -55,6 +58,24 @@ def as_bound(catalog: Catalog, registry: Registry, relations: Relations, bound: 
                 del catalog.relations[name]
             else:
                 catalog.relations[name] = relation
+
+
+@contextmanager
+def as_made(options: Options, made: Mapping[str, str]) -> Iterator[None]:
+    """Within it state lives as long as the options say under which a job was made: what its operators keep depends on that."""
+    now = options.given.get(TTL)
+    _put(options, made.get(TTL))
+    try:
+        yield
+    finally:
+        _put(options, now)
+
+
+def _put(options: Options, ttl: str | None) -> None:
+    if ttl is None:
+        options.reset(TTL)
+    else:
+        options.set(TTL, ttl)
 
 
 def rebound(ddl: str, options: Mapping[str, str | None], relations: Relations) -> str:

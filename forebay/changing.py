@@ -48,6 +48,7 @@ class Changing:
                 reads=reads,
                 writes=tuple(i.target for i in inserts),
                 bound=definitions(self._catalog, sql),
+                options=dict(self._relations.options.given),
             )
         self._done(job.name)
         return Result(message=f"job {job.name} altered: " + "; ".join(told(found, difference)))
@@ -82,6 +83,7 @@ class Changing:
                 sql=made.ddl(),
                 reads=tables_of(node),
                 bound=definitions(self._catalog, made.ddl()),
+                options=dict(self._relations.options.given),
             )
         self._done(view.name)
         return Result(message=f"materialized view {view.name} altered: " + "; ".join(told(found, None)))

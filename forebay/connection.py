@@ -94,6 +94,10 @@ class Connection(Session):
             self.warehouse.close(final_checkpoint=False)
             raise
 
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.warehouse.restored.warnings)
+
     # -- statements ---------------------------------------------------------------------------------------------
 
     def execute(self, sql: str) -> Result:

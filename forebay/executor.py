@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from forebay.bound import as_bound, definitions, rebound
+from forebay.bound import as_bound, as_made, definitions, rebound
 from forebay.changing import Changing
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Option, Registry, check_options
@@ -157,15 +157,15 @@ class Executor:
         jobs = [_as_checkpointed(job, restored) for job in value["jobs"]]
         self._ids = {job["name"]: job["id"] for job in jobs if "id" in job}
         late: list[Callable[[], None]] = []  # what no checkpoint knows yet starts from the contents that it restores
-        bound = {job["name"]: job.get("bound", {}) for job in jobs}
+        made = {job["name"]: job for job in jobs}
         for statement in _in_order([_as_job(parse(ddl)[0], jobs) for ddl in value["relations"]]):
-            late += self._reopen(statement, restored, bound)
+            late += self._reopen(statement, restored, made)
         for job in jobs:
             name, placement, statement = job["name"], restored.placements.get(job["name"]), parse(job["sql"])[0]
             if isinstance(statement, st.CreateMaterializedView):
                 continue
             restart = functools.partial(self._restart, name, statement, placement, restored.scans)
-            restart = functools.partial(self._as_bound, bound[name], restart)
+            restart = functools.partial(self._as_made, job, restart)
             late += [restart] if placement is None else []
             if placement is not None:
                 restart()
@@ -177,12 +177,14 @@ class Executor:
         self.warehouse.replay_dml()
         self.driver.forget_bootstraps()
 
-    def _as_bound(self, bound: Mapping[str, str], start: Callable[[], None]) -> None:
-        with as_bound(self.catalog, self.registry, self.relations, bound):
+    def _as_made(self, job: Mapping[str, Any], start: Callable[[], None]) -> None:
+        """Start a job that the catalog has, under what it was made under."""
+        bound, made = job.get("bound", {}), job.get("options", {})
+        with as_bound(self.catalog, self.registry, self.relations, bound), as_made(self.options, made):
             start()
 
     def _reopen(
-        self, statement: st.Statement, restored: Restored, bound: Mapping[str, Mapping[str, str]]
+        self, statement: st.Statement, restored: Restored, made: Mapping[str, Mapping[str, Any]]
     ) -> list[Callable[[], None]]:
         """Enter a relation again; what is to be done once states are loaded."""
         match statement:
@@ -198,7 +200,7 @@ class Executor:
             case st.CreateMaterializedView():
                 placement = restored.placements.get(statement.name)
                 materialize = functools.partial(self._materialize, statement, placement, restored.scans)
-                materialize = functools.partial(self._as_bound, bound.get(statement.name, {}), materialize)
+                materialize = functools.partial(self._as_made, made.get(statement.name, {}), materialize)
                 if placement is None:
                     return [materialize]
                 materialize()
@@ -431,11 +433,10 @@ class Executor:
             stuck = flow.set_ttl(table.name, micros or None)
         for name, job in self.catalog.jobs.items():
             if table.name in job.bound and name not in stuck:
-                bound = rebound(
-                    job.bound[table.name], {STATE_TTL.name: changed.options.get(STATE_TTL.name)}, self.relations
-                )
+                now = {STATE_TTL.name: f"{micros // 1000} ms"}
+                bound = rebound(job.bound[table.name], now, self.relations)
                 self.catalog.jobs[name] = replace(job, bound={**job.bound, table.name: bound})
-        if not stuck:
+        if not stuck or not micros:
             return ""
         return f"; jobs that keep no time of its rows follow when they are made again: {', '.join(sorted(stuck))}"
 
@@ -729,7 +730,8 @@ class Executor:
     def _explain_state(self, statement: st.ExplainState) -> Result:
         inner, job, bound = self._to_explain(statement)
         now = self.driver.clock.now()
-        with as_bound(self.catalog, self.registry, self.relations, bound):
+        made = self.options.given if statement.statement is not None else self.catalog.job(statement.job).options
+        with as_bound(self.catalog, self.registry, self.relations, bound), as_made(self.options, made):
             plan = self.plans.would_run(inner)
         with self._aside():
             sources = sampled(plan, now)

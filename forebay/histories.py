@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from forebay.bound import as_bound, rebound
+from forebay.bound import as_bound, as_made, rebound
 from forebay.connectors import bootstrap as opts
 from forebay.engine.connector import Registry
 from forebay.engine.errors import CatalogError, OptionError, StateError, nearest
@@ -283,7 +283,8 @@ class Histories:
 
     def _job_plan(self, job: JobDefinition, bound: Mapping[str, str]) -> JobPlan:
         statement = parse(job.sql)[0]
-        with as_bound(self._catalog, self._registry, self._relations, bound):
+        made = as_made(self._relations.options, job.options)
+        with as_bound(self._catalog, self._registry, self._relations, bound), made:
             if isinstance(statement, st.CreateMaterializedView):
                 return self._plans.view(job.name, statement.query, statement.sql, statement.columns)[1]
             inserts = inserts_of(statement)

@@ -43,7 +43,7 @@ class Job(JobHandle):
             marks = [n.watermark for n in nodes if n.scan is not None and n.watermark is not None]
             job = self._job
             started = job.started if job is not None else 0
-            seconds = max((self._driver.clock.now() - started) / 1e6, 1e-6)
+            seconds = max((self._driver.time.now() - started) / 1e6, 1e-6)
             rows_in = sum(s.metrics.rows for s in scans)
             loading = job.bootstrap.progress() if job and job.bootstrap and job.status is Status.BOOTSTRAPPING else None
             return {

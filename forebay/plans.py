@@ -10,7 +10,7 @@ from typing import Any
 from sqlglot import exp
 
 from forebay.altering import checked
-from forebay.bound import as_bound
+from forebay.bound import as_bound, as_made
 from forebay.engine.connector import Changelog, Registry
 from forebay.engine.errors import CatalogError, OptionError, UnsupportedError
 from forebay.engine.runtime.outbox import Outbox, OutboxSpec, Outlet, StreamOutlet
@@ -63,7 +63,8 @@ class Plans:
     def lowering(self, *roots: Node, replay: bool | None = None) -> Lowering:
         """What makes steps of these plans. `replay`: whether histories of tables flow through; None: as the tables say."""
         traits = {key: found for root in roots for key, found in infer(root, self.relations).items()}
-        return Lowering(self.relations, session_context(), traits, scan_reads(roots, self.relations), replay)
+        reads, ttl = scan_reads(roots, self.relations), self.options.micros("table.exec.state.ttl") // 1000
+        return Lowering(self.relations, session_context(), traits, reads, replay, ttl)
 
     def job(self, name: str, inserts: Sequence[st.Insert], nodes: Sequence[Node]) -> JobPlan:
         """The physical plan of a job, `nodes` being its assigned queries."""
@@ -136,7 +137,8 @@ class Plans:
         reads = tuple(sorted({table for node in nodes for table in tables_of(node)}))
         former = None
         if difference:
-            with as_bound(self.catalog, self.registry, self.relations, job.bound):
+            bound = as_bound(self.catalog, self.registry, self.relations, job.bound)
+            with bound, as_made(self.options, job.options):
                 before = inserts_of(parse(job.sql)[0])
                 former = self.job(job.name, before, [self.assigned(i, self.catalog.table(i.target)) for i in before])
         return plan, former, lose, reads

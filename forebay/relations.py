@@ -25,6 +25,8 @@ from forebay.engine.connector import MEMORY, Changelog, Registry, Sink, Source, 
 from forebay.engine.errors import OptionError, UnsupportedError
 from forebay.engine.expression import Output, Program
 from forebay.engine.files import Clock
+from forebay.engine.operators.expiry import UNDATED, GroupLife
+from forebay.engine.operators.horizon import Lifetime
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.plan import History
 from forebay.engine.runtime.scan import ScanSpec
@@ -197,7 +199,17 @@ class Relations:
             key=tuple(stored.get_field_index(k) for k in found.primary_key),
             computed=self._computed(found, stored, columns),
             past=past,
+            life=UNDATED if past is not None else self._life(found, stored, merged),
         )
+
+    def _life(self, table: Table, stored: pa.Schema, options: Mapping[str, str]) -> GroupLife:
+        """How long upserts of the table are kept: where the session says that they end, by its word or the table's."""
+        default, own = self.options.micros("table.exec.state.ttl"), state_ttl(options)
+        if not default:
+            return UNDATED
+        time = stored.get_field_index(table.watermark[0]) if table.watermark is not None else -1
+        ttl = default if own is None else own * 1000
+        return GroupLife(Lifetime(ttl or None, time < 0, table.name), True, None if time < 0 else time)
 
     def bootstrap(self, table: Table, options: Mapping[str, str] = {}) -> Bootstrap | None:
         """The history of a connector's table, as its options say.

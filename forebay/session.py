@@ -101,6 +101,11 @@ class Jobs(Mapping[str, J]):
 class Session(ABC):
     """An open warehouse. Safe to use from several threads; a statement at a time per thread."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """What was wrong when this process opened the warehouse, as that an older checkpoint had to be used."""
+        return []
+
     # -- statements ---------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.operators.base import MAX_WATERMARK
+from forebay.engine.operators.expiry import GroupingOperator
 from forebay.engine.operators.join import JoinOperator
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.serve.inspect import NamedState, named_states
@@ -77,12 +78,15 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _ttls(flow: Dataflow) -> dict[int, str]:
-    """Per arrangement how long its rows live for those who read it, the longest first; by `id`."""
+    """Per state how long its rows live: of an arrangement for those who read it, the longest first; by `id`."""
     found: dict[int, set[int]] = {}
     for node in flow.order:
         if isinstance(node.operator, JoinOperator):
             for arrangement, ttl in node.operator.lifetimes():
                 found.setdefault(id(arrangement), set()).add(MAX_WATERMARK if ttl is None else ttl)
+        elif isinstance(node.operator, GroupingOperator) and node.operator.expiry is not None:
+            ttl = node.operator.expiry.lives[0].ttl
+            found |= {id(state): {MAX_WATERMARK if ttl is None else ttl} for state in node.states().values()}
     return {
         key: ", ".join("for ever" if t == MAX_WATERMARK else duration(t) for t in sorted(ttls, reverse=True))
         for key, ttls in found.items()

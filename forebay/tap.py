@@ -24,7 +24,7 @@ from forebay.engine.runtime.driver import Driver, describe_error
 from forebay.interrupt import unless_interrupted
 from forebay.matching import Key, told
 from forebay.result import ChangeStream, Result
-from forebay.trace import SCHEMA, line, nodes_of
+from forebay.trace import SCHEMA, check_columns, line, nodes_of
 
 _SLICE = 0.1
 """Seconds between two looks whether the statement is still wanted."""
@@ -33,7 +33,13 @@ _MOST_HELD = 1000
 
 
 def follow(driver: Driver, job: str, key: Key, seconds: float | None, limit: int | None) -> ChangeStream:
-    """The changes that pass from now on, as rows of trace.SCHEMA; for so many seconds or rows, or until it is closed."""
+    """The changes that pass from now on, as rows of trace.SCHEMA; for so many seconds or rows, or until it is closed.
+
+    Raises:
+        CatalogError: nothing has a column of a condition.
+    """
+    with driver.boundary() as flow:
+        check_columns(flow, job, key)
     tap = JobTap(driver.flow, job, key, limit)
     monotonic = driver.clock.monotonic
     deadline = None if seconds is None else monotonic() + seconds
@@ -57,10 +63,13 @@ def collected(stream: ChangeStream) -> Result:
     """All that comes; what has come when Ctrl-C ends it."""
     called_off = unless_interrupted(lambda: False)
     got: list[pa.RecordBatch] = []
-    with stream, contextlib.suppress(KeyboardInterrupt):
-        while not stream.ended:
-            got += [b.rows for b in stream.batches(_SLICE)]
-            called_off()
+    with stream:
+        with contextlib.suppress(KeyboardInterrupt):
+            while not stream.ended:
+                for batch in stream.batches(_SLICE):
+                    got.append(batch.rows)
+                called_off()
+        got += [b.rows for b in stream.batches(0.0)]
     return Result(pa.Table.from_batches(got, SCHEMA))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
+from forebay.engine.errors import CatalogError, nearest
 from forebay.engine.operators.aggregate import AggregateOperator
 from forebay.engine.operators.aside import join_under, made_of, rows_under, stemming
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator
@@ -47,8 +48,27 @@ def trace(flow: Dataflow, job: str, key: Key, now: int) -> Result:
     """A row per row that an operator gets, holds or gives for the key, in the order of the dataflow.
 
     A condition on a column that rows do not have does not count for them. `now`: processing time in µs.
+
+    Raises:
+        CatalogError: nothing has a column of a condition.
     """
+    check_columns(flow, job, key)
     return Result(pa.Table.from_pylist(list(_Trace(flow, job, key, now).lines()), SCHEMA))
+
+
+def check_columns(flow: Dataflow, job: str, key: Key) -> None:
+    """Raises:
+    CatalogError: nothing that the job reads or makes has a column of a condition.
+    """
+    nodes = nodes_of(flow, job)
+    schemas = [n.operator.schema for n in nodes if n.operator is not None]
+    schemas += [n.scan.spec.schema for n in nodes if n.scan is not None]
+    known = dict.fromkeys(name for schema in schemas for name in schema.names)
+    for name in key.values:
+        if known and name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean {close}?" if close else f"columns: {', '.join(known)}"
+            raise CatalogError(f"nothing that job '{job}' reads or makes has a column '{name}'", hint=hint)
 
 
 def nodes_of(flow: Dataflow, job: str) -> list[Node]:

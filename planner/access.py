@@ -14,7 +14,7 @@ from forebay.engine.expression import Leaf
 from forebay.planner.expr import Call, Case, Column, Expr, Literal, Unary
 from forebay.planner.exprs import children, rewritten
 from forebay.planner.lifetimes import timed
-from forebay.planner.nodes import Filter, Join, Node, Project, Scan
+from forebay.planner.nodes import Aggregate, Filter, Join, Node, Project, Rank, Scan
 from forebay.planner.relation import CatalogView
 from forebay.planner.stored import stored_side
 
@@ -66,7 +66,7 @@ def leaf_type(schema: pa.Schema, wanted: Leaf) -> pa.DataType:
 
 
 def scan_reads(roots: Iterable[Node], catalog: CatalogView) -> Reads:
-    """What the plans read of each table: what they use, and what their joins store."""
+    """What the plans read of each table: what they use, what their joins store, and what dates rows."""
     reads: dict[tuple[str, tuple[tuple[str, str], ...]], set[str]] = {}
 
     def visit(node: Node, needed: set[Leaf]) -> None:
@@ -83,6 +83,9 @@ def scan_reads(roots: Iterable[Node], catalog: CatalogView) -> Reads:
                     side = stored_side(source, keys, catalog)
                     source = side.table if side is not None else timed(source, catalog) if ttl else source
                     visit(source, _all(source))
+            case Aggregate() | Rank() if node.ttl is not None:
+                source = timed(node.input, catalog)
+                visit(source, _all(source))
             case _:
                 for source in node.inputs:
                     visit(source, _all(source))

@@ -35,7 +35,7 @@ from forebay.planner.options import duration
 FORMAT = 1
 STATE = "state."
 """What the names of options begin with that say how a table's state is kept, and not how the table is read."""
-STATE_TTL = Option(f"{STATE}ttl", "how long joins keep the table's rows, such as '35 d'; '0' for ever")
+STATE_TTL = Option(f"{STATE}ttl", "how long joins and groupings keep the table's rows, such as '35 d'; '0' for ever")
 STATE_COLUMNS = Option(
     "state.columns", "what joins of the table store: 'all' columns, some ('a;b'), or 'used', which no jobs share", "all"
 )
@@ -518,7 +518,7 @@ def check_connector(table: Table, registry: Registry) -> None:
 
 
 def state_ttl(options: Mapping[str, str]) -> int | None:
-    """How long joins keep a table's rows, in ms; 0: for ever; None: the table does not say.
+    """How long joins and groupings keep a table's rows, in ms; 0: for ever; None: the table does not say.
 
     Raises:
         OptionError: it is no duration.

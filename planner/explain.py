@@ -105,16 +105,28 @@ def _side(name: str, node: Node, keys: Sequence[int], ttl: int | None, catalog: 
     """What a join keeps of one side, and for how long by which time."""
     by = f" by {_group_names(keys, node)}" if keys else ""
     stored = stored_side(node, keys, catalog)
-    life = ""
-    if ttl is not None:
-        kept = stored.table if stored is not None else timed(node, catalog)
-        column = time_of(kept, catalog)
-        life = f" for {duration(ttl * 1000)} " + (
-            "after they came" if column is None else f"of {kept.schema.names[column]}"
-        )
+    life = "" if ttl is None else _life(stored.table if stored is not None else timed(node, catalog), ttl, catalog)
     if stored is None:
         return f"{name} rows{by}{life}"
     return f"table {stored.table.table}{by}{life}, shared by jobs"
+
+
+def _life(kept: Node, ttl: int, catalog: CatalogView) -> str:
+    """For how long rows live, by which time."""
+    column = time_of(kept, catalog)
+    return f" for {duration(ttl * 1000)} " + (
+        "after they came" if column is None else f"of {kept.schema.names[column]}"
+    )
+
+
+def _group_life(node: Aggregate | Rank, catalog: CatalogView) -> str:
+    """How long after its last update a group lives, by which time."""
+    if not node.ttl:
+        return ""
+    kept = timed(node.input, catalog)
+    column = time_of(kept, catalog)
+    by = "" if column is None else f" by {kept.schema.names[column]}"
+    return f" for {duration(node.ttl * 1000)} after its last update{by}"
 
 
 def state_line(node: Node, traits: dict[int, Traits], catalog: CatalogView) -> str:
@@ -130,14 +142,15 @@ def state_line(node: Node, traits: dict[int, Traits], catalog: CatalogView) -> s
         case Aggregate(_, source, keys, calls):
             multisets = [c for c in calls if c.distinct or (c.name in ("min", "max") and traits[id(source)].updating)]
             extra = [f"values of {call_text(c, source.schema.names)}" for c in multisets]
-            return ", ".join([f"one row per {_group_names(keys, source)}" if keys else "one row", *extra])
+            row = f"one row per {_group_names(keys, source)}" if keys else "one row"
+            return ", ".join([row, *extra]) + _group_life(node, catalog)
         case WindowAggregate(_, source, keys):
             return f"one row per {_group_names(keys, source)} until the window closes"
         case Rank(_, source, _, partition, _, _, end):
             rows = (
                 "all rows" if traits[id(source)].updating else f"the first {end} rows" if end > 1 else "the first row"
             )
-            return f"{rows} per {_group_names(partition, source)}" if partition else rows
+            return (f"{rows} per {_group_names(partition, source)}" if partition else rows) + _group_life(node, catalog)
     return (
         "its output by row (volatile expression over rows that may be retracted)"
         if remembers_output(node, traits)

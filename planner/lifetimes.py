@@ -1,10 +1,10 @@
-"""How long the rows of each side of a join live, and the time that tells how old they are.
+"""How long the rows of each side of a join live, and what groupings and rankings keep; and the time that tells how old they are.
 
-The first of these that says something: a STATE_TTL hint that names the side; the option 'state.ttl' of the table that the side
+The first of these that says something: a STATE_TTL hint that names the input; the option 'state.ttl' of the table that it
 reads through filters and projections; the session's 'table.exec.state.ttl'. The time of a row is the table's watermark column,
 wherever it is needed kept among the stored columns; else the time at which the row came.
 
-NOT IN keeps its rows for ever.
+NOT IN keeps its rows for ever, and so does a grouping by window: its groups end with their windows.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import pyarrow as pa
 from forebay.planner.build import unique_schema
 from forebay.planner.changelog import infer
 from forebay.planner.expr import Column
-from forebay.planner.nodes import Filter, Join, Node, Project, Scan, Values
+from forebay.planner.nodes import Aggregate, Filter, Join, Node, Project, Rank, Scan, Values
 from forebay.planner.relation import CatalogView
 from forebay.planner.rules.inputs import with_inputs
 
 
 def with_lifetimes(node: Node, catalog: CatalogView, default: int) -> Node:
-    """The plan with what rules for each side in its joins. `default`: the session's, in ms; 0: for ever."""
+    """The plan with what rules in its joins, groupings and rankings. `default`: the session's, in ms; 0: for ever."""
     inputs = tuple(with_lifetimes(part, catalog, default) for part in node.inputs)
     if inputs != node.inputs:
         node = with_inputs(node, inputs)
+    if isinstance(node, Aggregate | Rank):
+        ttl, table = _group_lifetime(node.input, node.ttl, catalog, default)
+        return replace(node, ttl=ttl, ttl_of=table)
     if not isinstance(node, Join):
         return node
     sides = [_lifetime(part, hint, catalog, default) for part, hint in zip(inputs, node.ttl)]
@@ -45,6 +48,27 @@ def _lifetime(side: Node, hint: int | None, catalog: CatalogView, default: int) 
     relation = catalog.relation(scan.table, scan.options)
     own = relation.ttl if relation is not None else None
     return (default if own is None else own) or None, scan.table
+
+
+def _group_lifetime(source: Node, hint: int | None, catalog: CatalogView, default: int) -> tuple[int | None, str]:
+    """As `_lifetime`; 0 where a table says so: its option may say otherwise later."""
+    ttl, table = _lifetime(source, hint, catalog, default)
+    scan = scanned(source)
+    relation = catalog.relation(table, scan.options) if table and scan is not None else None
+    return (0 if ttl is None and relation is not None and relation.ttl == 0 else ttl), table
+
+
+def repeats(node: Node, catalog: CatalogView, default: int) -> bool:
+    """Whether rows of one key may come without a retraction of the older: what keeps them by that key forgets.
+
+    `default`: the session's, in ms, by which upserts of a table are kept.
+    """
+    if isinstance(node, Aggregate | Rank) and node.ttl is not None:
+        return True
+    if isinstance(node, Scan):
+        relation = catalog.relation(node.table, node.options)
+        return bool(default) and relation is not None and relation.updating and bool(relation.primary_key)
+    return any(repeats(part, catalog, default) for part in node.inputs)
 
 
 def scanned(side: Node) -> Scan | None:

@@ -142,6 +142,10 @@ class Aggregate(Node):
     input: Node
     keys: tuple[int, ...]
     calls: tuple[AggregateCall, ...]
+    ttl: int | None = None
+    """How long a group lives after its last update, in ms; 0: for ever, but when that was is known; None: nobody knows."""
+    ttl_of: str = ""
+    """The table whose option rules that; empty where a hint does, or where the input is not one table's rows."""
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -168,6 +172,10 @@ class Rank(Node):
     start: int
     end: int
     with_rank: bool
+    ttl: int | None = None
+    """How long a group lives after its last update, in ms; 0: for ever, but when that was is known; None: nobody knows."""
+    ttl_of: str = ""
+    """The table whose option rules that; empty where a hint does, or where the input is not one table's rows."""
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -49,7 +49,7 @@ SESSION_OPTIONS = {
             "table.exec.state.ttl",
             "duration",
             "0 ms",
-            "how long the rows of a join live in its state unless a hint or the table says otherwise; 0: for ever",
+            "how long state lives that is not used, unless a hint or the table says otherwise; 0: for ever",
         ),
         SessionOption(
             "watermark.max-future", "duration", "1 d", "event times further ahead of the clock move no watermark"

@@ -51,7 +51,7 @@ class Sort(Node):
 
 @dataclass(frozen=True, slots=True)
 class Hinted(Node):
-    """A join input whose rows live `ttl` ms there, by a STATE_TTL hint of its name."""
+    """A table whose rows live `ttl` ms where they are joined or grouped, by a STATE_TTL hint of its name."""
 
     input: Node
     ttl: int

@@ -22,12 +22,13 @@ from forebay.engine.errors import InternalError, UnsupportedError
 from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
+from forebay.engine.operators.expiry import UNDATED, GroupLife
 from forebay.engine.operators.horizon import Lifetime
 from forebay.engine.operators.join import STAMP, ArrangeOperator, JoinOperator, JoinSpec
 from forebay.engine.operators.lens import Lens, Showing
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
 from forebay.engine.operators.remember import RememberOperator
-from forebay.engine.operators.table import KeyedTableOperator
+from forebay.engine.operators.table import KeyedTableOperator, TableOperator
 from forebay.engine.operators.unnest import UnnestOperator
 from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.outbox import Outlet
@@ -50,7 +51,7 @@ from forebay.planner.canonical import fingerprint
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Column, Expr
 from forebay.planner.exprs import is_volatile
-from forebay.planner.lifetimes import has_watermark, timed
+from forebay.planner.lifetimes import has_watermark, repeats, timed
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.relation import CatalogView
 from forebay.planner.render import to_sql
@@ -96,6 +97,8 @@ class TableSource:
     """The declared columns over the raw ones; empty when they are the same."""
     past: Past | None = None
     """Set if the table has a history that its stream does not hold."""
+    life: GroupLife = UNDATED
+    """How long upserts are kept, by their key."""
 
 
 class Tables(CatalogView, Protocol):
@@ -123,6 +126,8 @@ class Lowering:
     """What all the job's outputs together read of each table: a scan is opened once."""
     replay: bool | None = None
     """Whether histories of tables flow through the job; None: as each table says."""
+    ttl: int = 0
+    """How long state lives of which neither a hint nor a table speaks, in ms; 0: for ever."""
     _steps: dict[str, Step] = field(default_factory=dict)
     _kept: list[plan.Node] = field(default_factory=list)
     _ttls: dict[str, list[int | None]] = field(default_factory=dict)
@@ -132,14 +137,24 @@ class Lowering:
     # -- outputs ------------------------------------------------------------------------------------------------
 
     def view(self, name: str, node: plan.Node) -> JobPlan:
-        """A materialized view: its contents arranged by a unique key, or by whole rows."""
+        """A materialized view: its contents arranged by a unique key, or by whole rows.
+
+        Where what it shows is forgotten below after a while a new row replaces the one of its key, as in a sink.
+        """
         keys = self.traits[id(node)].keys
         key = min(keys, key=len) if keys else None
         source = self.lower(node)
         everything = tuple(range(len(node.schema)))
 
-        def make(_: Sequence[Operator | None]) -> Operator:
-            return ArrangeOperator(Arrangement(node.schema, key or everything, key or None))
+        if key and repeats(node, self.tables, self.ttl):
+            source = self._consolidated(source)
+
+            def make(_: Sequence[Operator | None]) -> Operator:
+                return TableOperator(node.schema, key)
+        else:
+
+            def make(_: Sequence[Operator | None]) -> Operator:
+                return ArrangeOperator(Arrangement(node.schema, key or everything, key or None))
 
         step = OperatorStep(node.schema, f"view:{name}", f"View({name})", None, (source,), make, name, build=Build())
         return JobPlan((step,))
@@ -172,10 +187,8 @@ class Lowering:
             )
         if traits.updating:
             if changelog is Changelog.UPSERT and not covers(traits.keys, primary_key):
-                source = self._upsert(source, primary_key)
-            source = self._operator(
-                node.schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(node.schema)
-            )
+                source = self._upsert(source, primary_key, self._default_life(node))
+            source = self._consolidated(source)
         append = changelog is Changelog.APPEND
         return OutputStep(
             node.schema, f"sink:{name}", f"Sink({name})", None, source, outlet, reads_history(source), append
@@ -188,13 +201,27 @@ class Lowering:
             return step
         return self._operator(node.schema, "Rename", None, (step,), lambda _: RenameOperator(node.schema), rowwise=True)
 
-    def _upsert(self, source: Step, key: tuple[int, ...]) -> Step:
+    def _consolidated(self, source: Step) -> Step:
+        schema = source.schema
+        return self._operator(schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(schema))
+
+    def _upsert(self, source: Step, key: tuple[int, ...], life: GroupLife) -> Step:
         from forebay.engine.operators.normalize import UpsertKeyOperator
 
         schema = source.schema
         return self._operator(
-            schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key), "", True
+            schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key, life), "", True
         )
+
+    def _default_life(self, node: plan.Node) -> GroupLife:
+        """How long what is kept of the node's rows lives by the session's option."""
+        return self._life(node, self.ttl, "") if self.ttl else UNDATED
+
+    def _life(self, node: plan.Node, ttl: int, table: str) -> GroupLife:
+        """Groups of the node's rows that live for so many ms (0: for ever) by the option of the table."""
+        time = next(iter(self.traits[id(node)].time), None)
+        arrival = time is None or not has_watermark(node, self.tables)
+        return GroupLife(Lifetime(ttl * 1000 or None, arrival, table), True, time)
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
@@ -291,13 +318,14 @@ class Lowering:
         step = ScanStep(scan.schema, path + end, f"Scan({table})", key, scan, history)
         if source.changelog is not Changelog.UPSERT:
             return step
-        named, key = f"normalize:{step.path}", None if key is None else f"{path}/normalize{end}"
-        work = f"{step.print}/normalize"
+        tag = "/normalize" + (f" for {source.life.life.ttl}" if source.life.dated else "")
+        named, key = f"normalize:{step.path}", None if key is None else f"{path}{tag}{end}"
+        work = f"{step.print}{tag}"
         if past is None:
             from forebay.engine.operators.normalize import NormalizeOperator
 
             def plain(_: Sequence[Operator | None]) -> Operator:
-                return NormalizeOperator(scan.schema, source.key)
+                return NormalizeOperator(scan.schema, source.key, source.life)
 
             return OperatorStep(scan.schema, named, "Normalize", key, (step,), plain, work=work, remembers=True)
         build = Build(replaces=True, version=past.version)
@@ -465,10 +493,20 @@ class Lowering:
     def _aggregate(self, node: plan.Aggregate) -> Step:
         from forebay.engine.operators.aggregate import AggregateOperator
 
-        spec = self._aggregate_spec(node)
+        below, life = self._grouped(node)
+        spec = replace(self._aggregate_spec(node), input=below.schema, life=life)
         return self._operator(
-            node.schema, "Aggregate", node, (self.lower(node.input),), lambda _: AggregateOperator(spec), "", True
+            node.schema, "Aggregate", node, (self.lower(below),), lambda _: AggregateOperator(spec), "", True
         )
+
+    def _grouped(self, node: plan.Aggregate | plan.Rank) -> tuple[plan.Node, GroupLife]:
+        """What the node reads, with the time of its rows where that is needed, and how long groups live."""
+        if node.ttl is None:
+            return node.input, GroupLife(Lifetime(table=node.ttl_of))
+        below = timed(node.input, self.tables)
+        self.traits.update(infer(below, self.tables))
+        self._kept.append(below)  # traits are by id
+        return below, self._life(below, node.ttl, node.ttl_of)
 
     def _aggregate_spec(self, node: plan.Aggregate | plan.WindowAggregate) -> AggregateSpec:
         from forebay.engine.operators.aggregate import AggregateSpec
@@ -484,6 +522,7 @@ class Lowering:
     def _rank(self, node: plan.Rank) -> Step:
         from forebay.engine.operators.rank import RankOperator, RankSpec
 
+        below, life = self._grouped(node)
         spec = RankSpec(
             kind=node.kind.value,
             partition=node.partition,
@@ -493,8 +532,9 @@ class Lowering:
             with_rank=node.with_rank,
             schema=node.schema,
             append_only=not self.traits[id(node.input)].updating,
+            life=life,
         )
-        source = self.lower(node.input)
+        source = self.lower(below)
         return self._operator(node.schema, "Rank", node, (source,), lambda _: RankOperator(spec), "", True)
 
     def _window_table(self, node: plan.WindowTable) -> Step:

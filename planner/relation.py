@@ -25,7 +25,7 @@ class Relation:
     """Columns that carry a watermark."""
     bounded: bool = False
     ttl: int | None = None
-    """How long joins keep its rows, in ms, as its option says; 0: for ever; None: it has no such option."""
+    """How long joins and groupings keep its rows, in ms, as its option says; 0: for ever; None: it has no such option."""
     view: exp.Expression | None = None
     """The query of a (not materialized) view; its columns are renamed to the names of `schema` if that is not empty."""
 

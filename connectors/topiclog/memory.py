@@ -19,8 +19,9 @@ class MemoryFiles(Files):
     def clear(self, directory: Path) -> None:
         """Forget everything in a directory."""
         with self._lock:
-            self._content = {p: c for p, c in self._content.items() if directory not in p.parents}
-            self._directories = {d for d in self._directories if directory not in (d, *d.parents)}
+            for path in [p for p in self._content if directory in p.parents]:
+                del self._content[path]
+            self._directories -= {d for d in self._directories if directory in (d, *d.parents)}
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
         with self._lock:
@@ -61,6 +62,9 @@ class MemoryFiles(Files):
     def remove(self, path: Path) -> None:
         with self._lock:
             self._content.pop(path, None)
+
+    def remove_tree(self, path: Path) -> None:
+        self.clear(path)
 
     def exists(self, path: Path) -> bool:
         with self._lock:

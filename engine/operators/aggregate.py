@@ -5,6 +5,9 @@ accumulator. In every epoch: intern the keys, open the groups, look at the old r
 -old +new where they differ. DISTINCT turns a delta of rows into the delta of values that appear or vanish, so the accumulators
 behind it are the ordinary ones. With no keys there is one group, which once born never dies: a global aggregate has no row
 before the first input (as in Flink) and one row ever after, COUNT 0 if all rows are retracted.
+
+Groups may expire (`engine.operators.expiry`). One that has knows nothing of its rows any more, so of a new group only rows count
+that the epoch does not take back again, and retractions of others are dropped.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
-from forebay.engine.consolidate import same_values
+from forebay.engine.consolidate import net_weights, same_values
 from forebay.engine.operators.accumulators import CallSpec
-from forebay.engine.operators.base import Carried, Operator, Turn
+from forebay.engine.operators.base import Carried, Turn
 from forebay.engine.operators.calls import Calls, Delta
+from forebay.engine.operators.expiry import UNDATED, Expiry, GroupingOperator, GroupLife
 from forebay.engine.state import State
+from forebay.engine.state.aging import Aging
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened, Words
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.order import Order
+from forebay.engine.state.times import Micros
 from forebay.kernels.aggregate import add_count
 from forebay.kernels.group import changed, gather
 
@@ -43,27 +49,68 @@ class AggregateSpec:
     calls: tuple[CallSpec, ...]
     schema: pa.Schema
     append_only: bool = False
+    life: GroupLife = UNDATED
 
 
 class Aggregation:
     """The groups of a GROUP BY and what their calls keep: state and arithmetic, without a policy of when to emit.
 
-    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies. The first is the watched one.
+    `extra` words from word EXTRA on are the owner's; they are zeroed when the group dies. The first is the watched one, or dates
+    groups that expire.
     """
 
-    def __init__(self, spec: AggregateSpec, extra: int = 0) -> None:
+    def __init__(self, spec: AggregateSpec, extra: int = 0, aging: Aging | None = None) -> None:
         self._spec, self._used = _narrow(spec)
         self._extra = extra
         keys = pa.schema([self._spec.input.field(i) for i in self._spec.keys])
-        self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only)
+        ordered = aging is not None
+        self._calls = Calls(self._spec.input, self._spec.calls, EXTRA + extra, self._spec.append_only, ordered)
         width = EXTRA + extra + self._calls.width
-        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), EXTRA if extra else None)
+        watched = EXTRA if extra and aging is None else None
+        self.table = GroupTable(KeyTable(keys), width, self._calls.held(), watched, aging)
 
     def locate(self, batches: Sequence[Batch]) -> tuple[Delta, Opened]:
         """The rows of an epoch with their groups, and these groups opened; at least one batch is given."""
+        delta = self._grouped(batches)
+        return delta, self.table.open(delta.groups)
+
+    def locate_living(self, batches: Sequence[Batch], expiry: Expiry, now: int) -> tuple[Delta, Opened]:
+        """`locate` where groups expire: without the rows that are late, and retractions of what nobody knows."""
+        delta, times = self._grouped(batches), expiry.times(batches, now)
+        keep = expiry.in_time(self.table, delta.groups, times, delta.weights)
+        if keep is not None:
+            at = np.flatnonzero(keep)
+            delta, times = delta.take(at, delta.weights[at]), times[at]
+        opened = self.table.open(delta.groups)
+        if not self._spec.append_only:
+            delta, times = self._known(delta, times, opened)
+        expiry.aging.renew(self.table.words, delta.groups, times)
+        return delta, opened
+
+    def _grouped(self, batches: Sequence[Batch]) -> Delta:
         batch = concat([b.with_rows(b.rows.select(self._used)) for b in batches]) if self._used else _counted(batches)
         groups = self.table.intern(batch.rows.select(self._spec.keys) if self._spec.keys else batch.rows)
-        return Delta(batch.rows, groups, batch.weight_array()), self.table.open(groups)
+        return Delta(batch.rows, groups, batch.weight_array())
+
+    def _known(self, delta: Delta, times: Micros, opened: Opened) -> tuple[Delta, Micros]:
+        """The delta without net retractions from groups that are new, and so never had these rows.
+
+        A row is what the calls read of it, and its time.
+        """
+        new = np.zeros(self.table.keys.capacity, bool)
+        new[opened.ids[opened.words[:, _SHOWN] == 0]] = True
+        mine = np.flatnonzero(new[delta.groups])
+        if not (delta.weights[mine] < 0).any():
+            return delta, times
+        columns = [*delta.rows.take(pa.array(mine)).columns, pa.array(times[mine])]
+        rows = pa.RecordBatch.from_arrays(columns, names=[str(i) for i in range(len(columns))])
+        first, net = net_weights(Batch(rows, delta.weights[mine]))
+        self.table.counters[UNMATCHED] -= int(net[net < 0].sum())
+        weights = delta.weights.copy()
+        weights[mine] = 0
+        weights[mine[first]] = np.maximum(net, 0)
+        at = np.flatnonzero(weights)
+        return delta.take(at, weights[at]), times[at]
 
     def view(self, words: Words, groups: Ids) -> Words:
         """Gathered words with what the results follow from as things stand; see `Calls.view`."""
@@ -145,19 +192,24 @@ class Aggregation:
         return {"groups": self.table, **self._calls.states()}
 
 
-class AggregateOperator(Operator):
+class AggregateOperator(GroupingOperator):
     """GROUP BY, DISTINCT, and the global aggregate."""
 
     def __init__(self, spec: AggregateSpec) -> None:
+        super().__init__(spec.life, EXTRA)
         self.schema = spec.schema
-        self.groups = Aggregation(spec)
+        self.groups = Aggregation(spec, 0 if self.aging is None else 1, self.aging)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        if self.expiry is not None:
+            self.expiry.begin(turn)
         batches = [b for b in inputs[0] if b.num_rows]
         if not batches:
             return []
         groups = self.groups
-        delta, opened = groups.locate(batches)
+        delta, opened = (
+            groups.locate(batches) if self.expiry is None else groups.locate_living(batches, self.expiry, turn.now)
+        )
         ids = opened.ids
         before, collected = groups.view(opened.words, ids), groups.collections(ids)
         after = groups.view(groups.feed(delta, opened), ids)
@@ -205,10 +257,10 @@ class AggregateOperator(Operator):
     @property
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
-        return {UNMATCHED: self.groups.unmatched}
+        return {UNMATCHED: self.groups.unmatched, **self.late}
 
     def states(self) -> Mapping[str, State]:
-        return self.groups.states()
+        return {**self.groups.states(), **self.horizon}
 
 
 def _changed(before: Words, after: Words) -> Ids:

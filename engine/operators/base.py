@@ -24,7 +24,7 @@ class Turn:
     epoch: int
     """Number of the epoch, from 1, ascending; resets when a process starts."""
     now: int
-    """Processing time of the epoch in µs since 1970: one value for the whole epoch."""
+    """Processing time of the epoch in µs since 1970: one value for the whole epoch. It does not jump with the clock."""
     watermarks: tuple[int | None, ...]
     """Per input: µs since 1970 that event times have passed once this epoch's rows are seen; None before the first.
     `MAX_WATERMARK` after the end of a bounded input."""
@@ -73,12 +73,15 @@ class Operator(ABC):
         pairs = [(i, o) for i, o in pairs if o >= 0 and out.field(o).type == rows.schema.field(i).type]
         return [(rows.select([i for i, _ in pairs]), tuple(o for _, o in pairs))] if pairs else []
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
+    def can_expire(self, table: str) -> bool:
+        """Whether all that it keeps by the option of this table has a time."""
+        return True
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:  # noqa: B027 - most keep nothing by it
         """At the end of `epoch`: the option that says how long rows of the table live has changed, to µs (None: for ever).
 
-        False if the operator has not got what it takes to follow: its rows have no time.
+        What has no time lives for ever: see `can_expire`.
         """
-        return True
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """The node is removed: give back what other nodes keep for it."""

@@ -77,9 +77,9 @@ class _DistinctMap:
             self.conditions.append(condition)
         return self.conditions.index(condition)
 
-    def build(self) -> None:
+    def build(self, ordered: bool) -> None:
         """Make the map, once all conditions are known."""
-        self.values = Multiset(self._schema, len(self.conditions), grouped=True)
+        self.values = Multiset(self._schema, len(self.conditions), arrival=ordered, grouped=True)
 
     def feed(self, delta: Delta) -> list[Delta]:
         """Per condition, the values that appeared or vanished."""
@@ -161,9 +161,14 @@ class _Folded:
 
 
 class Calls:
-    """The calls of one GROUP BY. `width` is how many words they need, from word `start` on."""
+    """The calls of one GROUP BY. `width` is how many words they need, from word `start` on.
 
-    def __init__(self, schema: pa.Schema, calls: Sequence[CallSpec], start: int, append_only: bool) -> None:
+    `ordered`: the values of each group can be told, also where no call needs them in order.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, calls: Sequence[CallSpec], start: int, append_only: bool, ordered: bool = False
+    ) -> None:
         self._schema = schema
         self._append_only = append_only
         self._maps: list[_DistinctMap] = []
@@ -173,7 +178,7 @@ class Calls:
         for call in calls:
             self._order.append(self._bind(call, start))
         for distinct in self._maps:
-            distinct.build()
+            distinct.build(ordered)
         self._folded = [c for c in self._order if isinstance(c, _Folded)]
         self._collections = [c for c in self._order if isinstance(c, Collection)]
         self._extremes = [c for c in self._order if isinstance(c, Extreme)]

@@ -352,17 +352,20 @@ class JoinOperator(Operator):
         """What is read, and how long its rows live for this join, in µs."""
         yield from zip((self._left, self._right), (life.ttl for life in self.horizon.lives))
 
-    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> bool:
-        mine = [i for i, life in enumerate(self.horizon.lives) if life.table == table and table]
-        if self._spec.null_aware or not mine:
-            return True
-        if ttl is not None and any((self._left, self._right)[i].time is None for i in mine):
-            return False
-        for i in mine:
+    def can_expire(self, table: str) -> bool:
+        return all((self._left, self._right)[i].time is not None for i in self._sides_of(table))
+
+    def _sides_of(self, table: str) -> list[int]:
+        """The sides whose rows live by the option of a table."""
+        if self._spec.null_aware:
+            return []
+        return [i for i, life in enumerate(self.horizon.lives) if life.table == table and table]
+
+    def set_ttl(self, table: str, ttl: int | None, epoch: int) -> None:
+        for i in self._sides_of(table):
             self.horizon.set_ttl(i, ttl)
         for is_left in self._keep_marks():
             self._mark_matched(is_left, epoch)
-        return True
 
     def _mark_matched(self, is_left: bool, epoch: int) -> None:
         """Mark all rows of a side that have a match at the end of the epoch: from now on matches can expire."""

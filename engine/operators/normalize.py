@@ -4,6 +4,8 @@ of the sink.
 *Normalisation* keeps the last row of every key. Records of one epoch are taken in order; a record with weight +1 upserts its
 row, -1 deletes the key. *Materialisation by sink key* is for a changelog whose own key is another: it keeps the live rows of
 each sink key, of which the one that came last is shown, so that a key passed from one row to another ends as it should.
+
+Keys may expire (`engine.operators.expiry`): the next row of one that has is an insertion, a delete of it that of an unknown key.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat
 from forebay.engine.consolidate import same_rows
-from forebay.engine.operators.base import Carried, Operator, Turn
+from forebay.engine.operators.base import Carried, Turn
+from forebay.engine.operators.expiry import UNDATED, GroupingOperator, GroupLife
 from forebay.engine.state import State
+from forebay.engine.state.aging import Aging
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened
 from forebay.engine.state.keys import KeyTable
@@ -25,11 +29,11 @@ from forebay.kernels.aggregate import add_count
 
 
 class LastRows(GroupTable):
-    """The last row of each key; its one word is 1 while the key lives. Replaced rows come back on rollback."""
+    """The last row of each key; word 0 is 1 while the key lives, word 1 may date it. Replaced rows come back on rollback."""
 
-    def __init__(self, schema: pa.Schema, key: Sequence[int]) -> None:
+    def __init__(self, schema: pa.Schema, key: Sequence[int], aging: Aging | None = None) -> None:
         self._by_key = KeyTable(schema, key)
-        super().__init__(self._by_key, 1)
+        super().__init__(self._by_key, 1 if aging is None else 2, aging=aging)
         self._replaced: list[tuple[Ids, pa.RecordBatch]] = []
 
     def replace(self, ids: Ids, rows: pa.RecordBatch, old: pa.RecordBatch) -> None:
@@ -49,25 +53,30 @@ class LastRows(GroupTable):
         super().rollback()
 
 
-class NormalizeOperator(Operator):
+class NormalizeOperator(GroupingOperator):
     """Upserts by the key columns `key` in, a changelog with old rows out. A delete of an unknown key is counted."""
 
-    def __init__(self, schema: pa.Schema, key: Sequence[int]) -> None:
+    def __init__(self, schema: pa.Schema, key: Sequence[int], life: GroupLife = UNDATED) -> None:
+        super().__init__(life, 1)
         self.schema = schema
-        self.rows = LastRows(schema, key)
+        self.rows = LastRows(schema, key, self.aging)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        if self.expiry is not None:
+            self.expiry.begin(turn)
         batches = [b for b in inputs[0] if b.num_rows]
         if not batches:
             return []
         batch = concat(batches)
         ids = self.rows.intern(batch.rows)
+        batch, ids, times = self.in_time(self.rows, batch, ids, turn.now)
         opened = self.rows.open(ids[::-1].copy())
+        self.renew(self.rows, ids, times)
         last = batch.num_rows - 1 - opened.first
         weights = batch.weight_array()
         was, lives = opened.words[:, 0] == 1, weights[last] > 0
         self.rows.counters[UNMATCHED] += _unknown_deletes(ids, weights, opened.ids[was])
-        self.rows.write(opened.ids, lives.astype(np.int64).reshape(-1, 1))
+        self.rows.words[opened.ids, 0] = lives
         self.rows.free(opened.ids[~lives])
         return self._emit(opened, was, lives, batch.rows.take(pa.array(last)))
 
@@ -90,13 +99,13 @@ class NormalizeOperator(Operator):
     @property
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
-        return {UNMATCHED: int(self.rows.counters[UNMATCHED])}
+        return {UNMATCHED: int(self.rows.counters[UNMATCHED]), **self.late}
 
     def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
         return [(rows.select(list(self.rows.key)), self.rows.key)]
 
     def states(self) -> Mapping[str, State]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, **self.horizon}
 
 
 def _unknown_deletes(ids: Ids, weights: Ids, live: Ids) -> int:
@@ -110,22 +119,28 @@ def _unknown_deletes(ids: Ids, weights: Ids, live: Ids) -> int:
     return int((deletes & absent).sum())
 
 
-class UpsertKeyOperator(Operator):
+class UpsertKeyOperator(GroupingOperator):
     """A changelog in; out, at most one old and one new row per value of the key columns `key` and epoch, old rows first."""
 
-    def __init__(self, schema: pa.Schema, key: Sequence[int]) -> None:
+    def __init__(self, schema: pa.Schema, key: Sequence[int], life: GroupLife = UNDATED) -> None:
+        super().__init__(life, 1)
         self.schema = schema
         self._key = list(key)
         self._rows = Multiset(schema, arrival=True)
-        self._keys = GroupTable(KeyTable(pa.schema([schema.field(i) for i in key])), 1, [self._rows])
+        keys = KeyTable(pa.schema([schema.field(i) for i in key]))
+        self._keys = GroupTable(keys, 1 + life.dated, [self._rows], aging=self.aging)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
+        if self.expiry is not None:
+            self.expiry.begin(turn)
         batches = [b for b in inputs[0] if b.num_rows]
         if not batches:
             return []
         batch = concat(batches)
         groups = self._keys.intern(batch.rows.select(self._key) if self._key else batch.rows)
+        batch, groups, times = self.in_time(self._keys, batch, groups, turn.now)
         opened = self._keys.open(groups)
+        self.renew(self._keys, groups, times)
         before = self._rows.last(opened.ids)
         step = self._rows.apply(groups, batch.rows, batch.weight_array())
         births = (step.after[:, 0] > 0).astype(np.int64) - (step.before[:, 0] > 0)
@@ -141,10 +156,10 @@ class UpsertKeyOperator(Operator):
     @property
     def metrics(self) -> dict[str, int]:
         """Counters since the operator was made."""
-        return {UNMATCHED: int(self._rows.table.counters[UNMATCHED])}
+        return {UNMATCHED: int(self._rows.table.counters[UNMATCHED]), **self.late}
 
     def carried(self, number: int, rows: pa.RecordBatch) -> list[Carried]:
         return [(rows.select(self._key), tuple(self._key))]
 
     def states(self) -> Mapping[str, State]:
-        return {"keys": self._keys, "rows": self._rows}
+        return {"keys": self._keys, "rows": self._rows, **self.horizon}

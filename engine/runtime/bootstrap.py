@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +76,8 @@ class Workshop:
     files: Files
     cold: ColdStore
     clock: Clock
+    now: Callable[[], int]
+    """Processing time in µs."""
     note: Callable[[str, Fetched], None]
     """Told what histories give besides rows, by table."""
     builds: dict[str, Build] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class Workshop:
     def remove(self, name: str) -> None:
         """Remove the directory of a build."""
         kill_point("bootstrap.drop.before")
-        shutil.rmtree(self.directory / name, ignore_errors=True)
+        self.files.remove_tree(self.directory / name)
 
     def close(self) -> None:
         """Stop; another process may go on from what was saved."""
@@ -290,7 +291,7 @@ class Build:
         arrangement = self.operator.arrangement
         if not arrangement.stamped:
             return rows
-        stamp = pa.scalar(self._shop.clock.now(), pa.int64()).cast(arrangement.schema[-1].type)
+        stamp = pa.scalar(self._shop.now(), pa.int64()).cast(arrangement.schema[-1].type)
         return pa.RecordBatch.from_arrays([*rows.columns, pa.repeat(stamp, rows.num_rows)], schema=arrangement.schema)
 
     def fraction(self) -> float:
@@ -336,7 +337,7 @@ class Build:
         if problem is not None:
             log.warning("the bootstrap of %s begins anew: %s", self.goal.label, problem)
         if problem is not None or not value:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._shop.files.remove_tree(self.directory)
             value = {}
         self._shop.files.mkdir(self.directory)
         return value

@@ -388,15 +388,15 @@ class Dataflow:
     def set_ttl(self, table: str, ttl: int | None) -> set[str]:
         """Tell all operators how long rows of a table live from now on, in µs (None: for ever).
 
-        Returns the jobs that cannot follow, because their state has no time of the rows.
+        Returns the jobs that cannot follow, because some of their state has no time of the rows: nothing of them follows.
         """
         held = {id(n): unit.held for unit in self.units() for n in unit.nodes}
-        stuck: set[str] = set()
-        for node in self.order:
-            if node.operator is not None:
+        running = [(n, n.operator) for n in self.order if n.operator is not None]
+        stuck = {job for n, o in running if not o.can_expire(table) for job in n.jobs}
+        for node, operator in running:
+            if not node.jobs or node.jobs - stuck:
                 epoch = held.get(id(node))
-                if not node.operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch):
-                    stuck |= node.jobs
+                operator.set_ttl(table, ttl, self.epoch if epoch is None else epoch)
                 self.use_cold(node)
         return stuck
 

@@ -36,6 +36,7 @@ from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.engine.runtime.retry import Retry
+from forebay.engine.runtime.steady import SteadyTime
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
@@ -88,8 +89,9 @@ class Driver:
         self.flow = Dataflow(self.cold)
         self.budget = Budget(self.cold)
         root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
-        self.shop = Workshop(root, files, self.cold, clock, self._note_of)
         self.clock = clock
+        self.time = SteadyTime(clock)
+        self.shop = Workshop(root, files, self.cold, clock, self.time.now, self._note_of)
         self.options = options
         self.store = store
         self.dml = dml
@@ -450,16 +452,16 @@ class Driver:
 
     def _watermark_moves(self) -> bool:
         """An idle split lets the watermark go on although no row came."""
-        now = self.clock.now()
+        now = self.time.now()
         return any(
             n.scan is not None and n.scan.tracker is not None and n.scan.watermark(now) != n.watermark
             for n in self.flow.scans()
         )
 
     def _tick(self) -> int:
-        now = self.clock.now()
-        self._set_now(now)
-        return now
+        """The epoch's processing time; functions such as NOW() show the clock as it is."""
+        self._set_now(self.clock.now())
+        return self.time.now()
 
     def _table_of(self, node_id: str) -> str:
         scan = self.flow.nodes[node_id].scan

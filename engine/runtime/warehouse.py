@@ -159,13 +159,24 @@ class Warehouse:
         return self.files.read(self.path / "catalog.json")
 
     def save_catalog(self, data: bytes) -> None:
-        """Replace the catalog atomically; durable on return."""
+        """Replace the catalog atomically; durable on return.
+
+        Raises:
+            StateError: it cannot be written; the old one stays.
+        """
         if self.path is None:
             return
         kill_point("catalog.write.before")
-        self.files.write(self.path / "catalog.tmp", data)
-        kill_point("catalog.rename.before")
-        self.files.replace(self.path / "catalog.tmp", self.path / "catalog.json")
+        try:
+            self.files.write(self.path / "catalog.tmp", data)
+            kill_point("catalog.rename.before")
+            self.files.replace(self.path / "catalog.tmp", self.path / "catalog.json")
+        except OSError as error:
+            raise StateError(
+                "the statement was carried out, but will be forgotten when this process ends: the catalog cannot be saved",
+                detail=str(error),
+                hint=f"free space in {self.path}; the next statement that defines something saves this one too",
+            ) from error
         kill_point("catalog.rename.after")
 
     def above(self) -> int:

@@ -64,12 +64,13 @@ class Groups:
     def _hot(self, key: pa.RecordBatch | None) -> Iterator[Ids]:
         if key is None:
             ids = self.table.all_ids()
+            ids = ids[~self.table.expired(ids)]
             for start in range(0, ids.shape[0], _CHUNK):
                 yield ids[start : start + _CHUNK]
             return
         assert isinstance(self.table.keys, KeyTable)
         found = self.table.keys.find(self._spread(key))
-        if found[0] >= 0:
+        if found[0] >= 0 and not self.table.expired(found)[0]:
             yield found
 
     def _counts(self, ids: Ids) -> Ids:

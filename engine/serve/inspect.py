@@ -149,11 +149,13 @@ class NamedState:
     # -- what SHOW STATE tells ----------------------------------------------------------------------------------
 
     def oldest(self) -> datetime | None:
-        """The least time of a row, by the column that rows expire by, else by the first TIMESTAMP column.
+        """The least time of a row, by what rows and groups expire by, else by the first TIMESTAMP column.
 
         None if there is none, or if rows are in segments that do not tell.
         """
         state = self.state
+        if isinstance(state, GroupTable) and state.aging is not None:
+            return _moment(state.oldest())
         if not isinstance(state, Segmented):
             return None
         segments = [s.times for s in state.cold_segments()]
@@ -162,7 +164,7 @@ class NamedState:
         hot = [pc.min(column) for column in self._times()]
         known = [v.cast(pa.timestamp("us")).cast(pa.int64()).as_py() for v in hot if v.is_valid]
         least = min([*known, *(times[0] for times in segments if times is not None)], default=NEVER)
-        return None if least == NEVER else datetime.fromtimestamp(least / 1e6, UTC)
+        return _moment(least)
 
     def _times(self) -> Iterator[pa.Array]:
         """The times of the rows in memory, in pieces; none if they have none."""
@@ -176,6 +178,10 @@ class NamedState:
             column = _first_timestamp(table.keys.schema)
             if column is not None:
                 yield table.keys.gather_column(table.all_ids(), column)
+
+
+def _moment(time: int) -> datetime | None:
+    return None if time == NEVER else datetime.fromtimestamp(time / 1e6, UTC)
 
 
 def _first_timestamp(schema: pa.Schema) -> int | None:

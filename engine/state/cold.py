@@ -353,7 +353,7 @@ def _ascend(handles: Ids) -> bool:
 
 def _inverse(handles: Ids) -> Ids:
     """Places in sorted order of unsorted handles."""
-    order = np.argsort(handles, kind="stable")
+    order = np.argsort(handles)
     inverse = np.empty_like(order)
     inverse[order] = np.arange(order.shape[0])
     return inverse

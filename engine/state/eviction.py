@@ -36,6 +36,9 @@ class Dependent(Protocol):
     def evict(self, ids: Ids, groups: Ids) -> None:
         """Forget these rows, which are all that these groups have; they are cold."""
 
+    def forget(self, groups: Ids) -> None:
+        """The rows of these groups, which have expired, are gone, whatever becomes of the epoch. It has changed none yet."""
+
     def admit(self, groups: Ids, rows: pa.RecordBatch, words: Words) -> None:
         """Take rows back, into these groups."""
 
@@ -55,6 +58,8 @@ class Part:
         self.ids = ids
         self.place = place
         self.dependent = dependent
+        self.written = np.zeros(ids.shape[0], bool)
+        """Which rows are in the segment: those whose groups nobody had touched before."""
         self.builder: Builder | None = None
         self.step = max(1, _STEP * ids.shape[0] // max(table.busy_bytes(), 1)) if ids.shape[0] else 1
         """Rows to write at a time."""
@@ -78,6 +83,7 @@ class Eviction:
         self.ids, self.hashes = ids[order], hashes[order]
         self.cold_ids = np.arange(first, first + ids.shape[0])
         self.since = since
+        self._table = table
         self.parts = [Part(table, cold, self.ids, np.arange(ids.shape[0]), None)]
         place = np.full(table.keys.capacity, -1, np.int64)
         place[self.ids] = self.parts[0].place
@@ -98,13 +104,22 @@ class Eviction:
         piece = slice(self._at, self._at + part.step)
         place = part.place[piece]
         untouched = stamps[self.ids[place]] < self.since  # a row of a touched group may be gone, and its id another's
+        part.written[piece] = untouched
         place = place[untouched]
         if place.shape[0] and part.builder is not None:
-            part.builder.add(part.cold.pack(part.ids[piece][untouched]), self.hashes[place], self.cold_ids[place])
+            rows = part.cold.pack(part.ids[piece][untouched], self._times(part, place))
+            part.builder.add(rows, self.hashes[place], self.cold_ids[place])
         self._at += part.step
         if self._at >= part.ids.shape[0]:
             self._end_part(part)
         return self._part == len(self.parts)
+
+    def _times(self, part: Part, place: Ids) -> Ids | None:
+        """When the groups of a dependent's rows were last updated, if that is kept."""
+        aging = self._table.aging
+        if aging is None or part.dependent is None:
+            return None
+        return np.array(self._table.words[self.ids[place], aging.word])
 
     def _end_part(self, part: Part) -> None:
         if part.builder is not None:

@@ -3,6 +3,8 @@
 A *group* is a live id. Before its words change in an epoch it is *opened*, which keeps the old words: they are the undo log,
 the old side of the output, and what the next checkpoint has to write. Words of an id that is not live are zero.
 
+With an `Aging` groups expire: one that has is found new when it is opened, whether it was still in memory or not.
+
 With a cold store, groups that nobody touched for long may leave memory (`engine.state.spill`); `intern` brings them back, so
 that whoever has the id of a key has its group.
 """
@@ -19,12 +21,15 @@ import pyarrow as pa
 
 from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
+from forebay.engine.state.aging import Aging
+from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.coldtable import ColdTable
 from forebay.engine.state.eviction import Dependent
 from forebay.engine.state.keys import KeyTable, RowTable
 from forebay.engine.state.slots import grown
 from forebay.engine.state.spill import Returning, Spill
+from forebay.engine.state.times import NEVER
 from forebay.kernels import group as kernels
 
 Ids = npt.NDArray[np.int64]
@@ -54,11 +59,20 @@ class GroupTable(Tiered):
     """
 
     def __init__(
-        self, keys: RowTable, width: int, dependents: Sequence[Dependent] = (), watched: int | None = None
+        self,
+        keys: RowTable,
+        width: int,
+        dependents: Sequence[Dependent] = (),
+        watched: int | None = None,
+        aging: Aging | None = None,
     ) -> None:
-        """`dependents` keep rows by group, which leave memory with it. `watched`: the word that `recall_until` goes by."""
+        """`dependents` keep rows by group, which leave memory with it. `watched`: the word that `recall_until` goes by.
+
+        With `aging` the dependents have an order.
+        """
         self.keys = keys
         self.width = width
+        self.aging = aging
         self.words: Words = np.zeros((0, width), np.int64)
         self._stamp: Ids = np.zeros(0, np.int64)
         self._now = 1
@@ -118,7 +132,29 @@ class GroupTable(Tiered):
             self._touched += n
             self._opened.append(opened)
             self._dirty[opened.ids] = True
+            if self.aging is not None:
+                self._begin_anew(opened, self.aging)
         return opened
+
+    def _begin_anew(self, opened: Opened, aging: Aging) -> None:
+        """Groups that have expired are new. What they kept is gone for good: if the epoch is rolled back, so are they."""
+        gone = aging.expired(opened.words[:, aging.word])
+        if gone.any():
+            ids = opened.ids[gone]
+            opened.words[gone] = 0
+            self.words[ids] = 0
+            self._forget_rows(ids)
+            self.keys.give_birth(ids)
+
+    def _forget_rows(self, groups: Ids) -> None:
+        for dependent in self._dependents:
+            dependent.forget(groups)
+
+    def expired(self, ids: Ids) -> Mask:
+        """Which groups are gone, although they are still in memory."""
+        if self.aging is None:
+            return np.zeros(ids.shape[0], bool)
+        return self.aging.expired(self.words[ids, self.aging.word])
 
     def read(self, ids: Ids) -> Words:
         """A copy of the words of each id: int64[n, width]."""
@@ -139,9 +175,17 @@ class GroupTable(Tiered):
         """Every live id in memory, ascending."""
         return self.keys.all_ids()
 
+    def oldest(self) -> int:
+        """When the group was last updated for which that is longest ago, expired ones included; NEVER if there is none."""
+        assert self.aging is not None
+        times = self.words[self.all_ids(), self.aging.word]
+        cold = [s.times[0] for s in self.cold_segments() if s.times is not None]
+        return min([int(times.min(initial=NEVER)), *cold])
+
     def contents(self) -> Iterator[pa.RecordBatch]:
         """What all groups store, hot and cold, in pieces."""
         ids = self.all_ids()
+        ids = ids if self.aging is None else ids[~self.expired(ids)]
         for start in range(0, ids.shape[0], _CHUNK):
             yield self.keys.gather(ids[start : start + _CHUNK])
         if self._spill is not None:
@@ -222,7 +266,20 @@ class GroupTable(Tiered):
         return self._spill is not None and self._spill.evicting
 
     def maintain(self) -> bool:
-        return self._spill is not None and self._spill.step(self._stamp)
+        swept = self.aging is not None and not self.sealing and self._sweep(self.aging)
+        return (self._spill is not None and self._spill.step(self._stamp)) or swept
+
+    def _sweep(self, aging: Aging) -> bool:
+        """Clear expired groups away, a slice of the table at a time; False if it is too early for another look."""
+        piece = aging.slice(self.keys.capacity)
+        if piece is None:
+            return False
+        ids = np.arange(piece.start, piece.stop)
+        gone = ids[self.keys.live(ids) & self.expired(ids)]
+        if gone.shape[0]:
+            self._forget_rows(gone)
+            self.evict(gone)
+        return True
 
     def finish_sealing(self) -> None:
         if self._spill is not None:
@@ -233,7 +290,7 @@ class GroupTable(Tiered):
             self._spill.stay()
 
     def evict(self, ids: Ids) -> None:
-        """Forget groups, between epochs: they are cold."""
+        """Forget groups, between epochs: they are cold, or have expired."""
         self.words[ids] = 0
         self._dirty[ids] = True
         self.keys.release(ids)

@@ -140,6 +140,11 @@ class OrderedRows(Segmented):
             self._index.forget(groups, ids)
         self.table.evict(ids)
 
+    def forget(self, groups: Ids) -> None:
+        """The rows of these groups, which have expired, are gone, whatever becomes of the epoch. It has changed none yet."""
+        nodes = self._ask(groups).walk(groups, self.table.words[:0])
+        self.evict(np.array(nodes[:, 1]), groups)
+
     def admit(self, groups: Ids, rows: pa.RecordBatch, words: Words) -> None:
         """Take back rows that were evicted, into these groups."""
         if self._grouped:
@@ -290,13 +295,17 @@ class BestRows(OrderedRows):
         self._ask(groups)
         return self.index.promising(groups, rows, self._sizes, self._limit)
 
-    def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Ids) -> None:
-        """Offer rows to their groups, each as often as its weight, which is not negative."""
+    def apply(self, groups: Ids, rows: pa.RecordBatch, weights: Ids) -> tuple[Ids, Ids]:
+        """Offer rows to their groups, each as often as its weight, which is not negative.
+
+        Returns (index, id) of the rows that were taken.
+        """
+        repeated = np.arange(weights.shape[0])
         if (weights != 1).any():
-            repeated = np.repeat(np.arange(weights.shape[0]), weights)
+            repeated = np.repeat(repeated, weights)
             groups, rows = groups[repeated], rows.take(pa.array(repeated))
         if not groups.shape[0]:
-            return
+            return repeated, repeated
         self._sizes = grown(self._sizes, int(groups.max()) + 1, 0)
         self._resized.append((groups, self._sizes[groups]))
         arrived = self._number(groups.shape[0])
@@ -314,6 +323,7 @@ class BestRows(OrderedRows):
         self.table.write(born, np.column_stack([ones, groups[kept], arrived[kept]]))
         self.table.open(evicted)
         self.table.free(evicted)
+        return repeated[kept], born
 
     def sizes(self, groups: Ids) -> Ids:
         """How many rows each group has in memory."""

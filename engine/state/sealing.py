@@ -23,7 +23,7 @@ class Sealing:
 
     def __init__(self, cold: ColdRows, ids: Ids, hashes: Hashes, end: int) -> None:
         """`end`: the first chunk that is not sealed."""
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hashes)
         self.ids = ids[order]
         self.hashes = hashes[order]
         self.end = end

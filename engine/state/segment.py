@@ -97,7 +97,7 @@ class Segment:
         self.passed += picked.shape[0]
         if not picked.shape[0]:
             return picked, picked
-        picked = picked[np.argsort(hashes[picked], kind="stable")]
+        picked = picked[np.argsort(hashes[picked])]
         first, last = np.empty_like(picked), np.empty_like(picked)
         total = kernels.fence_find(hashes, picked, self.fences, first, last)
         which, block = np.empty(total, np.int64), np.empty(total, np.int64)

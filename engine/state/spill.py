@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.consolidate import same_values
+from forebay.engine.state.aging import ALWAYS
 from forebay.engine.state.arrays import Mask, hash_rows
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.coldtable import COLD_PART, ID, PART, ColdTable, Ids, Words, open_cold, read_note
@@ -43,7 +44,7 @@ class _Piece(NamedTuple):
     """Cold rows that were read, and the hot groups that they go to."""
 
     groups: Ids
-    cold_ids: Ids
+    handles: Ids
     rows: pa.RecordBatch
     words: Words
 
@@ -68,7 +69,7 @@ class Spill:
         self._keys = _keys_of(table)
         self._dependents = list(dependents)
         for dependent in dependents:
-            dependent.cold = ColdTable(dependent.table, store, self.groups.dead)
+            dependent.cold = ColdTable(dependent.table, store, self.groups.dead, dated=table.aging is not None)
         self._next = 1
         """The next cold id."""
         self._opened = 0
@@ -119,17 +120,18 @@ class Spill:
     def _merge(self) -> bool:
         """A step of merging each table; several where segments have become many, for what is evicted has to be kept up with."""
         tables, worked = self.tables(), False
-        merges = sum(t.merges for t in tables)
+        known = {number for table in tables for number in table.segments}
         for table in tables:
+            table.expired = table.expired if self._table.aging is None else self._table.aging.bound
             steps = _STEPS if len(table.segments) > _MANY else 1
             while steps and table.maintain():
                 steps, worked = steps - 1, True
-        if sum(t.merges for t in tables) > merges:
+        if known - {number for table in tables for number in table.segments}:
             self._forget_deaths()
         return worked
 
     def _forget_deaths(self) -> None:
-        """Merging has left out dead rows: nobody asks for the deaths of ids that no segment has."""
+        """Segments are gone, and their dead rows with them: nobody asks for the deaths of ids that no segment has."""
         before = np.arange((self._opened >> SHIFT) + 1)
         segments = [s for table in self.tables() for s in table.segments.values()]
         chunks = [before if s.chunks is None else s.chunks for s in segments]
@@ -153,12 +155,14 @@ class Spill:
         if self._table.watched is not None:
             least = int(self._table.words[gone, self._table.watched].min(initial=2**63 - 1))
             self.groups.least.update({s.number: least for cold, s in done.segments if cold is self.groups and s.rows})
-        self.groups.live += gone.shape[0]
-        for part in done.parts[1:]:
+        for part in done.parts:
             keep = ~stays[part.place]
-            assert part.dependent is not None
             part.cold.live += int(keep.sum())
-            part.dependent.evict(part.ids[keep], gone)
+            for cold, segment in done.segments:
+                if cold is part.cold and cold.time is not None:
+                    segment.dead += int((part.written & ~keep).sum())
+            if part.dependent is not None:
+                part.dependent.evict(part.ids[keep], gone)
         self._table.evict(gone)
 
     def _die(self, cold_ids: Ids) -> None:
@@ -179,31 +183,39 @@ class Spill:
         key = self._keys.key
         hashes = hash_rows(keys, key)
         wanted = np.ones(ids.shape[0], bool)
-        found = []
-        for places, handles, cold_ids in self.groups.find(hashes, wanted=wanted):
+        found, known = [], []
+        since = ALWAYS if self._table.aging is None else self._table.aging.bound
+        for places, handles, cold_ids in self.groups.find(hashes, since, wanted):
             alive = np.flatnonzero(~self.groups.dead.test(cold_ids))
             if not alive.shape[0]:
                 continue
-            places, cold_ids = places[alive], cold_ids[alive]
-            rows, words = self.groups.unpack(handles[alive])
-            same = _same(rows, keys.take(pa.array(places)), key)
+            places, cold_ids, handles = places[alive], cold_ids[alive], handles[alive]
+            rows, words = self.groups.unpack(handles)
+            same = _same(rows, keys.take(pa.array(places)), key) & self._there(words)
             if not same.all():
-                places, cold_ids = places[same], cold_ids[same]
+                places, cold_ids, handles = places[same], cold_ids[same], handles[same]
                 rows, words = rows.filter(pa.array(same)), words[same]
             wanted[places] = False
-            found.append(_Piece(ids[places], cold_ids, rows, words))
+            found.append(_Piece(ids[places], handles, rows, words))
+            known.append(cold_ids)
         if not found:
             return None
-        cold_ids = np.concatenate([p.cold_ids for p in found])
+        cold_ids = np.concatenate(known)
         groups = np.concatenate([p.groups for p in found])
         where = np.argsort(ids, kind="stable")
         there = where[np.searchsorted(ids, groups, sorter=where)]
         return Returning(ids[wanted], found, cold_ids, self._rows_of(hashes[there], cold_ids, groups))
 
+    def _there(self, words: Words) -> Mask:
+        """Which of the groups with these words have not expired."""
+        aging = self._table.aging
+        return np.ones(words.shape[0], bool) if aging is None else ~aging.expired(words[:, aging.word])
+
     def recall(self, found: Returning) -> None:
         """Make groups hot that were looked up. Does not fail: what is read has been read."""
         for piece in found.groups:
             self._table.revive(piece.groups, piece.rows, piece.words)
+            self.groups.die(piece.handles)
         self._came(found.cold_ids, found.rows)
 
     def recall_until(self, most: int) -> None:
@@ -228,6 +240,7 @@ class Spill:
             rows, words = self.groups.unpack(due)
             theirs = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, np.arange(due.shape[0]))
             groups = self._table.admit(rows, words)
+            self.groups.die(due)
             self._came(cold_ids, [(d, p._replace(groups=groups[p.groups])) for d, p in theirs])
         return int(watched[watched > most].min(initial=2**63 - 1))
 
@@ -242,16 +255,15 @@ class Spill:
                 mine = np.flatnonzero(ids == cold_ids[index])
                 if mine.shape[0]:
                     owners = index[mine]
-                    found.append((dependent, _Piece(groups[owners], cold_ids[owners], *cold.unpack(handles[mine]))))
+                    found.append((dependent, _Piece(groups[owners], handles[mine], *cold.unpack(handles[mine]))))
         return found
 
     def _came(self, cold_ids: Ids, rows: Sequence[tuple[Dependent, _Piece]]) -> None:
         """Groups are hot: their rows follow, and what was cold is dead."""
         for dependent, piece in rows:
             assert dependent.cold is not None
-            dependent.cold.live -= piece.groups.shape[0]
+            dependent.cold.die(piece.handles)
             dependent.admit(piece.groups, piece.rows, piece.words)
-        self.groups.live -= cold_ids.shape[0]
         self._die(cold_ids)
 
     def contents(self) -> Iterator[pa.RecordBatch]:
@@ -263,6 +275,8 @@ class Spill:
         """The handles of all live cold groups, in pieces."""
         for handles in self.groups.scan():
             alive = handles[~self.groups.dead.test(self.groups.ids(handles))]
+            if self._table.aging is not None:
+                alive = alive[~self._table.aging.expired(self.groups.times_of(alive))]
             if alive.shape[0]:
                 yield alive
 
@@ -272,7 +286,7 @@ class Spill:
             cold_ids, numbers = self.groups.ids(alive), np.arange(alive.shape[0])
             rows, words = self.groups.unpack(alive)
             kept = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, numbers)
-            yield Returning(numbers[:0], [_Piece(numbers, cold_ids, rows, words)], cold_ids, kept)
+            yield Returning(numbers[:0], [_Piece(numbers, alive, rows, words)], cold_ids, kept)
 
     def nbytes(self) -> int:
         """Bytes of memory, without what dependents count."""

@@ -32,6 +32,8 @@ def run(script: str, warehouse: str) -> int:
         output.errors.print(f"error: {script} cannot be read: {error}", soft_wrap=True)
         return 1
     with forebay.connect(warehouse) as con:
+        for warning in con.warnings:
+            output.errors.print(f"warning: {warning}", soft_wrap=True)
         if not run_script(con, text, output, stop_at_error=True):
             return 1
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from forebay.planner.nodes import Node
 from forebay.planner.rules.drop_unused_rank import drop_unused_rank
+from forebay.planner.rules.group_ttl import group_ttl
 from forebay.planner.rules.inputs import with_inputs
 from forebay.planner.rules.join_ttl import join_ttl
 from forebay.planner.rules.merge_projects import merge_projects
@@ -27,6 +28,7 @@ _RULES: tuple[Rule, ...] = (
     push_filter_below_window,
     window_aggregate,
     join_ttl,
+    group_ttl,
 )
 
 

@@ -17,8 +17,8 @@ def join_ttl(node: Node) -> Node | None:
     """Join over Hinted inputs -> Join with a time to live per side, over the plain inputs."""
     if not isinstance(node, Join):
         return None
-    left, left_ttl = _without_hint(node.left)
-    right, right_ttl = _without_hint(node.right)
+    left, left_ttl = without_hint(node.left)
+    right, right_ttl = without_hint(node.right)
     if left_ttl is None and right_ttl is None:
         return None
     old_left, old_right = node.ttl
@@ -27,18 +27,19 @@ def join_ttl(node: Node) -> Node | None:
 
 
 def drop_hint(node: Node) -> Node:
-    """The plan without hints that no join took: the table is not joined where it is hinted."""
+    """The plan without hints that nothing took: the table is neither joined nor grouped where it is hinted."""
     if isinstance(node, Hinted):
         return drop_hint(node.input)
     inputs = tuple(map(drop_hint, node.inputs))
     return node if inputs == node.inputs else with_inputs(node, inputs)
 
 
-def _without_hint(node: Node) -> tuple[Node, int | None]:
+def without_hint(node: Node) -> tuple[Node, int | None]:
+    """The node without the hint of its table, and what that says, in ms."""
     match node:
         case Hinted(_, source, ttl):
             return source, ttl
         case Filter(_, source) | Project(_, source):
-            below, found = _without_hint(source)
+            below, found = without_hint(source)
             return (node if found is None else replace(node, input=below)), found
     return node, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -210,6 +211,32 @@ def _until_tapped(con: forebay.Connection) -> None:
         time.sleep(0.01)
 
 
+def test_ctrl_c_ends_it_with_what_has_come() -> None:
+    with forebay.connect() as con:
+        con.execute(SETUP + VIEW)
+
+        def change_and_interrupt() -> None:
+            _until_tapped(con)
+            con.execute(MOVE)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        timer = threading.Thread(target=change_and_interrupt)
+        timer.start()
+        rows = con.sql("TRACE JOB v WHERE id = 1 FOR 1 HOUR").arrow().to_pylist()
+        timer.join()
+        assert {r["node"] for r in rows} == {
+            "Table(orders)",
+            "Pick(id, shop)",
+            "Arrange(by [0])",
+            "Join(left)",
+            "Project",
+        } | {
+            "Aggregate",
+            "View(v)",
+        }
+        assert not con.warehouse.driver.flow.taps
+
+
 def test_the_shell_prints_changes_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
     with forebay.connect() as con:
         con.execute(SETUP + VIEW)
@@ -254,8 +281,38 @@ def test_a_trace_that_is_wrong_is_refused() -> None:
         ):
             with pytest.raises(SqlError, match=message):
                 con.execute(wrong)
+        for how in ("", " FOR 1 HOUR"):
+            with pytest.raises(
+                forebay.ForebayError, match="nothing that job 'v' reads or makes has a column 'order_ident'"
+            ):
+                con.execute(f"TRACE JOB v WHERE order_ident = 1{how}")
         with con.stream("TRACE JOB v WHERE id = 1") as stream:
             con.execute("DROP MATERIALIZED VIEW v")
             con.execute(MOVE)
             with pytest.raises(forebay.ForebayError, match="job 'v' is gone"):
                 list(stream.batches())
+
+
+def test_rows_that_are_dated_as_they_come_and_upserts_are_followed() -> None:
+    with forebay.connect() as con:
+        con.execute("""CREATE TABLE a (id BIGINT, v STRING) WITH ('connector' = 'log', 'topic' = 'a', 'format' = 'json');
+          CREATE TABLE b (id BIGINT, w STRING, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'upsert-log', 'topic' = 'b',
+            'key.format' = 'json', 'value.format' = 'json');
+          CREATE MATERIALIZED VIEW j AS SELECT /*+ STATE_TTL('a' = '1 d', 'b' = '1 d') */ UPPER(a.v) AS big, b.w
+            FROM a LEFT JOIN b ON a.id = b.id WHERE a.v <> 'x'""")
+        with con.stream("TRACE JOB j WHERE id = 1") as stream:
+            con.execute("INSERT INTO a VALUES (1, 'x'), (1, 'y'), (2, 'z')")
+            con.execute("INSERT INTO b VALUES (1, 'old')")
+            con.execute("INSERT INTO b VALUES (1, 'new')")
+            driver = con.warehouse.driver
+            assert driver.wait(
+                lambda: con.sql("SELECT big, w FROM j WHERE w = 'new'").fetchall() == [("Y", "new")], None
+            )
+            seen = lines([r for b in stream.batches(0.0) for r in b.rows.to_pylist()], "output")
+        assert ("Normalize", "output", "+I", "id = 1, w = new") in seen
+        assert ("View", "output", "+I", "big = Y, w = new") in seen
+        assert not any("Z" in row or "z" in row for *_, row in seen)
+        now = lines(traced(con, "j", "id = 1"), "input", "output")
+        assert ("View", "input", "+I", "big = Y, w = new") in now
+        joined = [row for node, what, _, row in now if (node, what) == ("Join", "input")]
+        assert [row.partition(", $came")[0] for row in joined] == ["id = 1, v = x", "id = 1, v = y", "id = 1, w = new"]

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,10 +25,12 @@ import forebay
 from forebay.connectors.topiclog.frames import PLAIN, read_rows
 from forebay.connectors.topiclog.store import open_store
 from forebay.engine.files import KILL_POINTS, set_kill_hook
+from forebay.engine.runtime import bootstrap
 from forebay.engine.runtime.budget import Budget
-from forebay.engine.state import cold, groups
+from forebay.engine.state import bulk, cold, groups
 from tests.connectors.lossy import LossyFiles
 from tests.oracle.test_sealed import seal_all
+from tests.sim import history
 from tests.sim.world import Crash, Fate, Mount, SimClock
 
 DDL = """
@@ -52,6 +55,8 @@ INSERT INTO files SELECT order_id, w FROM refunds WHERE w > 3;
 """
 OUTPUTS = ("by_shop", "wide", "totals", "files")
 """A run has some of them."""
+DDL += history.DDL
+TABLES = {"orders", "refunds", "shops", "notes"}
 MADE = [
     table or f"insert_into_{sink}" for table, sink in re.findall(r"^CREATE [A-Z ]+(\w+)|^INSERT INTO (\w+)", DDL, re.M)
 ]
@@ -63,18 +68,21 @@ ELSEWHERE = (
     "topiclog.compact.",
     "filesink.success.",
     "filesink.rename.",
-    "bootstrap.",
-    "savepoint.",
-    "restore.stage.",
+    "bootstrap.handover.",
+    "bootstrap.defined.",
+    "savepoint.cop",
+    "savepoint.publish.",
+    "savepoint.withdraw.",
     "restore.fetch.",
-    "restore.journal.",
-    "restore.finish.",
     "cold.rescue.",
 )
-"""Places that no run, or hardly one, comes by; the tests of their connectors, of bootstraps and of savepoints go
-through each of them."""
+"""Places that no run, or hardly one, comes by: what they write does not go through the simulated disk (copies of savepoints are
+`pyarrow.fs`'s, cold files RocksDB's), or they belong to a connector that is not here. Real processes are killed at each of
+them: tests/faults, tests/durable, and the tests of the connectors."""
 PLACES = sorted(p for p in KILL_POINTS if not p.startswith(ELSEWHERE))
-KEYS, SHOPS = 12, 4
+SAVING = ("savepoint.", "restore.stage.", "restore.journal.", "restore.finish.")
+"""Places of runs with savepoints."""
+KEYS = 12
 Row = tuple[Any, ...]
 
 
@@ -87,6 +95,9 @@ class Simulation:
         self.rng = random.Random(seed)
         self.root = root
         self.outputs = frozenset(self.rng.sample(OUTPUTS, self.rng.choice((1, 1, 2, 2, 3, 4))))
+        self.booted = self.rng.random() < 0.12
+        """A view over a table with a history, too."""
+        self.outputs |= {"past"} if self.booted else set()
         disk = prepared.get(self.outputs) if self.rng.random() < 0.9 else None
         self._prepared = prepared
         shutil.rmtree(root, ignore_errors=True)
@@ -94,6 +105,17 @@ class Simulation:
         self.disk = self._empty(seed) if disk is None else disk.copy(seed)
         self.clock = SimClock()
         self.sealed = self.rng.random() < 0.2
+        self.goes_back = self.outputs == {"by_shop"}
+        """A restore is a turn, too. What sinks got since the savepoint they get again, so nothing could be told of theirs."""
+        self.saves = self.rng.random() < (0.6 if self.goes_back else 0.05)
+        own = [p for p in PLACES if p.startswith(SAVING)]
+        boot = [p for p in PLACES if p.startswith("bootstrap.")]
+        self._places = [p for p in PLACES if p not in own + boot] + own * (3 * self.saves) + boot * (2 * self.booted)
+        self.history = dict(history.HISTORY)
+        self._boots = 0
+        self._parquet = root.parent / "history"
+        self.kept: dict[str, tuple[dict[int, str], list[int]]] = {}
+        """Savepoints that were begun, and what the tables had then."""
         self.orders: dict[int, tuple[int, int]] = {}
         self.refunds: list[tuple[int, int]] = []
         self.shops: dict[int, str] = {}
@@ -103,6 +125,8 @@ class Simulation:
         self.passed: set[str] = set()
         self.deaths: list[str] = []
         self._outside = open_store(str(root), Mount(self.disk))
+        if self.booted:
+            history.write_history(self._parquet)
 
     def run(self, lives: int, turns: int) -> None:
         """Live so many times, each at most so many turns; then go on undisturbed to the end, and check."""
@@ -110,6 +134,10 @@ class Simulation:
             mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep),
             mock.patch.object(cold, "FAN", 2),
             mock.patch.object(groups, "LEAST", 0),
+            mock.patch.object(bulk, "RUN_BATCHES", 2),
+            mock.patch.object(bulk, "RANGE_ROWS", 8),
+            mock.patch.object(bootstrap, "READ_ROWS", 7),
+            mock.patch.object(bootstrap, "_boot", self._boot),
         ):
             for _ in range(lives):
                 self._live(turns)
@@ -117,11 +145,15 @@ class Simulation:
             if self.outputs not in self._prepared:
                 self._prepare()
 
+    def _boot(self) -> str:
+        """Which start of the machine this is."""
+        return str(self._boots)
+
     def _empty(self, seed: int) -> LossyFiles:
         """A disk with the topics that others write."""
         disk = LossyFiles(seed, self.root)
         store = open_store(str(self.root), Mount(disk))
-        for topic in ("orders", "refunds"):
+        for topic in ("orders", "refunds", "history"):
             store.create(topic, 2)
         return disk
 
@@ -136,7 +168,7 @@ class Simulation:
 
     def _live(self, turns: int) -> None:
         mount = Mount(self.disk)
-        fate = Fate(self.rng.choice(PLACES), self.rng.choice((1, 1, 2, 3, 5)), mount)
+        fate = Fate(self.rng.choice(self._places), self.rng.choice((1, 1, 2, 3, 5)), mount)
         self.con = None
         set_kill_hook(fate)
         try:
@@ -154,6 +186,7 @@ class Simulation:
         mount.dead = True
         if self.rng.random() < 0.5:  # the machine goes down, and with it the process that produces
             self.disk.crash()
+            self._boots += 1
             self._outside = open_store(str(self.root), Mount(self.disk))
 
     def _open(self, mount: Mount) -> forebay.Connection:
@@ -164,14 +197,18 @@ class Simulation:
         made = con.catalog.relations.keys() | con.jobs.keys()
         for name, statement in zip(MADE, DDL.split(";"), strict=False):
             output = name.removeprefix("insert_into_")
-            if name not in made and output in self.outputs | {"orders", "refunds", "shops", "notes"}:
-                con.execute(statement.format(files=self.root / "files"))
+            if name not in made and output in self.outputs | TABLES | ({"history"} if self.booted else set()):
+                con.execute(statement.format(files=self.root / "files", history=self._parquet))
         return con
 
     def _turn(self, con: forebay.Connection) -> None:
         driver = con.warehouse.driver
         runners = [r for job in driver.jobs.values() for r in job.runners]
-        match self.rng.randrange(12):
+        match self.rng.randrange(14 if self.saves or self.booted else 12):
+            case 12 | 13 if self.booted and (not self.saves or self.rng.random() < 0.5):
+                self._change()
+            case 12 | 13:
+                self._savepoint(con)
             case 0 | 1 | 2:
                 self._order()
             case 3:
@@ -193,7 +230,7 @@ class Simulation:
     # -- input --------------------------------------------------------------------------------------------------
 
     def _order(self) -> None:
-        key, shop, v = self.rng.randrange(KEYS), self.rng.randrange(SHOPS), self.rng.randrange(100)
+        key, shop, v = self.rng.randrange(KEYS), self.rng.randrange(history.SHOPS), self.rng.randrange(100)
         gone = self.rng.random() < 0.15
         value = None if gone else json.dumps({"id": key, "shop": shop, "v": v}).encode()
         self._produce("orders", key % 2, json.dumps({"id": key}).encode(), value)
@@ -207,6 +244,21 @@ class Simulation:
         self._produce("refunds", self.rng.randrange(2), None, value)
         self.refunds.append(row)
 
+    def _change(self) -> None:
+        """A row that the files may have changes in the stream, or goes."""
+        key, shop, v = (
+            self.rng.randrange(len(history.HISTORY) + 5),
+            self.rng.randrange(history.SHOPS),
+            self.rng.randrange(100),
+        )
+        at = f"{datetime.fromtimestamp(self.clock.now() / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+        gone = self.rng.random() < 0.15
+        value = None if gone else json.dumps({"id": key, "shop": shop, "v": v, "at": at}).encode()
+        self._produce("history", key % 2, json.dumps({"id": key}).encode(), value)
+        self.history.pop(key, None)
+        if not gone:
+            self.history[key] = (shop, v)
+
     def _produce(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Another process appends a record, and does not die of our kill points."""
         columns = [pa.array([self.clock.now() // 1000]), pa.array([key], pa.binary()), pa.array([value], pa.binary())]
@@ -215,7 +267,7 @@ class Simulation:
 
     def _statement(self, con: forebay.Connection) -> None:
         """Change a table; a statement that dies on the way may have happened or not, and is asked about in the next life."""
-        key, name = self.rng.randrange(SHOPS), f"s{self.rng.randrange(100)}"
+        key, name = self.rng.randrange(history.SHOPS), f"s{self.rng.randrange(100)}"
         self.unsure = dict(self.shops), list(self.notes)
         match self.rng.randrange(5):
             case 0:
@@ -229,6 +281,27 @@ class Simulation:
                 self.shops[key] = name
         con.execute(statement)
         self.unsure = None
+
+    def _savepoint(self, con: forebay.Connection) -> None:
+        """Make a savepoint, drop one or go back to one. Checkpoints are written at once meanwhile: the statement waits."""
+        while self.tasks:
+            self.tasks.pop(0)()
+        con.warehouse.driver._writer = lambda work: work()
+        there = [row[0] for row in con.sql("SHOW SAVEPOINTS").fetchall()]
+        pick = self.rng.random()
+        if there and self.goes_back and pick < 0.4:
+            name = self.rng.choice(there)
+            self.unsure = self.shops, self.notes
+            self.shops, self.notes = dict(self.kept[name][0]), list(self.kept[name][1])
+            con.execute(f"RESTORE SAVEPOINT {name}")
+            self.unsure = None
+        elif there and pick < 0.6:
+            con.execute(f"DROP SAVEPOINT {self.rng.choice(there)}")
+        else:
+            name = f"s{len(self.kept)}"
+            self.kept[name] = dict(self.shops), list(self.notes)
+            con.execute(f"CREATE SAVEPOINT {name}")
+        con.warehouse.driver._writer = self.tasks.append
 
     def _ask(self, con: forebay.Connection) -> None:
         """Whether the statement that died has happened."""
@@ -264,6 +337,9 @@ class Simulation:
     def _check(self, con: forebay.Connection) -> None:
         assert self._tables(con) == (self.shops, self.notes)
         store = self._outside
+        if self.booted:
+            expected = Counter((key, v, self.shops.get(shop)) for key, (shop, v) in self.history.items())
+            assert Counter(con.sql("SELECT * FROM past").fetchall()) == expected
         if "by_shop" in self.outputs:
             assert Counter(con.sql("SELECT * FROM by_shop").fetchall()) == Counter(self._by_shop())
         if "wide" in self.outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from forebay.engine.files import Clock
@@ -18,6 +19,11 @@ class Mount(LossyFiles):
     def __init__(self, disk: LossyFiles) -> None:
         self.__dict__.update(disk.__dict__)
         self.dead = False
+
+    def remove_tree(self, path: Path) -> None:
+        """What does not go through this disk, such as the runs of a bootstrap, goes too."""
+        super().remove_tree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
     @property
     def _content(self) -> dict[Path, bytearray]:  # type: ignore[override]
