@@ -155,6 +155,7 @@ def test_state_that_is_kept_without_jobs_gets_the_history_too(con: Connection, w
     again = forebay.connect(tmp_path / "w", attach=False)
     assert isinstance(again, Connection)
     again.execute("CREATE MATERIALIZED VIEW joined AS " + QUERIES["joined"][0])
+    wait_for(lambda: settled(again))
     live(world, 20)
     whole = expected(again, world, QUERIES["joined"][0])
     comes_to(again, "joined", lambda rows: bag(rows) == bag(whole), whole)
