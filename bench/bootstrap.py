@@ -126,7 +126,7 @@ def state(driver: Any) -> dict[str, Any]:
     return {
         "state_rows": sum(s.rows() for s in states),
         "memory_state_mb": sum(s.nbytes() for s in states) / 2**20,
-        "segments": len(driver.flow.segments()),
+        "segments": len(driver.flow.graph.segments()),
     }
 
 

@@ -229,7 +229,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "disk_mb": driver.cold.disk_bytes() / 2**20,
             "written_mb": driver.cold.written / 2**20,
             "read_blocks": driver.cold.read_blocks,
-            "segments": len(driver.flow.segments()),
+            "segments": len(driver.flow.graph.segments()),
             "seconds_held": driver.budget.held,
         }
     more.update(samples.report())

@@ -17,7 +17,8 @@ import pyarrow as pa
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.budget import SEAL, Budget
-from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, RelationStep, ScanStep, Step
 from forebay.engine.serve.inspect import named_states
 from forebay.engine.state import Segmented
@@ -65,7 +66,7 @@ def explain_state(flow: Dataflow, budget: Budget, job: str | None, plan: JobPlan
     for step in plan.steps():
         if not isinstance(step, OperatorStep) or not (step.remembers or step.relation):
             continue
-        node = own.get(step.print) or flow.shared(step.key) or _view(flow, job, step)
+        node = own.get(step.print) or flow.graph.shared(step.key) or _view(flow, job, step)
         row, size = _told(step, node, volumes)
         if node is not None:
             row["shared"] = names.get(id(node)) if node.jobs - {job} else None

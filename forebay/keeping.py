@@ -13,8 +13,8 @@ from typing import Any
 from forebay.bound import as_bound, definitions
 from forebay.engine.connector import Registry
 from forebay.engine.operators.join import ArrangeOperator
-from forebay.engine.runtime.dataflow import Node
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.planner.catalog import STATE_KEEP, Catalog, KeptState, Table
 from forebay.planner.nodes import Scan

@@ -22,8 +22,9 @@ from forebay.engine.operators.aside import join_under, made_of, rows_under, stem
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator
 from forebay.engine.operators.normalize import NormalizeOperator
 from forebay.engine.operators.rank import RankOperator
-from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.driver import describe_error
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.outbox import Outbox
 from forebay.engine.serve.inspect import NamedState, named_states
 from forebay.engine.state.arrangement import Arrangement

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.outbox import Outbox
 from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import ColdStore
@@ -39,7 +40,7 @@ def accounts(flow: Dataflow, cold: ColdStore, holders: Mapping[str, Holder]) -> 
             found["sinks"] += node.outlet.held()
         if node.scan is not None:
             found["sources"] += node.scan.reader.nbytes()
-    found["missed by failed jobs"] = sum(unit.backlog.nbytes() for unit in flow.units())
+    found["missed by failed jobs"] = sum(unit.backlog.nbytes() for unit in flow.parking.units())
     return found | {name: holder.nbytes() for name, holder in holders.items()}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from forebay.engine.operators.base import MAX_WATERMARK
-from forebay.engine.runtime.dataflow import Node
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.scan import Scan
 
 _UNKNOWN = -MAX_WATERMARK

@@ -18,10 +18,11 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from forebay.engine.errors import StateError
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, RelationStep, ScanStep, Step
 
 if TYPE_CHECKING:
-    from forebay.engine.runtime.dataflow import Dataflow, Node
+    from forebay.engine.runtime.dataflow import Dataflow
 
 
 class Change(Enum):
@@ -85,7 +86,7 @@ class Comparison:
 def compare(flow: Dataflow, job: str, plan: JobPlan, *, whole: bool = False) -> Comparison:
     """Compare a plan with the running job. `whole`: its complete result is wanted, not only its changes from here on."""
     found = Comparison()
-    own = flow.own_nodes(job)
+    own = flow.graph.own_nodes(job)
     for output in plan.outputs:
         _visit(flow, own, output, whole and not _is_fed_so(flow, own, output), output.label, found)
     used = {id(n) for c in found.choices.values() if c.node is not None for n in _with_inputs(c.node)}
@@ -112,8 +113,8 @@ def _visit(flow: Dataflow, own: dict[str, Node], step: Step, need: bool, asker: 
     elif isinstance(step, ScanStep):
         _choose_scan(flow, own, choice, asker, found)
     else:
-        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.known(step)
-        if running is not None and (not need or flow.past(running) is not None):
+        running = None if isinstance(step, OutputStep) else own.get(step.print) or flow.graph.known(step)
+        if running is not None and (not need or flow.graph.past(running) is not None):
             choice.node = running
             return
         remembers = _remembers(step)
@@ -129,18 +130,18 @@ def _choose_scan(flow: Dataflow, own: dict[str, Node], choice: Choice, asker: st
     step = choice.step
     assert isinstance(step, ScanStep)
     former = own.get(step.print) or next((n for n in own.values() if _reads_as(n, step)), None)
-    known = flow.shared(step.key)
+    known = flow.graph.shared(step.key)
     if former is None:
         stands = known is not None and _stands_where_one_of(own, known)
         fresh = known is not None and known.scan is not None and (known.scan.untouched or stands)
-        choice.node = known if known is not None and (fresh or flow.past(known) is not None) else None
-        choice.continues = flow.elder(step.scan) if choice.node is None and choice.need else None
-        if choice.need and stands and known is not None and flow.past(known) is None:
+        choice.node = known if known is not None and (fresh or flow.graph.past(known) is not None) else None
+        choice.continues = flow.graph.elder(step.scan) if choice.node is None and choice.need else None
+        if choice.need and stands and known is not None and flow.graph.past(known) is None:
             found.lost[asker] = known.label
         return
     same = former.print == step.print
     choice.node, choice.continues = former if same else None, None if same else former
-    if choice.need and flow.past(former, step.scan) is None:
+    if choice.need and flow.graph.past(former, step.scan) is None:
         found.lost[asker] = former.label
 
 
@@ -174,7 +175,7 @@ def _remembers(step: Step) -> bool:
 def inherited(flow: Dataflow, job: str, plan: JobPlan) -> Mapping[str, Choice] | None:
     """For a new job on tables that have got columns: how it begins with what was kept of them before; None if nothing was."""
     scans = [s.scan for s in plan.steps() if isinstance(s, ScanStep)]
-    if not any(flow.elder(scan) is not None for scan in scans):
+    if not any(flow.graph.elder(scan) is not None for scan in scans):
         return None
     choices = compare(flow, job, plan, whole=True).choices
     return choices if any(c.continues is not None for c in choices.values()) else None

@@ -392,7 +392,7 @@ def must_wait(plan: JobPlan, flow: Dataflow) -> bool:
 
 
 def _new_history(flow: Dataflow, step: Step) -> bool:
-    if flow.running(step):
+    if flow.graph.running(step):
         return False
     own = isinstance(step, ScanStep) and step.history is not None
     return own or any(_new_history(flow, s) for s in step.inputs)
@@ -400,7 +400,7 @@ def _new_history(flow: Dataflow, step: Step) -> bool:
 
 def relations_there(plan: JobPlan, flow: Dataflow) -> bool:
     """Whether every relation that the plan reads is in the dataflow."""
-    return all(flow.running(s) for s in plan.steps() if isinstance(s, RelationStep))
+    return all(flow.graph.running(s) for s in plan.steps() if isinstance(s, RelationStep))
 
 
 def root_of(step: Step) -> Step:

@@ -226,7 +226,9 @@ class Budget:
 
     def _overrun(self, flow: Dataflow, counted: int, last: bool = False) -> Overrun | None:
         """What does not fit: what a small epoch needs is too much, or at `last` nothing more can leave memory."""
-        stopped = sum(busy_bytes(n) for unit in flow.units() for n in unit.nodes)  # others do not have to stop for them
+        stopped = sum(
+            busy_bytes(n) for unit in flow.parking.units() for n in unit.nodes
+        )  # others do not have to stop for them
         if not self._over(counted - stopped) or not (last or self._pace < _SLOW or counted > _FAR * self.limit):
             return None
         return overrun(flow, self.limit, counted, self._accounts)

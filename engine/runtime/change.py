@@ -19,10 +19,13 @@ from forebay.engine.batch import Batch
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Turn
-from forebay.engine.operators.join import ArrangeOperator, JoinOperator
+from forebay.engine.operators.horizon import Horizon
+from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
-from forebay.engine.runtime.dataflow import Attachment, Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
+from forebay.engine.runtime.graph import Attachment
 from forebay.engine.runtime.initial import Initial
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, OutputStep, ScanStep
 
@@ -71,7 +74,7 @@ def in_pieces(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, 
     for node, _, _ in own:
         node.outlet, node.state_only = _Collected(), not results
     try:
-        Initial(flow, [*placed.fresh, *ends], placed.now, flow.elders(placed), specs).run()
+        Initial(flow, [*placed.fresh, *ends], placed.now, placed.elders(), specs).run()
         return {n.path: n.outlet.rows for n in (*ends, *(o[0] for o in own)) if isinstance(n.outlet, _Collected)}
     finally:
         for node, outlet, state_only in own:
@@ -81,7 +84,7 @@ def in_pieces(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, 
 def brought_up(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, results: bool) -> Results:
     """Let new nodes take in the past. Returns what their outlets would get (if `results`), and what the nodes in `views` have, by
     path: nobody gets it yet."""
-    timed = any(isinstance(n.operator, JoinOperator) and n.operator.horizon for n in placed.fresh)
+    timed = any(isinstance(s, Horizon) and s for n in placed.fresh for s in n.states().values())
     return (at_once if timed else in_pieces)(flow, placed, views, results=results)
 
 
@@ -105,9 +108,9 @@ def at_once(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, re
             ends[wanted[id(node)]] = node.output
     for path, node in views.items():
         if path not in ends:
-            ends[path] = list(flow.past(node) or ())
+            ends[path] = list(flow.graph.past(node) or ())
     for node in fresh:
-        flow.commit(node)
+        node.commit()
         node.output = []
     return ends
 
@@ -128,7 +131,7 @@ def _asked(flow: Dataflow, source: Node, node: Node, placed: Attachment) -> list
     if placed.choices is not None and not (node.remembers or choices[node.path].need):
         return []
     scans = (c.step.scan for c in choices.values() if c.node is source and isinstance(c.step, ScanStep))
-    return list(flow.past(source, next(scans, None)) or ())
+    return list(flow.graph.past(source, next(scans, None)) or ())
 
 
 def _continued(flow: Dataflow, node: Node, placed: Attachment) -> list[Batch]:
@@ -136,7 +139,7 @@ def _continued(flow: Dataflow, node: Node, placed: Attachment) -> list[Batch]:
     choice = placed.choices.get(node.path) if placed.choices is not None else None
     if choice is None or choice.continues is None or not choice.need or node.scan is None:
         return []
-    return list(flow.past(choice.continues, node.scan.spec) or ())
+    return list(flow.graph.past(choice.continues, node.scan.spec) or ())
 
 
 class _Change:
@@ -164,17 +167,17 @@ class _Change:
 
     def _same(self, view: _View) -> bool:
         """Its input is what it was, and so are its rows."""
-        source = self._flow.own_nodes(self._job).get(view.step.sources[0].print)
+        source = self._flow.graph.own_nodes(self._job).get(view.step.sources[0].print)
         return view.operator is view.shown and source is not None and source is view.node.inputs[0]
 
     def _refuse_other_columns(self) -> None:
-        placed = self._flow.placed[self._job]
+        placed = self._flow.graph.placed[self._job]
         for output in self._plan.outputs:
             known = placed.get(output.path)
             if known is not None and known.outlet is not None and known.schema != output.schema:
                 raise StateError(f"the columns of {output.label} have changed", hint="drop the job and make it anew")
         for view in self._views:
-            if view.operator.schema != view.shown.schema and self._flow.is_read(view.step.relation or ""):
+            if view.operator.schema != view.shown.schema and self._flow.graph.is_read(view.step.relation or ""):
                 raise StateError(
                     f"the columns of {view.step.label} would change, and it is read",
                     detail=f"{_columns(view.shown.schema)} would become {_columns(view.operator.schema)}",
@@ -183,10 +186,10 @@ class _Change:
 
     def _swap(self, choices: Mapping[str, Choice], before: Results | None) -> None:
         flow, job = self._flow, self._job
-        placed, old = flow.placed[job], f"{job} as it was"
+        placed, old = flow.graph.placed[job], f"{job} as it was"
         outlets = {o.path: placed[o.path].outlet for o in self._plan.outputs if o.path in placed}
-        flow.give(job, old)
-        fresh = Attachment(job, self._now, choices=choices, prefix=flow.unused(job))
+        flow.graph.give(job, old)
+        fresh = Attachment(job, self._now, choices=choices, prefix=flow.graph.unused(job))
         fresh.outlets = {path: outlet for path, outlet in outlets.items() if outlet is not None}
         try:
             inputs, after = self._make(fresh, before)
@@ -194,9 +197,9 @@ class _Change:
         except BaseException:
             for node in fresh.fresh:
                 node.outlet = None if node.path in fresh.outlets else node.outlet
-            flow.discard(job)
-            flow.give(old, job)
-            flow.placed[job] = placed
+            flow.graph.discard(job)
+            flow.graph.give(old, job)
+            flow.graph.placed[job] = placed
             raise
         for path in fresh.outlets:
             placed[path].outlet = None
@@ -204,21 +207,21 @@ class _Change:
             fresh.nodes[view.path] = view.node
             view.node.jobs = {job}
             self._turn(view, inputs[view.path], before or {}, after.get(view.path, []))
-        flow.discard(old)
+        flow.graph.discard(old)
         for node in fresh.fresh:
             if node.outlet is not None and node.path in owed:
                 node.outlet.take(owed[node.path], node.watermark, flow.epoch)
                 node.outlet.commit()
-        flow.sort()
-        flow.note(job, self._plan, fresh.nodes)
+        flow.graph.sort()
+        flow.graph.note(job, self._plan, fresh.nodes)
 
     def _make(self, fresh: Attachment, before: Results | None) -> tuple[dict[str, Node], Results]:
         """The new nodes, with the past in them. Returns what feeds each view, and the results that are compared with `before`."""
         flow = self._flow
-        inputs = {view.path: flow.place(view.step.sources[0], fresh) for view in self._views}
+        inputs = {view.path: flow.graph.place(view.step.sources[0], fresh) for view in self._views}
         for output in self._plan.outputs:
             if output.path not in inputs:
-                flow.place(output, fresh)
+                flow.graph.place(output, fresh)
         compared = {path: node for path, node in inputs.items() if path in (before or {})}
         return inputs, brought_up(flow, fresh, compared, results=before is not None)
 
@@ -246,11 +249,11 @@ class _Change:
             rows = node.carried
         else:
             node.operator = operator
-            flow.use_cold(node)
+            flow.graph.use_cold(node)
             operator.arrangement.renew()
             view.shown.arrangement.close()
         operator.process([rows], Turn(flow.epoch, self._now, (None,)))
-        flow.commit(node)
+        node.commit()
         node.version = flow.epoch
 
     def _result(self, plan: JobPlan) -> Results | None:
@@ -263,10 +266,10 @@ class _Change:
         aside.outlets = {o.path: _Collected() for o in plan.outputs}
         try:
             for output in plan.outputs:
-                flow.place(output, aside)
+                flow.graph.place(output, aside)
             return brought_up(flow, aside, {}, results=True)
         finally:
-            flow.discard(aside.job)
+            flow.graph.discard(aside.job)
 
 
 def _view(flow: Dataflow, step: OperatorStep) -> _View:

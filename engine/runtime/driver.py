@@ -29,11 +29,12 @@ from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.change import change
 from forebay.engine.runtime.checkpoint import Capture, CheckpointStore
-from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.dmllog import DmlLog
 from forebay.engine.runtime.fitting import check_fits
 from forebay.engine.runtime.handover import follow
 from forebay.engine.runtime.job import Job, Status
+from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.engine.runtime.retry import Retry
@@ -183,7 +184,7 @@ class Driver:
     def keep(self, name: str, step: Step, node: Node) -> None:
         """Add a job without output that holds a running node."""
         with self.boundary() as flow:
-            flow.keep(name, step, node)
+            flow.graph.keep(name, step, node)
             self.jobs[name] = Job(name, started=self._tick())
 
     def hold(
@@ -243,7 +244,7 @@ class Driver:
         deadline = self.clock.monotonic() + self.options.latency
         for job, bootstrap in waiting:
             try:
-                build = bootstrap.next(self.flow.running)
+                build = bootstrap.next(self.flow.graph.running)
                 while build is not None and build.step() and self.clock.monotonic() < deadline and not self._callers:
                     pass
             except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
@@ -441,7 +442,7 @@ class Driver:
                 self._note(node_id, part)
         fed, self._pending = self._pending, {}
         dead = [(self._table_of(i), d) for i, part in live.items() if part is not None for d in part.dead]
-        if dead and self.flow.is_read(deadletters.NAME):
+        if dead and self.flow.graph.is_read(deadletters.NAME):
             fed[f"relation/{deadletters.NAME}"] = [Batch(deadletters.rows(dead))]
         self._run(live, fed)
         return True
@@ -616,12 +617,12 @@ class Driver:
             outbox.seal(checkpoint)
         meta = {
             "scans": {n.id: n.scan.save() for n in self.flow.order if n.scan is not None},
-            "placements": self.flow.placements(),
-            "parked": self.flow.save_parked(),
+            "placements": self.flow.graph.placements(),
+            "parked": self.flow.parking.save(),
             "definitions": self.definitions(),
             "outboxes": {o.spec.name: o.unconfirmed() for o in outboxes},
             "time": self.clock.now(),
-            "segments": self.flow.segments(),
+            "segments": self.flow.graph.segments(),
             "last_segment": self.cold.last,
         }
         if self.dml is not None:
@@ -633,7 +634,7 @@ class Driver:
     def load(self, parked: Iterable[Mapping[str, Any]]) -> None:
         """Load every placed state from the checkpoint; jobs that had failed are tried again, from where they stood."""
         assert self.store is not None
-        self.flow.park_again(parked)
+        self.flow.parking.park_again(parked)
         self.store.load(self.states())
         self.flow.recall()
         for name, unit in self.flow.parked.items():
@@ -643,7 +644,7 @@ class Driver:
     def states(self) -> dict[str, Any]:
         """Every state of the dataflow by its key in the manifest."""
         states: dict[str, Any] = {f"{n.id}#{name}": s for n in self.flow.order for name, s in n.states().items()}
-        return states | {f"parked/{min(unit.jobs)}": unit.backlog for unit in self.flow.units()}
+        return states | {f"parked/{min(unit.jobs)}": unit.backlog for unit in self.flow.parking.units()}
 
     def _outboxes(self) -> list[Outbox]:
         return [n.outlet for n in self.flow.order if isinstance(n.outlet, Outbox)]

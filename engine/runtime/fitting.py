@@ -37,7 +37,7 @@ class Overrun(NamedTuple):
 
 def overrun(flow: Dataflow, limit: int, used: int, found: Mapping[str, int]) -> Overrun | None:
     """The jobs of the node with most in memory; None if there is none with a quarter of the budget."""
-    stopped = {id(n) for unit in flow.units() for n in unit.nodes}
+    stopped = {id(n) for unit in flow.parking.units() for n in unit.nodes}
     nodes = [n for n in flow.order if n.jobs and id(n) not in stopped]
     if not nodes:
         return None
@@ -85,7 +85,7 @@ def least_bytes(step: OperatorStep) -> int:
 
 def _new_steps(flow: Dataflow, plan: JobPlan) -> Iterator[OperatorStep]:
     """The steps that no running node does."""
-    yield from (s for s in plan.steps() if isinstance(s, OperatorStep) and not flow.running(s))
+    yield from (s for s in plan.steps() if isinstance(s, OperatorStep) and not flow.graph.running(s))
 
 
 def _width(kind: pa.DataType) -> int:

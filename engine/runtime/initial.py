@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from forebay.engine.batch import Batch
 from forebay.engine.operators.base import Turn
+from forebay.engine.runtime.node import Node
 from forebay.engine.state.arrangement import Arrangement
 
 if TYPE_CHECKING:
-    from forebay.engine.runtime.dataflow import Dataflow, Node
+    from forebay.engine.runtime.dataflow import Dataflow
     from forebay.engine.runtime.scan import ScanSpec
 
 PIECE = 1 << 20
@@ -68,16 +69,16 @@ class Initial:
     def _has_past(self, node: Node) -> bool:
         if id(node) in self._all:
             return node.complete or node.history is not None or id(node) in self._elders
-        return self._flow.past(node, self._specs.get(id(node))) is not None
+        return self._flow.graph.past(node, self._specs.get(id(node))) is not None
 
     def _past(self, node: Node) -> Iterator[Batch]:
         elder = self._elders.get(id(node))
         if elder is not None and node.scan is not None:
-            yield from self._flow.past(elder, node.scan.spec) or ()
+            yield from self._flow.graph.past(elder, node.scan.spec) or ()
         elif id(node) in self._all and node.history is not None:
             yield from _history(node)
         else:
-            yield from self._flow.past(node, self._specs.get(id(node))) or ()
+            yield from self._flow.graph.past(node, self._specs.get(id(node))) or ()
 
     def _useful(self) -> set[int]:
         """Nodes whose work leaves something behind: state of their own, or rows that an outlet takes."""
@@ -110,7 +111,7 @@ class Initial:
             watermarks = tuple(i.watermark if last else None for i in node.inputs)
             self._process(node, inputs, watermarks, fed)
         for node in self._fresh:
-            flow.commit(node)
+            node.commit()
             node.output = []
         self._seal()
 

@@ -22,7 +22,8 @@ from forebay.engine.operators.aggregate import AggregateOperator, Aggregation
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.operators.normalize import LastRows
 from forebay.engine.operators.window import ClosedUntil, WindowAggregateOperator
-from forebay.engine.runtime.dataflow import Dataflow, Node
+from forebay.engine.runtime.dataflow import Dataflow
+from forebay.engine.runtime.node import Node
 from forebay.engine.serve.groups import Groups
 from forebay.engine.serve.snapshot import expand
 from forebay.engine.state import Segmented, State

@@ -16,7 +16,7 @@ import forebay
 from forebay.connection import Connection
 from forebay.engine.errors import OptionError
 from forebay.engine.state.arrangement import Arrangement
-from forebay.kernels.rows import SHIFT
+from tests.state.test_tiers import close_chunk
 
 LOG = "'connector' = 'log', 'topic' = '{0}', 'format' = 'json'"
 TABLES = f"""
@@ -103,7 +103,7 @@ def run(path: Path | None, views: dict[str, str], seed: int, care: bool) -> dict
 def seal_all(con: Connection) -> None:
     with con.warehouse.driver.boundary() as flow:
         for state in [s for n in flow.order for s in n.states().values() if isinstance(s, Arrangement)]:
-            state._leave_out((state._store.next_id >> SHIFT) + 1)
+            close_chunk(state)
             state.seal(1.0)
             while state.maintain():
                 pass

@@ -279,7 +279,8 @@ def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     def flat(rows: pa.RecordBatch, columns: Any) -> np.ndarray[Any, Any]:
         return np.full(rows.num_rows, 42, np.uint64)
 
-    monkeypatch.setattr("forebay.engine.state.arrangement.hash_rows", flat)
+    for module in ("arrangement", "hot"):
+        monkeypatch.setattr(f"forebay.engine.state.{module}.hash_rows", flat)
     monkeypatch.setattr(Arrangement, "_must_verify", lambda self, keys, columns: bool(self.key))
     for kind in KINDS:
         run(kind, "text", 11)

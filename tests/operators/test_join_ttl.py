@@ -24,8 +24,8 @@ from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpe
 from forebay.engine.operators.lens import Lens
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.coldstore import ColdStore
-from forebay.kernels.rows import SHIFT
 from tests.operators.test_join import KINDS, output_schema
+from tests.state.test_tiers import close_chunk
 
 Row = tuple[Any, ...]
 START = datetime(2026, 1, 1)
@@ -208,7 +208,7 @@ class Engine:
             if not isinstance(state, Arrangement) or rng.random() < 0.5:
                 continue
             if rng.random() < 0.5:
-                state._leave_out((state._store.next_id >> SHIFT) + 1)
+                close_chunk(state)
                 state.seal(1.0)
             for _ in range(rng.choice([1, 1, 50])):
                 state.maintain()

@@ -99,7 +99,7 @@ def test_equal_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     def three(rows: pa.RecordBatch, columns: Sequence[int]) -> UInt64s:
         return hash_rows(rows, columns) % np.uint64(3)
 
-    for module in ("keys", "arrangement"):
+    for module in ("keys", "arrangement", "hot"):
         monkeypatch.setattr(f"forebay.engine.state.{module}.hash_rows", three)
     monkeypatch.setattr("forebay.engine.consolidate.hash_rows", three)
     monkeypatch.setattr(Arrangement, "_must_verify", lambda self, keys, columns: bool(self.key))

@@ -52,11 +52,11 @@ def test_views_over_cold_state_equal_the_batch_answer(part: int, tmp_path: Path)
             oracle.feed(change)
             oracle.check(step)
         con.warehouse.driver.checkpoint()
-        segments = con.warehouse.driver.flow.segments()
+        segments = con.warehouse.driver.flow.graph.segments()
         assert len(segments) > 10
         before = {name: sorted(con.sql(f"SELECT * FROM v_{name}").fetchall(), key=repr) for name in names}
     with forebay.connect(tmp_path / "w", resume=False) as con:
-        assert con.warehouse.driver.flow.segments() == segments
+        assert con.warehouse.driver.flow.graph.segments() == segments
         for name in names:
             assert sorted(con.sql(f"SELECT * FROM v_{name}").fetchall(), key=repr) == before[name]
 

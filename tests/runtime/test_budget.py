@@ -35,7 +35,7 @@ def check(con: forebay.Connection) -> int:
 
 def segments(con: forebay.Connection) -> list[int]:
     with con.warehouse.driver.boundary() as flow:
-        return flow.segments()
+        return flow.graph.segments()
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -79,7 +79,7 @@ def test_follows_a_multiset(
 ) -> None:
     """`identity` is a hint for finding rows: a wrong one may cost time, never a row. Nor does the choice of index."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forebay.engine.state.arrangement._SHORT_CHAIN", short_chain)
+        patch.setattr("forebay.engine.state.hot._SHORT_CHAIN", short_chain)
         follow(steps, identity, key)
 
 

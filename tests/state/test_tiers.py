@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from forebay.engine.errors import StateError
 from forebay.engine.state.arrangement import NOTHING, Arrangement
 from forebay.engine.state.coldstore import ColdStore
-from forebay.kernels.rows import SHIFT
 from tests.state.test_arrangement import PAIR, Row, applied, batch_of, contents, deltas, probed
 
 ENDS = ["commit", "commit", "rollback", "save", "restart"]
@@ -37,7 +36,8 @@ def store() -> Iterator[ColdStore]:
 
 def close_chunk(arrangement: Arrangement) -> None:
     """Let the last chunk count as full, so that it can be sealed."""
-    arrangement._leave_out((arrangement._store.next_id >> SHIFT) + 1)
+    hot = arrangement._rows.hot
+    hot.close(hot.open_chunk + 1)
 
 
 def made(store: ColdStore, key: tuple[int, ...] = (0,), identity: tuple[int, ...] | None = None) -> Arrangement:
