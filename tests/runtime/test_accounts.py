@@ -58,12 +58,12 @@ def test_memory_in_no_account_makes_state_leave_sooner(monkeypatch: pytest.Monke
         insert()
         insert()
         with con.warehouse.driver.boundary() as flow:
-            assert not flow.segments(), "by the accounts there is room"
+            assert not flow.graph.segments(), "by the accounts there is room"
             assert budget.used < 0.4 * budget.limit
         monkeypatch.setattr(module, "resident", lambda: Resident(budget._beside + budget.limit, 0))
         insert()
         with con.warehouse.driver.boundary() as flow:
-            assert flow.segments()
+            assert flow.graph.segments()
             assert budget.used < 0.9 * budget.limit, "not all of the budget is charged for what sealing cannot change"
 
 
