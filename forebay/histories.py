@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -68,6 +68,7 @@ class _Outcome:
     error: Exception | None = None
     rows: int = 0
     loading_seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 class Histories:
@@ -160,7 +161,9 @@ class Histories:
         rate = outcome.rows / seconds if seconds else 0.0
         left = "; ".join(f"{name}: {why}" for name, why in moved.left.items()) or None
         row = (loading.table, outcome.rows, seconds, rate, ", ".join(moved.jobs), left)
-        return Result(pa.Table.from_pylist([dict(zip(_SCHEMA.names, row))], _SCHEMA))
+        result = Result(pa.Table.from_pylist([dict(zip(_SCHEMA.names, row))], _SCHEMA))
+        result.warnings += outcome.warnings
+        return result
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -295,7 +298,9 @@ class Histories:
         former = self._job_plan(job, job.bound) if loading.replay and job.name not in self._catalog.relations else None
         _, told = self._driver.alter(job.name, self._job_plan(job, bound), former, lose=False)
         if former is not None and not told:
-            log.warning("nothing knows what the sinks of %s have got; they get what changes from here on", job.name)
+            untold = f"nothing knows what the sinks of {job.name} have got: they get what changes from here on"
+            self._outcomes[loading.job].warnings.append(untold)
+            log.warning(untold)
         self._catalog.jobs[job.name] = replace(job, bound=bound)
 
     def _kept_moves(self, loading: Loading) -> dict[str, Callable[[], None]]:

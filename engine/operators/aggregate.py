@@ -30,6 +30,7 @@ from forebay.engine.state.arrays import Mask
 from forebay.engine.state.groups import UNMATCHED, GroupTable, Ids, Opened, Words
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.order import Order
+from forebay.engine.state.spill import Returning
 from forebay.engine.state.times import Micros
 from forebay.kernels.aggregate import add_count
 from forebay.kernels.group import changed, gather
@@ -176,6 +177,17 @@ class Aggregation:
     def empty(self) -> Aggregation:
         """Another one of the same make, without groups."""
         return Aggregation(self._spec, self._extra)
+
+    def apart(self, found: Returning) -> pa.RecordBatch:
+        """The output rows of groups that are on disk and stay there, with what is kept for them."""
+        empty = self.empty()
+        twins = {id(d): twin for d, twin in zip(self.table.dependents, empty.table.dependents)}
+        ids = np.zeros(int(max(p.groups.max() for p in found.groups)) + 1, np.int64)
+        for piece in found.groups:
+            ids[piece.groups] = empty.table.admit(piece.rows, piece.words)
+        for dependent, piece in found.rows:
+            twins[id(dependent)].admit(ids[piece.groups], piece.rows, piece.words)
+        return empty.current(np.concatenate([ids[p.groups] for p in found.groups]))
 
     def drop(self, groups: Ids) -> None:
         """Forget open groups and all that their calls hold."""

@@ -71,12 +71,14 @@ class NormalizeOperator(GroupingOperator):
         ids = self.rows.intern(batch.rows)
         batch, ids, times = self.in_time(self.rows, batch, ids, turn.now)
         opened = self.rows.open(ids[::-1].copy())
-        self.renew(self.rows, ids, times)
         last = batch.num_rows - 1 - opened.first
         weights = batch.weight_array()
         was, lives = opened.words[:, 0] == 1, weights[last] > 0
         self.rows.counters[UNMATCHED] += _unknown_deletes(ids, weights, opened.ids[was])
-        self.rows.words[opened.ids, 0] = lives
+        words = opened.words.copy()
+        words[:, 0] = lives
+        self.rows.write(opened.ids, words)
+        self.renew(self.rows, ids, times)
         self.rows.free(opened.ids[~lives])
         return self._emit(opened, was, lives, batch.rows.take(pa.array(last)))
 

@@ -113,11 +113,13 @@ class RankOperator(GroupingOperator):
         return self._rows.walk(partitions, self._kind, self._spec.start, self._end, self._spec.with_rank)
 
     def _offer(self, rows: BestRows, groups: Ids, batch: Batch, opened: Opened) -> Ids:
-        """Append-only: keep what can still enter. Returns which rows have."""
+        """Append-only: keep what can still enter. Returns which rows have, if that matters."""
         taken, ids = rows.apply(groups, batch.rows, batch.weight_array())
         if self._kind != topn.ROW_NUMBER:
             beyond = rows.walk(opened.ids, self._kind, 1, self._end, beyond=True)
             rows.remove(np.array(beyond[:, 1]), opened.ids[beyond[:, 0]])
+        if self.expiry is None:
+            return ids
         kept: Ids = taken[rows.table.words[ids, 0] > 0]
         return kept
 

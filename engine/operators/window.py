@@ -186,7 +186,7 @@ class WindowAggregateOperator(Operator):
         if self._closed.earliest is not None and self._closed.earliest > watermark:
             return []
         table = self.groups.table
-        table.recall_until(watermark)
+        closed = [Batch(self.groups.apart(found)) for found in table.take_due(watermark)]
         ids = table.all_ids()
         words = table.read(ids)
         live = self.groups.shown(words)
@@ -194,14 +194,14 @@ class WindowAggregateOperator(Operator):
         due = live & (ends <= watermark)
         self._closed.earliest = int(ends[live & ~due].min(initial=table.least_cold()))
         if not due.any():
-            return []
+            return closed
         groups = ids[due]
         view = self.groups.view(words[due], groups)
         results = self.groups.results(view, self.groups.collections(groups))
         rows = self.groups.rows(groups, results)
         table.open(groups)
         self.groups.drop(groups)
-        return [Batch(rows)]
+        return [*closed, Batch(rows)]
 
     @property
     def metrics(self) -> dict[str, int]:

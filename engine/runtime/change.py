@@ -19,7 +19,8 @@ from forebay.engine.batch import Batch
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
 from forebay.engine.operators.base import Turn
-from forebay.engine.operators.join import ArrangeOperator, JoinOperator
+from forebay.engine.operators.horizon import Horizon
+from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.alter import Choice, Comparison, compare, unknown_past
 from forebay.engine.runtime.dataflow import Dataflow
 from forebay.engine.runtime.graph import Attachment
@@ -83,7 +84,7 @@ def in_pieces(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, 
 def brought_up(flow: Dataflow, placed: Attachment, views: Mapping[str, Node], *, results: bool) -> Results:
     """Let new nodes take in the past. Returns what their outlets would get (if `results`), and what the nodes in `views` have, by
     path: nobody gets it yet."""
-    timed = any(isinstance(n.operator, JoinOperator) and n.operator.horizon for n in placed.fresh)
+    timed = any(isinstance(s, Horizon) and s for n in placed.fresh for s in n.states().values())
     return (at_once if timed else in_pieces)(flow, placed, views, results=results)
 
 

@@ -39,7 +39,8 @@ class Follower:
     def step(self, flow: Dataflow) -> None:
         """At the start of a turn."""
         assert self.node.scan is not None
-        self.ahead = [n for n in self.ahead if n.id in flow.nodes]
+        scans = flow.scans()
+        self.ahead = [n for n in self.ahead if n in scans and not _ended(n)]
         self.turns += 1
         wait = False
         if not self.ahead:
@@ -63,7 +64,7 @@ def _positions(node: Node) -> Mapping[str, Any]:
 def follow(flow: Dataflow, job: str, table: str) -> None:
     """Let a job's scans of the table follow those of all other jobs, from now on; before they have read anything."""
     mine = [n for n in flow.nodes_of(job) if _reads(n, table) and n.catching_up is None and n.jobs == {job}]
-    others = [n for n in flow.scans() if _reads(n, table) and n not in mine]
+    others = [n for n in flow.scans() if _reads(n, table) and n not in mine and not _ended(n)]
     flow.followers += [Follower(node, list(others)) for node in mine if others]
 
 
@@ -82,6 +83,10 @@ def unfollow(flow: Dataflow, job: str) -> None:
             node.waits = False
         if follower.node.scan is not None:
             follower.node.scan.unlimit()
+
+
+def _ended(node: Node) -> bool:
+    return node.scan is not None and node.scan.finished
 
 
 def _reads(node: Node, table: str) -> bool:

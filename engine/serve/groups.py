@@ -39,7 +39,7 @@ class Groups:
             else:
                 yield self._told(self.table.keys.gather(ids), self._counts(ids))
         for found in self._cold(key):
-            yield self._cold_result(found) if self._results is not None else self._cold_rows(found)
+            yield self._results.apart(found) if self._results is not None else self._cold_rows(found)
 
     def kept(self, rows: OrderedRows, key: pa.RecordBatch | None = None) -> Iterator[pa.RecordBatch]:
         """The rows that `rows`, a dependent, keeps for the groups: keys of an aggregation, the row, a count per variant."""
@@ -93,17 +93,6 @@ class Groups:
         owners = np.concatenate([np.zeros(0, np.int64), *(p.groups for _, p in found.rows)])
         groups = np.concatenate([p.groups for p in found.groups])
         return self._told(rows, np.bincount(owners, minlength=int(groups.max()) + 1)[groups])
-
-    def _cold_result(self, found: Returning) -> pa.RecordBatch:
-        assert self._results is not None
-        empty = self._results.empty()
-        twins = {id(d): twin for d, twin in zip(self.table.dependents, empty.table.dependents)}
-        ids = np.zeros(int(max(p.groups.max() for p in found.groups)) + 1, np.int64)
-        for piece in found.groups:
-            ids[piece.groups] = empty.table.admit(piece.rows, piece.words)
-        for dependent, piece in found.rows:
-            twins[id(dependent)].admit(ids[piece.groups], piece.rows, piece.words)
-        return empty.current(np.concatenate([ids[p.groups] for p in found.groups]))
 
     # -- shapes -------------------------------------------------------------------------------------------------
 

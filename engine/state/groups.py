@@ -66,7 +66,7 @@ class GroupTable(Tiered):
         watched: int | None = None,
         aging: Aging | None = None,
     ) -> None:
-        """`dependents` keep rows by group, which leave memory with it. `watched`: the word that `recall_until` goes by.
+        """`dependents` keep rows by group, which leave memory with it. `watched`: the word that `take_due` goes by.
 
         With `aging` the dependents have an order.
         """
@@ -107,14 +107,14 @@ class GroupTable(Tiered):
                 self._recalled += found.cold_ids.shape[0]
         return ids
 
-    def recall_until(self, most: int) -> None:
-        """See to it that all groups whose watched word is at most `most` are in memory."""
+    def take_due(self, most: int) -> Iterator[Returning]:
+        """The groups on disk whose watched word is at most `most`, in pieces: they are dead once the epoch is committed."""
         if self._spill is not None:
-            self._spill.recall_until(most)
+            yield from self._spill.take_due(most)
 
     def least_cold(self) -> int:
         """No group that is not in memory has less in its watched word."""
-        return min(self._spill.groups.least.values(), default=2**63 - 1) if self._spill is not None else 2**63 - 1
+        return self._spill.least() if self._spill is not None else 2**63 - 1
 
     def reserve(self, capacity: int) -> None:
         """Make room for words of ids below `capacity`."""
@@ -222,6 +222,8 @@ class GroupTable(Tiered):
             self.words[dead] = 0
             self.keys.release(dead)
         self.keys.commit()
+        if self._spill is not None:
+            self._spill.commit()
         self._counted = Counter(self.counters)
         self._next()
 
@@ -229,6 +231,8 @@ class GroupTable(Tiered):
         for opened in reversed(self._opened):
             self.write(opened.ids, opened.words)
         self.keys.rollback()
+        if self._spill is not None:
+            self._spill.rollback()
         self.counters = Counter(self._counted)
         self._next()
 

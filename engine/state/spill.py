@@ -76,6 +76,10 @@ class Spill:
         """Segments of an earlier process have ids below."""
         self._killed: list[Ids] = []
         self._eviction: Eviction | None = None
+        self._taken: list[tuple[Ids, Ids, list[tuple[ColdTable, Ids]]]] = []
+        """Of the groups that the open epoch took: their cold ids, their handles, those of the rows kept for them."""
+        self._least: dict[int, int] = {}
+        """By segment, what its least watched word is without these."""
 
     def tables(self) -> list[ColdTable]:
         """The cold rows of the groups and of the dependents."""
@@ -218,31 +222,58 @@ class Spill:
             self.groups.die(piece.handles)
         self._came(found.cold_ids, found.rows)
 
-    def recall_until(self, most: int) -> None:
-        """Make the groups hot whose watched word is at most that."""
+    def take_due(self, most: int) -> Iterator[Returning]:
+        """The groups whose watched word is at most that, with what is kept for them, in pieces, numbered within each.
+
+        They stay on disk, and die when the epoch is committed.
+        """
         for number, segment in list(self.groups.segments.items()):
             if self.groups.least[number] > most:
                 continue
             left = 2**63 - 1
             for handles in self.groups.scan([segment]):
-                left = min(left, self._recall_piece(handles, most))
-            self.groups.least[number] = left
+                handles = handles[~self.groups.dead.test(self.groups.ids(handles))]
+                watched = self._watched(handles)
+                left = min(left, int(watched[watched > most].min(initial=2**63 - 1)))
+                due = handles[watched <= most]
+                if due.shape[0]:
+                    found = self._piece(due)
+                    theirs = [(d.cold, p.handles) for d, p in found.rows if d.cold is not None]
+                    self._taken.append((found.cold_ids, due, theirs))
+                    yield found
+            self._least[number] = left
 
-    def _recall_piece(self, handles: Ids, most: int) -> int:
-        """Recall those of some groups that are due; the least watched word of the others."""
+    def _watched(self, handles: Ids) -> Ids:
+        """The watched word of each of these groups."""
         assert self._table.watched is not None
-        handles = handles[~self.groups.dead.test(self.groups.ids(handles))]
         column = len(self._keys.schema) + self._table.watched
-        watched = self.groups.gather(handles, [column]).column(0).to_numpy()
-        due = handles[watched <= most]
-        if due.shape[0]:
-            cold_ids = self.groups.ids(due)
-            rows, words = self.groups.unpack(due)
-            theirs = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, np.arange(due.shape[0]))
-            groups = self._table.admit(rows, words)
-            self.groups.die(due)
-            self._came(cold_ids, [(d, p._replace(groups=groups[p.groups])) for d, p in theirs])
-        return int(watched[watched > most].min(initial=2**63 - 1))
+        return np.asarray(self.groups.gather(handles, [column]).column(0).to_numpy())
+
+    def _piece(self, handles: Ids) -> Returning:
+        """These groups with what is kept for them, numbered."""
+        cold_ids, numbers = self.groups.ids(handles), np.arange(handles.shape[0])
+        rows, words = self.groups.unpack(handles)
+        kept = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, numbers)
+        return Returning(numbers[:0], [_Piece(numbers, handles, rows, words)], cold_ids, kept)
+
+    def least(self) -> int:
+        """No live group has less in its watched word, but for those that were taken."""
+        return min((self.groups.least | self._least).values(), default=2**63 - 1)
+
+    def commit(self) -> None:
+        """What was taken is dead."""
+        for cold_ids, handles, theirs in self._taken:
+            self._die(cold_ids)
+            self.groups.die(handles)
+            for cold, rows in theirs:
+                cold.die(rows)
+        self.groups.least.update(self._least)
+        self.rollback()
+
+    def rollback(self) -> None:
+        """Nothing was taken."""
+        self._taken.clear()
+        self._least.clear()
 
     def _rows_of(self, hashes: Hashes, cold_ids: Ids, groups: Ids) -> list[tuple[Dependent, _Piece]]:
         """What dependents keep for cold groups, to go to the given hot ones."""
@@ -283,10 +314,7 @@ class Spill:
     def all(self) -> Iterator[Returning]:
         """All live cold groups with what is kept for them, in pieces, numbered within each. Nothing changes."""
         for alive in self._alive():
-            cold_ids, numbers = self.groups.ids(alive), np.arange(alive.shape[0])
-            rows, words = self.groups.unpack(alive)
-            kept = self._rows_of(hash_rows(rows, self._keys.key), cold_ids, numbers)
-            yield Returning(numbers[:0], [_Piece(numbers, alive, rows, words)], cold_ids, kept)
+            yield self._piece(alive)
 
     def nbytes(self) -> int:
         """Bytes of memory, without what dependents count."""

@@ -22,7 +22,8 @@ from tests.bootstrap.victim import small_steps
 
 NAMES = ["joined", "joined_grouped", "anti"]
 PAIRS = """
-CREATE TABLE pairs (refund_id BIGINT, order_id BIGINT) WITH ('connector' = 'log', 'topic' = 'pairs', 'format' = 'json');
+CREATE TABLE pairs (refund_id BIGINT, order_id BIGINT) WITH ('connector' = 'log', 'topic' = 'pairs', 'format' = 'json',
+  'sink.delivery-guarantee' = 'exactly-once');
 INSERT INTO pairs SELECT a.refund_id, b.order_id FROM refunds a JOIN refunds b ON a.refund_id = b.refund_id;
 """
 """Appends: what is written twice shows."""

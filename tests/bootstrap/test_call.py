@@ -120,6 +120,48 @@ def test_the_table_has_the_history_from_then_on(con: Connection, world: World, t
     again.close()
 
 
+def test_a_sink_of_which_nothing_is_known_goes_on(con: Connection, world: World, tmp_path: Path) -> None:
+    con.execute(plain(tmp_path))
+    con.execute("CREATE TABLE ids (id BIGINT) WITH ('connector' = 'log', 'topic' = 'ids', 'format' = 'json')")
+    con.execute("INSERT INTO ids SELECT refund_id FROM refunds")
+    con.execute("CREATE MATERIALIZED VIEW n AS SELECT COUNT(*) AS n FROM refunds")
+    wait_for(lambda: settled(con))
+    con.checkpoint(20)
+    ids = "SELECT id FROM ids /*+ OPTIONS('scan.bounded.mode' = 'latest-offset') */"
+    before = con.sql(ids).fetchall()
+    result = con.sql(calls(tmp_path, "replay")[1])
+    assert result.fetchall()[0][4:] == ("insert_into_ids, n", None)
+    assert "nothing knows what the sinks of insert_into_ids have got" in result.warnings[0]
+    known = len(world.refunds)
+    comes_to(con, "n", lambda rows: rows == [(known,)], known)
+    while len(world.refunds) == known:
+        live(world, 5)
+    wait_for(lambda: con.checkpoint(20) and len(con.sql(ids).fetchall()) > len(before))
+    wait_for(lambda: settled(con))
+    con.checkpoint(20)
+    assert bag(con.sql(ids).fetchall()) == bag([*before, *((r[0],) for r in world.refunds[known:])])
+
+
+def test_state_that_is_kept_without_jobs_gets_the_history_too(con: Connection, world: World, tmp_path: Path) -> None:
+    con.execute(plain(tmp_path))
+    con.execute("ALTER TABLE refunds SET ('state.keep' = 'true')")
+    con.execute("CREATE MATERIALIZED VIEW joined AS " + QUERIES["joined"][0])
+    wait_for(lambda: settled(con))
+    con.execute("DROP MATERIALIZED VIEW joined")
+    (told,) = con.sql(calls(tmp_path)[1]).arrow().to_pylist()
+    assert told["jobs"].startswith("state.keep refunds by (order_id)")
+    con.execute(calls(tmp_path)[0])
+    con.close()
+    again = forebay.connect(tmp_path / "w", attach=False)
+    assert isinstance(again, Connection)
+    again.execute("CREATE MATERIALIZED VIEW joined AS " + QUERIES["joined"][0])
+    wait_for(lambda: settled(again))
+    live(world, 20)
+    whole = expected(again, world, QUERIES["joined"][0])
+    comes_to(again, "joined", lambda rows: bag(rows) == bag(whole), whole)
+    again.close()
+
+
 def test_records_keep_coming(con: Connection, world: World, tmp_path: Path) -> None:
     """The jobs' scans wait for a turn, no record is missed or read twice, and nothing waits afterwards."""
     begin(con, tmp_path, ["joined", "grouped"])

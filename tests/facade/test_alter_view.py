@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,15 @@ def test_a_change_has_happened_or_not(tmp_path: Path, place: str) -> None:
     old, new = [(1, "x"), (2, "x"), (3, "q"), (4, "z")], [("x", 7, 1), ("x", 1, 2), ("q", 5, 3)]
     shows(con, "v", new if happened else old)  # type: ignore[arg-type]
     con.close()
+
+
+def test_the_statements_of_the_page_run(con: forebay.Connection) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (job,) = re.findall(r"    (ALTER JOB insert_into_by_shop AS\n[^;]*);", page)
+    (view,) = re.findall(r"    (ALTER MATERIALIZED VIEW sales AS .*)", page)
+    con.execute(f"INSERT INTO by_shop {VIEW}; CREATE MATERIALIZED VIEW sales AS SELECT shop FROM orders")
+    shows(con, "by_shop", [("x", 7, 0), ("y", 5, 0)])
+    con.execute(job)
+    con.execute(view)
+    assert rows(con, "by_shop") == [("x", 7, 2), ("y", 5, 1)]
+    assert rows(con, "sales") == [("x", 30, 2), ("y", 5, 1), ("z", 1, 1)]

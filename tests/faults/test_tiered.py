@@ -17,6 +17,7 @@ from tests.faults import tiered
 from tests.faults.lives import END, Death, deaths, live, said
 
 ANY = "at a random instant"
+SAVING = "while making a savepoint"
 RUNNING = {
     "while sealing": (
         "cold.seal.before",
@@ -34,7 +35,7 @@ RUNNING = {
         "checkpoint.rename.after",
         "checkpoint.prune.before",
     ),
-    "while making a savepoint": (
+    SAVING: (
         "savepoint.link.before",
         "savepoint.record.before",
         "savepoint.record.after",
@@ -135,14 +136,14 @@ def once(death: Death) -> Death:
 def restore(trial: Trial, planned: Sequence[Death]) -> None:
     """Make savepoints, go back to one, die on the way, and go on."""
     for death in planned:
-        trial.life(Death(ANY, "savepoint.drop.after", 1), tiered.work, trial.sink, False)
+        trial.life(Death(SAVING, "savepoint.drop.after"), tiered.work, trial.sink, False)
         trial.life(once(death), tiered.work, trial.sink, True)
     trial.life(Death(END), tiered.end, trial.sink)
 
 
 def fetch(trial: Trial, planned: Sequence[Death]) -> None:
     """Make warehouses of a copy, die on the way, and look at what comes of it."""
-    trial.life(Death(ANY, "savepoint.publish.after"), tiered.work, trial.sink, False)
+    trial.life(Death(SAVING, "savepoint.publish.after"), tiered.work, trial.sink, False)
     for number, death in enumerate(planned):
         for how in (once(death), Death(END)):
             trial.life(how, tiered.copy_back, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -17,7 +18,7 @@ from forebay.engine.batch import Batch
 from forebay.engine.errors import StateError
 from forebay.engine.operators.accumulators import CallSpec
 from forebay.engine.operators.aggregate import AggregateOperator, AggregateSpec
-from forebay.engine.operators.base import Operator
+from forebay.engine.operators.base import MAX_WATERMARK, Operator
 from forebay.engine.operators.normalize import LastRows, NormalizeOperator, UpsertKeyOperator
 from forebay.engine.operators.rank import RankOperator, RankSpec
 from forebay.engine.operators.window import WindowAggregateOperator
@@ -344,3 +345,27 @@ def test_dead_groups_leave_no_trace(store: ColdStore, monkeypatch: pytest.Monkey
     assert spill is not None
     assert spill.groups.rows() <= 60_000
     assert len(spill.groups.dead._bits.chunks) <= 3  # of 6 in all
+
+
+def test_a_closing_window_does_not_come_back_into_memory(store: ColdStore) -> None:
+    """Groups on disk are shown from there, in pieces, and stay if the epoch is undone."""
+    keys = [(f"key {i}", i, None) for i in range(500)]
+    operator = use(window(), store)
+    end = datetime(2026, 1, 1)
+    rows = [((k, v, end), 1) for k, v, _ in keys]
+    operator.process([[batch_of(WINDOWED, rows)]], turn(watermark=DAY_1 - 1))
+    each(operator, "commit")
+    for state in tiered(operator):
+        state.seal(1.0)
+        state.finish_sealing()
+    table = operator.states()["groups"]
+    assert isinstance(table, GroupTable)
+    for ending in ("rollback", "commit"):
+        out = operator.process([[]], turn(watermark=DAY_1))
+        assert net(out) == Counter({(end, k, 1, 1, v): 1 for k, v, _ in keys})
+        assert table.keys.count == 0
+        each(operator, ending)
+        assert {s.rows() for name, s in operator.states().items() if name != "closed"} == {
+            500 if ending == "rollback" else 0
+        }
+    assert operator.process([[]], turn(watermark=MAX_WATERMARK)) == []
