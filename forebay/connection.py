@@ -17,8 +17,8 @@ import pyarrow as pa
 from forebay.engine.connector import MEMORY, Registry
 from forebay.engine.errors import ForebayError, SqlError, StateError
 from forebay.engine.files import Clock, Files
-from forebay.engine.runtime.driver import DriverOptions
 from forebay.engine.runtime.job import Status
+from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
 from forebay.jobs import Job

@@ -12,17 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
 from forebay.engine.batch import Batch
-from forebay.engine.connector import DeadLetter, Fetched, SchemaChange, merge
+from forebay.engine.connector import Fetched
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
 from forebay.engine.files import Clock, Files
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.alignment import ahead, aligned
 from forebay.engine.runtime.alter import Comparison, inherited
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
@@ -35,44 +32,16 @@ from forebay.engine.runtime.fitting import check_fits
 from forebay.engine.runtime.handover import follow
 from forebay.engine.runtime.job import Job, Status
 from forebay.engine.runtime.node import Node
+from forebay.engine.runtime.notes import Notes
+from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
+from forebay.engine.runtime.polling import Polling
 from forebay.engine.runtime.retry import Retry
 from forebay.engine.runtime.steady import SteadyTime
 from forebay.engine.state.coldstore import ColdStore
 
 log = logging.getLogger("forebay")
-
-
-@dataclass(frozen=True, slots=True)
-class DriverOptions:
-    """Tuned defaults. Times in seconds."""
-
-    latency: float = 0.05
-    """Rows may wait this long to be coalesced with later ones."""
-    small: int = 1024
-    """Below this many rows an epoch waits for more, up to `latency`."""
-    batch: int = 8192
-    """Rows per poll in live traffic: an L2-sized batch."""
-    backlog: int = 65536
-    """Rows per poll while catching up: fewer, larger epochs. Larger still costs cache misses in probes."""
-    idle_wait: float = 0.01
-    checkpoint_interval: float = 5.0
-    restarts: int = 3
-    """Failures at one place before a job stays FAILED."""
-    backoff: float = 1.0
-    """First wait before a retry; doubles each time."""
-    dead_letters: int = 10_000
-    """Dead letters kept for SHOW DEAD LETTERS; older ones go."""
-
-
-@dataclass(slots=True)
-class Notes:
-    """What the sources reported besides rows."""
-
-    dead: list[tuple[str, DeadLetter]] = field(default_factory=list)
-    schema_changes: list[tuple[str, SchemaChange]] = field(default_factory=list)
-    unknown_fields: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Driver:
@@ -124,9 +93,7 @@ class Driver:
         self._in_flight: Capture | None = None
         self._writer: Callable[[Callable[[], None]], None] = lambda work: work()
         self._next_checkpoint = clock.monotonic() + options.checkpoint_interval
-        self._batch = options.batch
-        self._poll_failures: dict[str, int] = {}
-        self._poll_after: dict[str, float] = {}
+        self.polling = Polling(clock, self.budget, options.batch, self._source_failed)
 
     # -- callers ------------------------------------------------------------------------------------------------
 
@@ -357,7 +324,7 @@ class Driver:
             for node in scans:
                 assert node.scan is not None
                 node.scan.begin()
-        fetched = self._poll(scans)
+        fetched = self.polling.poll(scans, self.options, self._hurried)
         with self._lock:
             worked = self._epoch(fetched, merged) | self._bootstrap()
             self._retry_failed()
@@ -376,61 +343,16 @@ class Driver:
         most = self.budget.queue
         return bool(jobs) and all(any(o.full() or o.queued > most for o in job.outboxes) for job in jobs)
 
-    def _poll(self, scans: list[Node]) -> dict[str, Fetched | None]:
-        """Poll every scan at least once; wait for more rows while there are few."""
-        fetched: dict[str, list[Fetched]] = {}
-        polled: set[str] = set()
-        waiting = ahead(scans)
-        deadline = self.clock.monotonic() + self.options.latency
-        while True:
-            tried = False
-            for node in scans:
-                if node.id in waiting or len(fetched.get(node.id, ())) >= (1 if aligned(node) else 64):
-                    continue
-                if self._poll_after.get(node.id, 0) > self.clock.monotonic():
-                    continue
-                tried = True
-                got = self._poll_one(node)
-                polled.add(node.id)
-                if got is not None:
-                    fetched.setdefault(node.id, []).append(got)
-            rows = sum(f.batch.num_rows for parts in fetched.values() for f in parts)
-            if not fetched or not tried or rows >= self.options.small or self._callers or self._stopping:
-                break
-            if self.clock.monotonic() >= deadline or all(n.scan is None or n.scan.reader.finished() for n in scans):
-                break
-            self.clock.sleep(0.002)
-        polled_batches = [f.batch.rows for parts in fetched.values() for f in parts]
-        full = any(rows.num_rows >= self._batch for rows in polled_batches)
-        self._batch = self._backlog(polled_batches) if full else self.options.batch
-        return {i: merge(fetched.get(i, [])) for i in polled}
+    def _hurried(self) -> bool:
+        """Whether somebody waits for the end of the turn."""
+        return self._callers > 0 or self._stopping
 
-    def _backlog(self, batches: list[pa.RecordBatch]) -> int:
-        """Rows of the next poll while catching up, given what this one brought: fewer if they are wide for the budget."""
-        width = max(int(b.nbytes) // b.num_rows for b in batches if b.num_rows)
-        rows: int = self.budget.epoch // max(width, 1)
-        return max(self.options.small, min(self.options.backlog, rows))
-
-    def _poll_one(self, node: Node) -> Fetched | None:
-        assert node.scan is not None
-        try:
-            got = node.scan.poll(self._batch, 0.0)
-            self._poll_failures.pop(node.id, None)
-            return got
-        except Exception as error:  # noqa: BLE001 - a source's failure is its jobs' failure
-            self._poll_failed(node, error)
-            return None
-
-    def _poll_failed(self, node: Node, error: Exception) -> None:
-        failures = self._poll_failures[node.id] = self._poll_failures.get(node.id, 0) + 1
-        mendable = isinstance(error, ConnectorError) and error.retryable
-        log.warning("source %s cannot be read: %s", node.label, error)
-        self._poll_after[node.id] = self.clock.monotonic() + self.options.backoff * 2 ** min(failures, 6)
-        if not mendable or failures > self.options.restarts:
-            with self._lock:
-                self.flow.fail(node.jobs, error, self._tick())
-                for name in node.jobs:
-                    self._give_up(self.jobs[name], error)
+    def _source_failed(self, node: Node, error: Exception) -> None:
+        """Trying to read it again does not help: the jobs that read it fail."""
+        with self._lock:
+            self.flow.fail(node.jobs, error, self._tick())
+            for name in node.jobs:
+                self._give_up(self.jobs[name], error)
 
     def _epoch(self, fetched: Mapping[str, Fetched | None], merged: bool) -> bool:
         live = {i: f for i, f in fetched.items() if i in self.flow.nodes}
@@ -486,13 +408,7 @@ class Driver:
         self._note_of(self._table_of(node_id), fetched)
 
     def _note_of(self, table: str, fetched: Fetched) -> None:
-        notes = self.notes
-        notes.dead.extend((table, d) for d in fetched.dead)
-        del notes.dead[: -self.options.dead_letters]
-        notes.schema_changes.extend((table, c) for c in fetched.schema_changes)
-        del notes.schema_changes[: -self.options.dead_letters]
-        for name, count in fetched.unknown_fields.items():
-            notes.unknown_fields[table, name] = notes.unknown_fields.get((table, name), 0) + count
+        self.notes.take(table, fetched, self.options.dead_letters)
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,8 @@ from forebay.engine.errors import ForebayError, StateError
 from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.runtime.checkpoint import CheckpointStore
 from forebay.engine.runtime.dmllog import DmlLog
-from forebay.engine.runtime.driver import Driver, DriverOptions
+from forebay.engine.runtime.driver import Driver
+from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.savepoint import Savepoints, safe_name
 from forebay.engine.state.coldstore import ColdStore
 

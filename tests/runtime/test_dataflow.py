@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from forebay.engine.files import Clock
-from forebay.engine.runtime.driver import Driver, DriverOptions
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.job import Status
+from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.plan import JobPlan
 from tests.runtime.fakes import Collected, Numbers, expected_sums, output, scan, total
 
