@@ -121,9 +121,10 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _starts_set(chunk: list[Token]) -> bool:
-    words = [t.text.upper() for t in chunk]
+    """Asked after each token, of which an INSERT may have very many."""
+    first, last = ([t.text.upper() for t in part] for part in (chunk[:3], chunk[-4:]))
     sets = (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
-    return words[:3] in sets or (words[:2] == ["ALTER", "JOB"] and words[-4:] in [["AS", *s] for s in sets])
+    return first in sets or (first[:2] == ["ALTER", "JOB"] and last in [["AS", *s] for s in sets])
 
 
 def _plain(message: str, near: str) -> str:
