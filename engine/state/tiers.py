@@ -327,6 +327,7 @@ class TieredRows:
         if not old.any():
             return ids
         gone = ids[old]
+        self.dropped = max(self.dropped, since)
         self.live -= gone.size
         self._killed.append(gone)
         self.hot.discard(gone)
