@@ -121,7 +121,7 @@ def test_closing_a_stream_wakes_its_reader(con: Session) -> None:
     while len(seen) < 2:
         time.sleep(0.01)
     stream.close()
-    reader.join(5)
+    reader.join(60)
     assert not reader.is_alive()
 
 
