@@ -137,11 +137,20 @@ class Builder:
 
     def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         """Append rows whose hashes ascend, and are not below those of earlier pieces."""
-        if self._rest is not None:
-            rows = pa.concat_batches([self._rest[0], rows])
-            hashes, ids = np.concatenate([self._rest[1], hashes]), np.concatenate([self._rest[2], ids])
         if not self._block_rows and rows.num_rows:
             self._block_rows = min(max(BLOCK // (rows.nbytes // rows.num_rows + 16), 1), MOST_ROWS)
+        if self._rest is not None and self._rest[0].num_rows:
+            missing = self._block_rows - self._rest[0].num_rows
+            rest = pa.concat_batches([self._rest[0], rows.slice(0, missing)])
+            self._rest = (
+                rest,
+                np.concatenate([self._rest[1], hashes[:missing]]),
+                np.concatenate([self._rest[2], ids[:missing]]),
+            )
+            if rest.num_rows < self._block_rows:
+                return
+            self._write(*self._rest)
+            rows, hashes, ids = rows.slice(missing), hashes[missing:], ids[missing:]
         whole = rows.num_rows // self._block_rows * self._block_rows if self._block_rows else 0
         self._write(rows.slice(0, whole), hashes[:whole], ids[:whole])
         self._rest = (rows.slice(whole), hashes[whole:], ids[whole:])
