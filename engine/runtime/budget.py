@@ -33,7 +33,7 @@ from forebay.engine.state import Tiered
 from forebay.engine.state.coldstore import CACHE, LOADED, ColdStore
 
 log = logging.getLogger(__name__)
-SEAL = 0.6
+SEAL = 0.75
 HOLD = 0.9
 MOST = 0.4
 """Of the budget, charged at most for memory that is in no account."""
@@ -42,7 +42,7 @@ FIXED = 400 << 20
 ALONE = 256 << 20
 """Bytes that a process has, at most, which opens a warehouse and has done nothing else."""
 RESERVE = 64 << 20
-"""Bytes that an epoch and a step of sealing or merging may make and forget after a look; an eighth of a small budget."""
+"""Bytes that an epoch and a step of sealing or merging may make and forget after a look; a quarter of a small budget."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
 LARGE = 8 << 20
@@ -59,6 +59,9 @@ _AT_LEAST = 0.5
 _LIBRARIES = 96 << 20
 """Bytes of mapped files above which it is worth a look whether all are used, every `_FORGET` seconds at most."""
 _FORGET = 10.0
+_RELIEF = 1.0
+"""Seconds between two measurements of what no account has, while there is room: giving memory back costs 10 ms and more, and
+memory that an epoch makes and forgets is of use to the next one."""
 
 
 def machine_share() -> int:
@@ -96,6 +99,9 @@ class Budget:
         self._warned = False
         self._libraries = Libraries()
         self._forgot = 0.0
+        self._relieved = 0.0
+        self._beyond = 0
+        """Bytes that the process has and no account, as of the last relief."""
         return_blocks_above(LARGE)
         self._beside = FIXED + max(0, resident().anonymous - ALONE)
 
@@ -119,10 +125,7 @@ class Budget:
         self._rows, self._looked, self._looks = 0, now, self._looks + 1
         states = list(_tiered(flow))
         self.cold.cache = min(CACHE, max(LOADED, self.limit // 16))
-        self._look(flow)
-        if self.used > SEAL * self.limit:
-            self._relieve(now)
-            self._look(flow)
+        self._look(flow, now)
         came = self._counted()
         self._pace = max(1 / 64, self._pace / 2) if came > self.limit else min(1.0, self._pace * 1.25)
         found = self._overrun(flow, came)
@@ -138,7 +141,7 @@ class Budget:
         for state in states:
             self._try(state, state.maintain)
         while self.used > HOLD * self.limit and not self._fails() and self._make_room(states):
-            self._look(flow)
+            self._look(flow, time.monotonic())
         if not self._fails():
             self.moving.succeeded()
 
@@ -173,12 +176,22 @@ class Budget:
         """Bytes of the accounts at the last look, without what is free for rows to come."""
         return sum(self._accounts.values()) - self._accounts[FREE]
 
-    def _look(self, flow: Dataflow) -> None:
-        """Count what is used."""
+    def _look(self, flow: Dataflow, now: float) -> None:
+        """Count what is used. What no account has is measured now and then, after what nobody uses was given back."""
         self._accounts = self.accounts(flow)
         counted = self._counted()
-        really = resident().total - self._beside + min(RESERVE, self.limit // 8)
-        self.used = max(counted, min(really, counted + int(MOST * self.limit)))
+        really = self._really()
+        if really > HOLD * self.limit or now - self._relieved > _RELIEF:
+            self._relieved = now
+            if really > SEAL * self.limit:
+                self._relieve(now)
+                really = self._really()
+            self._beyond = min(really - counted, int(MOST * self.limit))
+        self.used = counted + max(0, self._beyond)
+
+    def _really(self) -> int:
+        """What the process has beside the bytes that it may have without a budget, and what comes before the next look."""
+        return resident().total - self._beside + min(RESERVE, self.limit // 4)
 
     def _relieve(self, now: float) -> None:
         """Give back what nobody uses."""

@@ -32,9 +32,9 @@ from forebay.kernels.rows import SHIFT
 COLD = 1 << 62
 _SEGMENT = 40
 _ROW = (1 << _SEGMENT) - 1
-FAN = 8
+FAN = 12
 """Segments of one size that are merged into one."""
-MOST = 14
+MOST = 20
 """Segments that a probe looks through at most, but for a short while."""
 _SLICE, _STEP = 1 << 17, 4 << 20
 """Rows, and about how many bytes of them, are merged in one step."""

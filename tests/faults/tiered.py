@@ -99,9 +99,10 @@ def end(say: Say, root: str, sink: bool) -> None:
         found = look(con)
         if sink:
             assert con.checkpoint(60)
-            expected = len(con.sql("SELECT * FROM wide").fetchall())
-            con.warehouse.driver.wait(lambda: len(con.sql("SELECT * FROM seen").fetchall()) == expected, 20)
-            differ(found, con.sql("SELECT * FROM seen").fetchall(), con.sql("SELECT * FROM wide").fetchall())
+            expected = con.sql("SELECT * FROM wide").fetchall()
+            seen = lambda: con.sql("SELECT * FROM seen").fetchall()
+            con.warehouse.driver.wait(lambda: Counter(seen()) == Counter(expected), 60)
+            differ(found, seen(), expected)
         say(found)
 
 
