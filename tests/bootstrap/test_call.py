@@ -128,8 +128,8 @@ def test_a_sink_of_which_nothing_is_known_goes_on(con: Connection, world: World,
     wait_for(lambda: settled(con))
     con.checkpoint(20)
     ids = "SELECT id FROM ids /*+ OPTIONS('scan.bounded.mode' = 'latest-offset') */"
-    (live_ones,) = con.sql("SELECT n FROM n").fetchall()[0]
-    wait_for(lambda: con.checkpoint(20) and len(con.sql(ids).fetchall()) == live_ones)
+    counted = con.sql("SELECT n FROM n").fetchall() or [(0,)]  # no row before the first refund
+    wait_for(lambda: con.checkpoint(20) and len(con.sql(ids).fetchall()) == counted[0][0])
     before = con.sql(ids).fetchall()
     result = con.sql(calls(tmp_path, "replay")[1])
     assert result.fetchall()[0][4:] == ("insert_into_ids, n", None)
