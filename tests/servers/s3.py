@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +26,13 @@ def running() -> Iterator[str]:
             found = _ADDRESS.search(line)
             address = found.group(1) if found else None
         assert address is not None, "moto did not start"
+        drain = threading.Thread(target=process.stderr.read, daemon=True)  # a full pipe would stop the server
+        drain.start()
         request = urllib.request.Request(f"http://{address}/backup", method="PUT")
         with urllib.request.urlopen(request):
             yield address
+        process.kill()
+        drain.join()
     finally:
         process.kill()
         process.communicate()
