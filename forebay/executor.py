@@ -24,12 +24,12 @@ from forebay.engine.errors import (
     SqlError,
     StateError,
     UnsupportedError,
+    describe_error,
 )
 from forebay.engine.operators.table import TableOperator
 from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.budget import machine_share
-from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan

@@ -9,8 +9,8 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import DataError, SqlError, UnsupportedError
-from forebay.engine.runtime.driver import Driver, describe_error
+from forebay.engine.errors import DataError, SqlError, UnsupportedError, describe_error
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.types import from_arrow
