@@ -12,9 +12,10 @@ from forebay.engine.runtime.alter import compare
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.plan import JobPlan
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView
+from forebay.planner.catalog import Catalog
 from forebay.planner.explain import explain
 from forebay.planner.nodes import Node
+from forebay.planner.tables import MaterializedView
 from forebay.plans import Plans, inserts_of, tables_of
 from forebay.relations import Relations
 from forebay.result import Result

@@ -23,8 +23,9 @@ from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, place_in
+from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.script import parse
+from forebay.planner.messages import place_in
 from forebay.planner.options import Options
 from forebay.planner.udfs.time import CLOCK
 from forebay.relations import Relations

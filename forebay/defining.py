@@ -17,17 +17,10 @@ from forebay.engine.operators.table import TableOperator
 from forebay.histories import Histories
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
-from forebay.planner.catalog import (
-    STATE_KEEP,
-    STATE_TTL,
-    MaterializedView,
-    Table,
-    View,
-    altered,
-    define,
-    state_ttl,
-)
+from forebay.planner.define import altered, define
 from forebay.planner.dialect.script import parse
+from forebay.planner.tableoptions import STATE_KEEP, STATE_TTL, state_ttl
+from forebay.planner.tables import MaterializedView, Table, View
 from forebay.refresh import Refresher
 from forebay.result import Result
 from forebay.rows import TableRows

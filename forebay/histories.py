@@ -28,8 +28,11 @@ from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.plan import JobPlan, ScanStep
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
-from forebay.planner.catalog import STATE_COLUMNS, JobDefinition, Loading, Table, altered
+from forebay.planner.define import altered
 from forebay.planner.dialect.script import parse
+from forebay.planner.jobs import JobDefinition, Loading
+from forebay.planner.tableoptions import STATE_COLUMNS
+from forebay.planner.tables import Table
 from forebay.plans import Plans, inserts_of
 from forebay.refresh import Refresher
 from forebay.result import Result

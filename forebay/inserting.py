@@ -6,8 +6,8 @@ from forebay.context import Context
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
-from forebay.planner.catalog import Table
 from forebay.planner.nodes import Node, Scan
+from forebay.planner.tables import Table
 from forebay.plans import Plans, tables_of
 from forebay.querying import Querying
 from forebay.result import Result

@@ -16,9 +16,12 @@ from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, Step
-from forebay.planner.catalog import STATE_KEEP, Catalog, KeptState, Table
+from forebay.planner.catalog import Catalog
+from forebay.planner.jobs import KeptState
 from forebay.planner.nodes import Scan
 from forebay.planner.physical import Lowering
+from forebay.planner.tableoptions import STATE_KEEP
+from forebay.planner.tables import Table
 from forebay.relations import Relations
 
 

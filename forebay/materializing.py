@@ -19,8 +19,8 @@ from forebay.engine.errors import CatalogError, OptionError, SqlError
 from forebay.engine.operators.table import TableOperator
 from forebay.planner import statements as st
 from forebay.planner.binder import notices
-from forebay.planner.catalog import MaterializedView
 from forebay.planner.options import duration
+from forebay.planner.tables import MaterializedView
 from forebay.plans import Plans, tables_of
 from forebay.querying import Querying
 from forebay.refresh import OPTION as REFRESH_INTERVAL

@@ -19,7 +19,7 @@ from forebay.engine.runtime.warehouse import Warehouse
 from forebay.planner import statements as st
 from forebay.planner.access import scan_reads
 from forebay.planner.assign import assigned
-from forebay.planner.catalog import Catalog, Table, check_connector
+from forebay.planner.catalog import Catalog
 from forebay.planner.changelog import infer
 from forebay.planner.dialect.script import parse
 from forebay.planner.functions import session_context
@@ -27,6 +27,8 @@ from forebay.planner.nodes import Node
 from forebay.planner.nodes import Sink as SinkNode
 from forebay.planner.options import Options
 from forebay.planner.physical import Lowering
+from forebay.planner.tableoptions import check_connector
+from forebay.planner.tables import Table
 from forebay.relations import Relations
 from forebay.rows import TableOutlet
 from forebay.snapshots import scans_of

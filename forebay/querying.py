@@ -22,9 +22,9 @@ from forebay.engine.runtime.outbox import Outlet, StreamOutlet
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.serve.snapshot import expand
 from forebay.planner import statements as st
-from forebay.planner.catalog import View
 from forebay.planner.nodes import Node, Scan
 from forebay.planner.physical import Lowering
+from forebay.planner.tables import View
 from forebay.plans import Plans, tables_of
 from forebay.refresh import Refresher
 from forebay.result import ChangeStream, Result

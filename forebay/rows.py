@@ -16,8 +16,9 @@ from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.types import from_arrow
 from forebay.planner import statements as st
 from forebay.planner.assign import fits
-from forebay.planner.catalog import Catalog, Table
+from forebay.planner.catalog import Catalog
 from forebay.planner.nodes import Node
+from forebay.planner.tables import Table
 from forebay.relations import Relations
 from forebay.result import Result
 from forebay.snapshots import SnapshotQueries

@@ -19,7 +19,7 @@ from forebay.histories import Histories
 from forebay.jobs import Job
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
-from forebay.planner.catalog import JobDefinition
+from forebay.planner.jobs import JobDefinition
 from forebay.planner.nodes import Node
 from forebay.plans import Plans, inserts_of, tables_of
 from forebay.result import Result
