@@ -41,9 +41,9 @@ from forebay.planner.exprs import columns_of, moved
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Project
 from forebay.planner.options import Options
-from forebay.planner.physical import Past, TableSource
 from forebay.planner.render import to_sql
 from forebay.planner.rewrite import Relation
+from forebay.planner.sources import Past, TableSource
 from forebay.planner.statements import Query
 from forebay.planner.tableoptions import STATE, alignment, check_connector, state_columns, state_ttl
 from forebay.planner.tables import MaterializedView, SystemStream, Table, View
