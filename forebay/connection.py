@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from forebay.context import Context
 from forebay.engine.connector import MEMORY, Registry
 from forebay.engine.errors import ForebayError, SqlError, StateError
 from forebay.engine.files import Clock, Files
@@ -85,7 +86,7 @@ class Connection(Session):
         self.catalog = Catalog()
         self.relations = Relations(self.catalog, self._registry, self.options, self._directory)
         self._executor = Executor(
-            self.warehouse, self.catalog, self.relations, self.options, self._registry, self._lock
+            Context(self.warehouse, self.catalog, self.relations, self.options, self._registry, self._lock)
         )
         try:
             for function in functions:

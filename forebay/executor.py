@@ -6,7 +6,6 @@ Those who do are made here only, each from those before it: queries, the life of
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +13,8 @@ import pyarrow as pa
 from forebay.changing import Changing
 from forebay.context import Context
 from forebay.defining import Defining
-from forebay.engine.connector import Registry
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
 from forebay.engine.runtime import deadletters
-from forebay.engine.runtime.warehouse import Warehouse
 from forebay.engine.serve.snapshot import canonical_floats
 from forebay.explaining import Explaining
 from forebay.histories import Histories
@@ -26,13 +23,11 @@ from forebay.keeping import Keeping
 from forebay.matching import Key
 from forebay.materializing import Materializing
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.script import parse
-from forebay.planner.options import SESSION_OPTIONS, Options
+from forebay.planner.options import SESSION_OPTIONS
 from forebay.plans import Plans
 from forebay.querying import Querying
 from forebay.refresh import Refresher
-from forebay.relations import Relations
 from forebay.reopening import Reopening
 from forebay.result import ChangeStream, Result, as_table
 from forebay.rows import TableRows
@@ -48,25 +43,16 @@ from forebay.udfs import register_udf
 class Executor:
     """Carries statements out against one warehouse. Callers hold the connection's `lock`."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        catalog: Catalog,
-        relations: Relations,
-        options: Options,
-        registry: Registry,
-        lock: threading.RLock,
-    ) -> None:
-        context = Context(warehouse, catalog, relations, options, registry, lock)
-        driver = context.driver
+    def __init__(self, context: Context) -> None:
+        driver, catalog, relations = context.driver, context.catalog, context.relations
         self._context = context
         self.queries = SnapshotQueries(driver, relations, context.aside)
         self.refresher = Refresher(driver.clock.monotonic)
-        self.saving = Saving(warehouse, context.saved, context.aside)
-        plans = Plans(warehouse, catalog, relations, options, registry)
-        keeping = Keeping(driver, catalog, relations, registry, plans.lowering)
+        self.saving = Saving(context.warehouse, context.saved, context.aside)
+        plans = Plans(context)
+        keeping = Keeping(context, plans.lowering)
         self._rows = TableRows(driver, catalog, relations, self.queries)
-        self._changing = Changing(driver, catalog, relations, plans, self._altered)
+        self._changing = Changing(context, plans, self._altered)
         self._explaining = Explaining(context, plans, self._changing)
         self._histories = Histories(context, plans, keeping, self.refresher)
         self._querying = Querying(context, plans, self.queries, self.refresher)
