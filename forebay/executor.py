@@ -125,6 +125,10 @@ class Executor:
         return self._inserting.insert(statement)
 
     @run.register
+    def _insert_constants(self, statement: st.InsertConstants) -> Result:
+        return self._inserting.insert_constants(statement)
+
+    @run.register
     def _statement_set(self, statement: st.StatementSet) -> Result:
         return self._inserting.insert_set(statement)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from forebay.context import Context
+from forebay.engine.errors import ForebayError
 from forebay.planner import statements as st
 from forebay.planner.assign import assigned
 from forebay.planner.binder import notices
+from forebay.planner.constants import rows_of
 from forebay.planner.nodes import Node, Scan
 from forebay.planner.tables import Table
 from forebay.plans import Plans, tables_of
@@ -39,6 +43,32 @@ class Inserting:
         result = self._running.start(name, statement.sql, (statement,))
         result.warnings += notices(statement.query)
         return result
+
+    def insert_constants(self, statement: st.InsertConstants) -> Result:
+        """Many constants. Where their types can be told from some of the rows the others are not planned."""
+        rows = self._constants(statement)
+        if rows is not None:
+            return self._rows.write(statement.sample.target, rows)
+        whole = statement.whole()
+        assert isinstance(whole, st.Insert)
+        return self.insert(whole)
+
+    def _constants(self, statement: st.InsertConstants) -> pa.Table | None:
+        """The rows for an embedded table; None where the statement has to be planned as it is written."""
+        insert, batch = statement.sample, self._context.options.get("execution.runtime-mode") == "batch"
+        table = self._context.catalog.relations.get(insert.target)
+        if not isinstance(table, Table) or not table.embedded or batch:
+            return None
+        try:
+            query = self._plans.bind(insert.query, insert.sql)
+            rows = rows_of(statement.constants, query.schema)
+            if rows is None:
+                return None
+            scan = Scan(rows.schema, "constants", tuple(rows.schema.names))
+            node = assigned(scan, table.name, table.writable(), insert.columns or None, insert.sql)
+            return self._rows.queries.over(node, rows)
+        except ForebayError:
+            return None  # planned as it is written it fails as well, and the error tells where
 
     def insert_set(self, statement: st.StatementSet) -> Result:
         """Several INSERTs as one job."""

@@ -81,6 +81,10 @@ class SnapshotQueries:
         """The rows of a plan over held relations, now. Call it within the driver's boundary."""
         return self._run(node, {id(s): self._pinned(s) for s in scans_of(node)})
 
+    def over(self, node: Node, rows: pa.Table) -> pa.Table:
+        """The rows of a plan all of whose scans read these."""
+        return self._run(node, {id(s): rows.select(list(s.columns)) for s in scans_of(node)})
+
     def contents(self, name: str) -> pa.Table:
         """All rows of an embedded table or materialized view."""
         with self._driver.boundary() as flow:

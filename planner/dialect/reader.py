@@ -39,7 +39,9 @@ def split(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _starts_set(chunk: list[Token]) -> bool:
-    """Asked after each token, of which an INSERT may have very many."""
+    """Asked after each token, of which an INSERT may have very many: only SET is looked at."""
+    if chunk[-1].text.upper() != "SET":
+        return False
     first, last = ([t.text.upper() for t in part] for part in (chunk[:3], chunk[-4:]))
     sets = (["EXECUTE", "STATEMENT", "SET"], ["BEGIN", "STATEMENT", "SET"])
     return first in sets or (first[:2] == ["ALTER", "JOB"] and last in [["AS", *s] for s in sets])

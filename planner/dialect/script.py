@@ -16,6 +16,7 @@ from sqlglot.tokens import TokenType
 from forebay.engine.errors import SqlError, nearest
 from forebay.planner import statements as st
 from forebay.planner.dialect import ddl, dml, talk
+from forebay.planner.dialect.constants import insert_constants
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.reader import QUERY, Reader, split
 
@@ -50,7 +51,8 @@ def parse(script: str) -> list[st.Statement]:
         line, column = script.count("\n", 0, at) + 1, at - (script.rfind("\n", 0, at) + 1) + 1
         what = "a comment" if script[at : at + 1] == "/" else "a quote"
         raise SqlError(f"{what} is not closed", sql=script, line=line, column=column) from error
-    return [_statement(Reader(script, chunk, _statement)) for chunk in split(tokens)]
+    readers = [Reader(script, chunk, _statement) for chunk in split(tokens)]
+    return [insert_constants(reader) or _statement(reader) for reader in readers]
 
 
 _PIECE = re.compile(r"'(?:[^']|'')*'|`(?:[^`]|``)*`|--[^\n]*|/\*.*?\*/|.", re.DOTALL)
