@@ -98,8 +98,8 @@ def main(
     return 0
 
 
-def in_process(module: str, arguments: Sequence[str], timeout: float, memory: int | None = None) -> dict[str, Any]:
-    """Run a case in a process of its own; it prints its entry as the last line of its output.
+def in_process(module: str, arguments: Sequence[str], timeout: float, memory: int | None = None) -> Any:
+    """Run a case in a process of its own; it prints its entry, or all of them, as the last line of its output.
 
     `memory`: bytes that the process and its share of the page cache may take together, where control groups can be had; the
     entry then tells so.
@@ -112,8 +112,8 @@ def in_process(module: str, arguments: Sequence[str], timeout: float, memory: in
         if group is not None:
             command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
         done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=True, text=True)
-    entry: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return entry | ({"memory_max_mb": (memory or 0) >> 20} if group is not None else {})
+    entry = json.loads(done.stdout.splitlines()[-1])
+    return entry if group is None else entry | {"memory_max_mb": (memory or 0) >> 20}
 
 
 @contextmanager
