@@ -8,7 +8,6 @@ is durable, and so is a job of the last statement that has to read the topics. B
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -71,8 +70,6 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All cases, in this process."""
     from forebay.connection import Connection
 
-    if args.core >= 0:
-        measure.pin([args.core])
     count = args.orders + args.orders // 20
     with tempfile.TemporaryDirectory() as root, Connection(root) as con:
         sizes = {"orders": args.orders, "last": args.orders - 1, "refunds": args.orders // 20}
@@ -108,17 +105,17 @@ def parser() -> argparse.ArgumentParser:
     return measure.cases(made)
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run in a process of its own, and report."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        print(json.dumps(run(args)))
-        return 0
     entries: Any = measure.in_process("bench.alter", [*argv, "--case", "all"], args.timeout)
     print(measure.table(entries, ("case", "rows", "seconds", "cpu_seconds", "peak_rss_mb")), file=sys.stderr)
     measure.report("alter", entries, args.json, orders=args.orders)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, run, whole)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ each a process pinned to one core:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -152,6 +151,9 @@ def restart(args: argparse.Namespace) -> dict[str, Any]:
     return entry
 
 
+CASES = {"bootstrap": bootstrap, "restart": restart}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
@@ -167,19 +169,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Generate, then each case in a process of its own."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        if args.core >= 0:
-            measure.pin([args.core])
-        print(json.dumps({"bootstrap": bootstrap, "restart": restart}[args.case](args)))
-        return 0
     entries = []
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
         count = generate(Path(directory), args.orders)
-        for case in ("bootstrap", "restart"):
+        for case in CASES:
             command = ["--case", case, "--rows", str(count), "--orders", str(args.orders), "--budget", args.budget]
             command += ["--directory", directory, "--core", str(args.core)]
             entry = measure.in_process("bench.bootstrap", command, 7200)
@@ -188,6 +183,11 @@ def main(argv: list[str] | None = None) -> int:
     print(measure.table(entries, (*columns, "first_result_seconds")), file=sys.stderr)
     measure.report("bootstrap", entries, args.json, orders=args.orders, budget=args.budget)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, lambda args: CASES[args.case](args), whole)
 
 
 if __name__ == "__main__":

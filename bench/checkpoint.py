@@ -8,7 +8,6 @@ sealing and merges since the first, to the end of `--settle` seconds after it. O
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -95,8 +94,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    if args.core >= 0:
-        measure.pin([args.core])
     month = LaterMonth(args.orders, args.seed, changed=int(args.orders * args.changed))
     registry = default_registry()
 
@@ -161,18 +158,18 @@ def parser() -> argparse.ArgumentParser:
     return measure.cases(made)
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run in a process of its own, and report."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        print(json.dumps(run(args)))
-        return 0
     memory = size(args.budget) + PROMISE + FILES
     entry = measure.in_process("bench.checkpoint", [*argv, "--case", "join"], args.timeout + 600, memory)
     print(measure.table([entry], COLUMNS), file=sys.stderr)
     measure.report("checkpoint", [entry], args.json, orders=args.orders, budget=args.budget)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, run, whole)
 
 
 if __name__ == "__main__":

@@ -275,9 +275,8 @@ def work_of(case: str) -> Callable[[], Any]:
     return lambda: decoder.decode(records)
 
 
-def run_case(case: str, records: int, core: int) -> dict[str, Any]:
+def run_case(case: str, records: int) -> dict[str, Any]:
     """Measure one case in this process."""
-    measure.pin([core])
     work = work_of(case)
     best = float("inf")
 
@@ -306,13 +305,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run the cases; returns 1 if one failed."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        print(json.dumps(run_case(args.case, args.records, args.core)))
-        return 0
     entries: list[dict[str, Any]] = []
     failed = False
     for case in args.cases.split(";"):
@@ -324,6 +318,11 @@ def main(argv: list[str] | None = None) -> int:
         print(entries[-1], file=sys.stderr)
     measure.report("formats", entries, args.json, records=args.records, core=args.core)
     return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, lambda args: run_case(args.case, args.records), whole)
 
 
 if __name__ == "__main__":

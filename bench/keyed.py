@@ -9,7 +9,6 @@ The sink adds up a checksum of all changes per bucket of keys, which is compared
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -220,8 +219,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    if args.core >= 0:
-        measure.pin([args.core])
     case, rows, registry, sink = (
         CASES[args.case],
         Rows(args.rows, args.keys, args.seed, args.case == "deduplication"),
@@ -304,20 +301,20 @@ def parser() -> argparse.ArgumentParser:
     return measure.cases(made)
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run every case in a process of its own, and report; 1 if a result is wrong."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        print(json.dumps(run(args)))
-        return 0
     entries = [
         measure.in_process("bench.keyed", [*argv, "--case", case], args.timeout + 600) for case in args.cases.split(",")
     ]
     for entry in entries:
-        print("\n".join(f"{name:>20} {value}" for name, value in entry.items()), file=sys.stderr)
+        print(measure.listing(entry), file=sys.stderr)
     measure.report("keyed", entries, args.json, budget=args.budget)
     return 0 if all(entry["correct"] for entry in entries) else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, run, whole)
 
 
 if __name__ == "__main__":

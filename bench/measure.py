@@ -78,8 +78,28 @@ def cases(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return made
 
 
-def in_process(module: str, arguments: Sequence[str], timeout: float, memory: int | None = None) -> dict[str, Any]:
-    """Run a case in a process of its own; it prints its entry as the last line of its output.
+def main(
+    made: argparse.ArgumentParser,
+    argv: list[str] | None,
+    case: Callable[[argparse.Namespace], Any],
+    whole: Callable[[argparse.Namespace, list[str]], int],
+) -> int:
+    """The command of a benchmark: `case` on its core, its entry printed, if `--case` names one; else the `whole` of it.
+
+    `whole` gets the arguments as they were given too, for `in_process`; it returns the exit status.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    args = made.parse_args(given)
+    if not args.case:
+        return whole(args, given)
+    if args.core >= 0:
+        pin([args.core])
+    print(json.dumps(case(args)))
+    return 0
+
+
+def in_process(module: str, arguments: Sequence[str], timeout: float, memory: int | None = None) -> Any:
+    """Run a case in a process of its own; it prints its entry, or all of them, as the last line of its output.
 
     `memory`: bytes that the process and its share of the page cache may take together, where control groups can be had; the
     entry then tells so.
@@ -92,8 +112,8 @@ def in_process(module: str, arguments: Sequence[str], timeout: float, memory: in
         if group is not None:
             command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
         done = subprocess.run(command, stdout=subprocess.PIPE, timeout=timeout, check=True, text=True)
-    entry: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return entry | ({"memory_max_mb": (memory or 0) >> 20} if group is not None else {})
+    entry = json.loads(done.stdout.splitlines()[-1])
+    return entry if group is None else entry | {"memory_max_mb": (memory or 0) >> 20}
 
 
 @contextmanager
@@ -143,6 +163,11 @@ def report(bench: str, entries: Sequence[dict[str, Any]], path: str | None, **se
         print(text)
     else:
         Path(path).write_text(text + "\n")
+
+
+def listing(entry: dict[str, Any]) -> str:
+    """All of an entry, a figure a line, for the eye."""
+    return "\n".join(f"{name:>20} {value}" for name, value in entry.items())
 
 
 def table(entries: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

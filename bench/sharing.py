@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from typing import Any
 
@@ -73,8 +72,6 @@ def run(args: argparse.Namespace, numbers: list[int]) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    if args.core >= 0:
-        measure.pin([args.core])
     month, registry = Month(args.orders, args.seed), default_registry()
     sinks = {str(n): Days() for n in numbers}
     registry.connectors["month"] = connector(month)
@@ -113,13 +110,8 @@ def parser() -> argparse.ArgumentParser:
     return measure.cases(made)
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run every case in a process of its own, and report; 1 if a job's output differs in company."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        print(json.dumps(run(args, [int(n) for n in args.case.split(",")])))
-        return 0
     every = list(range(args.jobs))
 
     def case(numbers: list[int]) -> dict[str, Any]:
@@ -144,6 +136,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"job {n} differs from its run alone: {QUERIES[n]}", file=sys.stderr)
     measure.report("sharing", entries, args.json, budget=args.budget, equal=all(same))
     return 0 if all(same) else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, lambda args: run(args, [int(n) for n in args.case.split(",")]), whole)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ them (`--queue` MiB), so the first figure is the client's, `rows_per_s`, and the
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -164,6 +163,13 @@ CASES: dict[str, Callable[[argparse.Namespace], measure.Result]] = {
 }
 
 
+def run_case(args: argparse.Namespace) -> dict[str, Any]:
+    """One case, in this process."""
+    entry = CASES[args.case](args).entry()
+    entry["ns_per_row"] = round(entry["cpu_seconds"] / entry["rows"] * 1e9)
+    return entry
+
+
 # -- all cases --------------------------------------------------------------------------------------------------------
 
 
@@ -184,17 +190,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: list[str] | None = None) -> int:
+def whole(args: argparse.Namespace, argv: list[str]) -> int:
     """Run the cases; returns 1 if one failed."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        if args.core >= 0:
-            measure.pin([args.core])
-        entry = CASES[args.case](args).entry()
-        entry["ns_per_row"] = round(entry["cpu_seconds"] / entry["rows"] * 1e9)
-        print(json.dumps(entry))
-        return 0
     entries = []
     with broker.reached(args.bootstrap, 1 if args.core == 0 else None) as bootstrap:
         fill(bootstrap, args.messages, args.bytes, args.partitions)
@@ -206,6 +203,11 @@ def main(argv: list[str] | None = None) -> int:
             print(measure.table(entries[-1:], COLUMNS), file=sys.stderr)
     measure.report("wire", entries, args.json, bytes=args.bytes, partitions=args.partitions, queue_mb=args.queue)
     return int(any("error" in entry for entry in entries))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return measure.main(parser(), argv, run_case, whole)
 
 
 if __name__ == "__main__":

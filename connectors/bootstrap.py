@@ -25,7 +25,6 @@ from forebay.connectors.filesystem.source import DONE, FileSource, FileTable, Fi
 from forebay.engine.connector import Changelog, Fetched, Option, Position, Rate, Reader, Registry, Source, TableSpec
 from forebay.engine.errors import ConnectorError, OptionError
 from forebay.engine.files import Clock
-from forebay.engine.optionkinds import Kind
 from forebay.engine.runtime.watermark import to_micros
 
 PREFIX = "bootstrap."
@@ -47,11 +46,10 @@ MODE = Option(
     "state-only",
     choices=("state-only", "replay"),
 )
-FAIL_ON_GAP = Option(
+FAIL_ON_GAP = Option.boolean(
     "bootstrap.fail-on-gap",
     "whether to stop if the stream no longer holds all records from 'bootstrap.until' on",
     "true",
-    kind=Kind.BOOLEAN,
 )
 OPTIONS = (HISTORY_PATH, HISTORY_FORMAT, PARTITION_KEYS, UNTIL, VERSION, TIME_COLUMN, MODE, FAIL_ON_GAP)
 _HISTORY = "history:"

@@ -17,13 +17,13 @@ from forebay.engine.optionkinds import Kind
 
 EVENTS = Option("events.num", "number of events; 0 is without end", "0", kind=Kind.INTEGER, least=0)
 STOP_AT = Option("stop-at", "event number to stop at; -1 is never", "-1", kind=Kind.INTEGER, least=-1)
-KEEP_ALIVE = Option("keep-alive", "stay open after the last event", "false", kind=Kind.BOOLEAN)
+KEEP_ALIVE = Option.boolean("keep-alive", "stay open after the last event")
 RATE = Option("first-event.rate", "events per second of event time", "10000", kind=Kind.INTEGER, least=1)
 NEXT_RATE = Option(
     "next-event.rate", "the same as 'first-event.rate': the rate does not vary", kind=Kind.INTEGER, least=1
 )
-LIMITED = Option("rate.limited", "emit at the rate instead of at full speed", "false", kind=Kind.BOOLEAN)
-MAX_SPEED = Option("max-emit-speed", "emit at full speed; 'false' is as 'rate.limited'", "true", kind=Kind.BOOLEAN)
+LIMITED = Option.boolean("rate.limited", "emit at the rate instead of at full speed")
+MAX_SPEED = Option.boolean("max-emit-speed", "emit at full speed; 'false' is as 'rate.limited'", "true")
 SEED = Option("seed", "another seed gives other events", "0", kind=Kind.INTEGER)
 BASE_TIME = Option(
     "base-time", "event time of the first event, milliseconds since 1970", "1436918400000", kind=Kind.INTEGER

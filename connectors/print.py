@@ -13,10 +13,9 @@ from typing import Any, TextIO
 from forebay.connectors import options as read
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Changelog, Connector, Option, Registry, Sink, TableSpec
-from forebay.engine.optionkinds import Kind
 
 IDENTIFIER = Option("print-identifier", "text before every line")
-STANDARD_ERROR = Option("standard-error", "print to standard error", "false", kind=Kind.BOOLEAN)
+STANDARD_ERROR = Option.boolean("standard-error", "print to standard error")
 OPTIONS = (IDENTIFIER, STANDARD_ERROR)
 
 

@@ -336,6 +336,11 @@ class Option:
     least: int | None = None
     """Of a whole number."""
 
+    @classmethod
+    def boolean(cls, name: str, doc: str, default: str = "false") -> Option:
+        """An option that is 'true' or 'false'."""
+        return cls(name, doc, default, kind=Kind.BOOLEAN)
+
 
 @dataclass(frozen=True, slots=True)
 class Connector:

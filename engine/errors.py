@@ -117,6 +117,13 @@ class InternalError(ForebayError):
     """A broken invariant: a defect of Forebay itself."""
 
 
+def describe_error(error: Exception) -> str:
+    """An error in one line, as SHOW JOBS shows it."""
+    if isinstance(error, ForebayError):
+        return f"{error.message}: {error.detail.splitlines()[0]}" if error.detail else error.message
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to a misspelt one, or None when none is close."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

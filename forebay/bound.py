@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from forebay.engine.connector import Registry
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, Relation, Table, View, define, tables_named
+from forebay.planner.catalog import Catalog, tables_named
+from forebay.planner.define import define
 from forebay.planner.dialect.script import parse
 from forebay.planner.options import Options
+from forebay.planner.tables import Relation, Table, View
 from forebay.relations import Relations
 
 TTL = "table.exec.state.ttl"

@@ -7,28 +7,25 @@ from dataclasses import replace
 
 from forebay.altering import LOSE, told, view_options
 from forebay.bound import definitions
+from forebay.context import Context
 from forebay.engine.errors import CatalogError, SqlError, UnsupportedError
 from forebay.engine.runtime.alter import compare
-from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.plan import JobPlan
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView
 from forebay.planner.explain import explain
 from forebay.planner.nodes import Node
+from forebay.planner.tables import MaterializedView
 from forebay.plans import Plans, inserts_of, tables_of
-from forebay.relations import Relations
 from forebay.result import Result
 
 
 class Changing:
     """Changes jobs of one warehouse. `done` makes the change of a job durable, with the state that it goes on from."""
 
-    def __init__(
-        self, driver: Driver, catalog: Catalog, relations: Relations, plans: Plans, done: Callable[[str], None]
-    ) -> None:
-        self._driver = driver
-        self._catalog = catalog
-        self._relations = relations
+    def __init__(self, context: Context, plans: Plans, done: Callable[[str], None]) -> None:
+        self._driver = context.driver
+        self._catalog = context.catalog
+        self._relations = context.relations
         self._plans = plans
         self._done = done
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from forebay.context import Context
 from forebay.engine.connector import MEMORY, Registry
 from forebay.engine.errors import ForebayError, SqlError, StateError
 from forebay.engine.files import Clock, Files
@@ -23,8 +24,9 @@ from forebay.engine.runtime.warehouse import Warehouse
 from forebay.executor import Executor
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, place_in
+from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.script import parse
+from forebay.planner.messages import place_in
 from forebay.planner.options import Options
 from forebay.planner.udfs.time import CLOCK
 from forebay.relations import Relations
@@ -84,7 +86,7 @@ class Connection(Session):
         self.catalog = Catalog()
         self.relations = Relations(self.catalog, self._registry, self.options, self._directory)
         self._executor = Executor(
-            self.warehouse, self.catalog, self.relations, self.options, self._registry, self._lock
+            Context(self.warehouse, self.catalog, self.relations, self.options, self._registry, self._lock)
         )
         try:
             for function in functions:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,21 +19,22 @@ import pyarrow as pa
 
 from forebay.bound import as_bound, as_made, rebound
 from forebay.connectors import bootstrap as opts
-from forebay.engine.connector import Registry
+from forebay.context import Context
 from forebay.engine.errors import CatalogError, OptionError, StateError, nearest
 from forebay.engine.files import declare, kill_point
 from forebay.engine.runtime.bootstrap import check as check_gaps
-from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.handover import Moved, arrived, hand_over, parts_of
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.plan import JobPlan, ScanStep
 from forebay.keeping import Keeping
 from forebay.planner import statements as st
-from forebay.planner.catalog import STATE_COLUMNS, Catalog, JobDefinition, Loading, Table, altered
+from forebay.planner.define import altered
 from forebay.planner.dialect.script import parse
+from forebay.planner.jobs import JobDefinition, Loading
+from forebay.planner.tableoptions import STATE_COLUMNS
+from forebay.planner.tables import Table
 from forebay.plans import Plans, inserts_of
 from forebay.refresh import Refresher
-from forebay.relations import Relations
 from forebay.result import Result
 
 log = logging.getLogger("forebay")
@@ -74,27 +74,16 @@ class _Outcome:
 class Histories:
     """Carries CALL bootstrap out in one warehouse."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        catalog: Catalog,
-        relations: Relations,
-        registry: Registry,
-        plans: Plans,
-        keeping: Keeping,
-        refresher: Refresher,
-        lock: threading.RLock,
-        save: Callable[[], None],
-    ) -> None:
-        self._driver = driver
-        self._catalog = catalog
-        self._relations = relations
-        self._registry = registry
+    def __init__(self, context: Context, plans: Plans, keeping: Keeping, refresher: Refresher) -> None:
+        self._driver = context.driver
+        self._catalog = context.catalog
+        self._relations = context.relations
+        self._registry = context.registry
+        self._lock = context.lock
+        self._save = context.save
         self._plans = plans
         self._keeping = keeping
         self._refresher = refresher
-        self._lock = lock
-        self._save = save
         self._outcomes: dict[str, _Outcome] = {}
 
     # -- the statement ------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from forebay.engine.errors import describe_error
 from forebay.engine.operators.base import MAX_WATERMARK
 from forebay.engine.runtime.bootstrap import Progress
-from forebay.engine.runtime.driver import Driver, describe_error
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.job import Job as RunningJob
 from forebay.engine.runtime.job import Status
 from forebay.session import JobHandle

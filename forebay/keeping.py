@@ -11,32 +11,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from forebay.bound import as_bound, definitions
-from forebay.engine.connector import Registry
+from forebay.context import Context
 from forebay.engine.operators.join import ArrangeOperator
-from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.plan import JobPlan, Step
-from forebay.planner.catalog import STATE_KEEP, Catalog, KeptState, Table
+from forebay.planner.jobs import KeptState
 from forebay.planner.nodes import Scan
 from forebay.planner.physical import Lowering
-from forebay.relations import Relations
+from forebay.planner.tableoptions import STATE_KEEP
+from forebay.planner.tables import Table
 
 
 class Keeping:
     """Holds what tables with the option have in state."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        catalog: Catalog,
-        relations: Relations,
-        registry: Registry,
-        lowering: Callable[[Scan], Lowering],
-    ) -> None:
-        self._driver = driver
-        self._catalog = catalog
-        self._relations = relations
-        self._registry = registry
+    def __init__(self, context: Context, lowering: Callable[[Scan], Lowering]) -> None:
+        self._driver = context.driver
+        self._catalog = context.catalog
+        self._relations = context.relations
+        self._registry = context.registry
         self._lowering = lowering
 
     def leaving(self, job: str) -> None:

@@ -33,18 +33,7 @@ from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.runtime.watermark import WatermarkSpec
 from forebay.engine.types import SqlType, from_arrow
 from forebay.planner.binder import Binder
-from forebay.planner.catalog import (
-    STATE,
-    Catalog,
-    MaterializedView,
-    SystemStream,
-    Table,
-    View,
-    alignment,
-    check_connector,
-    state_columns,
-    state_ttl,
-)
+from forebay.planner.catalog import Catalog
 from forebay.planner.dialect.flink import Flink
 from forebay.planner.dialect.script import parse, parse_expression
 from forebay.planner.expr import Expr
@@ -52,10 +41,12 @@ from forebay.planner.exprs import columns_of, moved
 from forebay.planner.functions import session_context
 from forebay.planner.nodes import Node, Project
 from forebay.planner.options import Options
-from forebay.planner.physical import Past, TableSource
 from forebay.planner.render import to_sql
 from forebay.planner.rewrite import Relation
+from forebay.planner.sources import Past, TableSource
 from forebay.planner.statements import Query
+from forebay.planner.tableoptions import STATE, alignment, check_connector, state_columns, state_ttl
+from forebay.planner.tables import MaterializedView, SystemStream, Table, View
 
 _FIXED_STARTS = ("earliest-offset", "specific-offsets", "timestamp")
 _EARLIEST = ("log", "upsert-log", "upsert-kafka")

@@ -9,15 +9,16 @@ import pyarrow as pa
 from sqlglot import exp
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import DataError, SqlError, UnsupportedError
-from forebay.engine.runtime.driver import Driver, describe_error
+from forebay.engine.errors import DataError, SqlError, UnsupportedError, describe_error
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.types import from_arrow
 from forebay.planner import statements as st
 from forebay.planner.assign import fits
-from forebay.planner.catalog import Catalog, Table
+from forebay.planner.catalog import Catalog
 from forebay.planner.nodes import Node
+from forebay.planner.tables import Table
 from forebay.relations import Relations
 from forebay.result import Result
 from forebay.snapshots import SnapshotQueries

@@ -17,7 +17,8 @@ from forebay.engine.serve.inspect import find_state, named_states
 from forebay.engine.types import from_arrow
 from forebay.jobs import Job
 from forebay.planner import statements as st
-from forebay.planner.catalog import Catalog, MaterializedView, SystemStream, Table, View
+from forebay.planner.catalog import Catalog
+from forebay.planner.tables import MaterializedView, SystemStream, Table, View
 from forebay.relations import STATES
 from forebay.result import Result
 from forebay.statelist import state_table

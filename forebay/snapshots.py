@@ -18,13 +18,13 @@ from forebay.engine.runtime.driver import Driver
 from forebay.engine.serve.inspect import find_state
 from forebay.engine.serve.snapshot import Snapshots, canonical_floats
 from forebay.planner import statements as st
-from forebay.planner.catalog import MaterializedView, Table
 from forebay.planner.expr import Binary, Column, Expr, Literal
 from forebay.planner.functions import CLOCK, query_context
 from forebay.planner.messages import explained
 from forebay.planner.nodes import Filter, Node, Scan
 from forebay.planner.plansql import plan_to_sql
 from forebay.planner.render import identifier
+from forebay.planner.tables import MaterializedView, Table
 from forebay.relations import STATES, Relations
 
 LEAST = 128 << 20
@@ -80,6 +80,10 @@ class SnapshotQueries:
     def answer(self, node: Node) -> pa.Table:
         """The rows of a plan over held relations, now. Call it within the driver's boundary."""
         return self._run(node, {id(s): self._pinned(s) for s in scans_of(node)})
+
+    def over(self, node: Node, rows: pa.Table) -> pa.Table:
+        """The rows of a plan all of whose scans read these."""
+        return self._run(node, {id(s): rows.select(list(s.columns)) for s in scans_of(node)})
 
     def contents(self, name: str) -> pa.Table:
         """All rows of an embedded table or materialized view."""

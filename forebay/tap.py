@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import CatalogError
+from forebay.engine.errors import CatalogError, describe_error
 from forebay.engine.operators.aside import made_of, reaching, stemming
 from forebay.engine.operators.base import Carried
 from forebay.engine.operators.join import JoinOperator
 from forebay.engine.runtime.dataflow import Dataflow
-from forebay.engine.runtime.driver import Driver, describe_error
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.node import Node
 from forebay.interrupt import unless_interrupted
 from forebay.matching import Key, told

@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch
-from forebay.engine.errors import CatalogError, nearest
+from forebay.engine.errors import CatalogError, describe_error, nearest
 from forebay.engine.operators.aggregate import AggregateOperator
 from forebay.engine.operators.aside import join_under, made_of, rows_under, stemming
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator
 from forebay.engine.operators.normalize import NormalizeOperator
 from forebay.engine.operators.rank import RankOperator
 from forebay.engine.runtime.dataflow import Dataflow
-from forebay.engine.runtime.driver import describe_error
 from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.outbox import Outbox
 from forebay.engine.serve.inspect import NamedState, named_states

@@ -144,3 +144,13 @@ def find_token(sql: str, name: str) -> tuple[int | None, int | None]:
             before = sql[: token.start]
             return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
     return None, None
+
+
+def place_in(sql: str, message: str) -> tuple[int, int]:
+    """Line and column in the text of the first name that the message quotes."""
+    for name in message.split("'")[1::2]:
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql)
+        if name and found is not None:
+            at = found.start()
+            return sql.count("\n", 0, at) + 1, at - (sql.rfind("\n", 0, at) + 1) + 1
+    return 1, 1

@@ -3,29 +3,26 @@
 Each logical node becomes one or a few steps; a step's key is the fingerprint of its subtree, so that equal subtrees of
 different jobs run once. A join stands on two *arrange* steps, which hold its inputs indexed by key: those, and not the
 join, are what jobs share. A filter and the projection above it become one step.
-
-Operators over keyed groups are imported where a plan has one: their kernels are two fifths of what a first start compiles.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 from datafusion import SessionContext
 
-from forebay.engine.connector import Changelog, Source
+from forebay.engine.connector import Changelog
 from forebay.engine.errors import InternalError, UnsupportedError
-from forebay.engine.expression import Leaf, Output, Pick, Program, predicate
+from forebay.engine.expression import Output, Program
 from forebay.engine.operators.base import Operator
 from forebay.engine.operators.consolidate import ConsolidateOperator, RenameOperator
 from forebay.engine.operators.expiry import UNDATED, GroupLife
 from forebay.engine.operators.horizon import Lifetime
 from forebay.engine.operators.join import STAMP, ArrangeOperator, JoinOperator, JoinSpec
-from forebay.engine.operators.lens import Lens, Showing
+from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.project import FilterProjectOperator, UnionOperator
 from forebay.engine.operators.remember import RememberOperator
 from forebay.engine.operators.table import KeyedTableOperator, TableOperator
@@ -34,7 +31,6 @@ from forebay.engine.runtime.memory import MemorySource
 from forebay.engine.runtime.outbox import Outlet
 from forebay.engine.runtime.plan import (
     Build,
-    History,
     JobPlan,
     OperatorStep,
     OutputStep,
@@ -45,73 +41,21 @@ from forebay.engine.runtime.plan import (
 )
 from forebay.engine.runtime.scan import ScanSpec
 from forebay.engine.state.arrangement import Arrangement
+from forebay.planner import grouped, programs
 from forebay.planner import nodes as plan
-from forebay.planner.access import Reads, gathered
+from forebay.planner.access import Reads
 from forebay.planner.canonical import fingerprint
 from forebay.planner.changelog import covers, infer, remembers_output
 from forebay.planner.expr import Column, Expr
 from forebay.planner.exprs import is_volatile
+from forebay.planner.grouped import Make
 from forebay.planner.lifetimes import has_watermark, repeats, timed
 from forebay.planner.plansql import plan_to_sql
-from forebay.planner.relation import CatalogView
-from forebay.planner.render import to_sql
-from forebay.planner.stored import StoredSide, stored_side
+from forebay.planner.sources import Tables, TableSource
+from forebay.planner.stored import stored_side
 
-if TYPE_CHECKING:
-    from forebay.engine.operators.accumulators import CallSpec
-    from forebay.engine.operators.aggregate import AggregateSpec
-    from forebay.engine.state.order import Order
-
-Make = Callable[[Sequence[Operator | None]], Operator]
 _REPLAY = "/replay"
 """Ends the key of what a history flows through: it is no state until the end of the history."""
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A table's history."""
-
-    history: History
-    replay: bool
-    """It flows through jobs that write to sinks."""
-    chained: Callable[[frozenset[str] | None], Source]
-    """Opens history and stream as one source."""
-    version: int | None = None
-    """The raw column that tells which of two rows of a primary key is newer."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableSource:
-    """How a connector's table is read."""
-
-    scan: ScanSpec
-    """Reads the source's raw schema."""
-    changelog: Changelog
-    shareable: bool
-    """It starts at the same place whenever it is opened."""
-    identity: str
-    """Changes when the table's definition does."""
-    key: tuple[int, ...] = ()
-    """Primary key columns of the raw schema; needed for UPSERT."""
-    computed: tuple[Output, ...] = ()
-    """The declared columns over the raw ones; empty when they are the same."""
-    past: Past | None = None
-    """Set if the table has a history that its stream does not hold."""
-    life: GroupLife = UNDATED
-    """How long upserts are kept, by their key."""
-
-
-class Tables(CatalogView, Protocol):
-    """What lowering asks of the catalog."""
-
-    def source(self, table: str, columns: frozenset[str], options: Mapping[str, str]) -> TableSource | None:
-        """How to read a connector's table; None for an embedded table or a materialized view.
-
-        `columns`: names, and dotted paths of fields, of what is read.
-        """
-
-    def schema(self, table: str) -> pa.Schema:
-        """All readable columns of a relation."""
 
 
 @dataclass(slots=True)
@@ -206,12 +150,8 @@ class Lowering:
         return self._operator(schema, "Consolidate", None, (source,), lambda _: ConsolidateOperator(schema))
 
     def _upsert(self, source: Step, key: tuple[int, ...], life: GroupLife) -> Step:
-        from forebay.engine.operators.normalize import UpsertKeyOperator
-
-        schema = source.schema
-        return self._operator(
-            schema, f"UpsertKey({key})", None, (source,), lambda _: UpsertKeyOperator(schema, key, life), "", True
-        )
+        make = grouped.upsert_key(source.schema, key, life)
+        return self._operator(source.schema, f"UpsertKey({key})", None, (source,), make, "", True)
 
     def _default_life(self, node: plan.Node) -> GroupLife:
         """How long what is kept of the node's rows lives by the session's option."""
@@ -322,11 +262,7 @@ class Lowering:
         named, key = f"normalize:{step.path}", None if key is None else f"{path}{tag}{end}"
         work = f"{step.print}{tag}"
         if past is None:
-            from forebay.engine.operators.normalize import NormalizeOperator
-
-            def plain(_: Sequence[Operator | None]) -> Operator:
-                return NormalizeOperator(scan.schema, source.key, source.life)
-
+            plain = grouped.normalize(scan.schema, source.key, source.life)
             return OperatorStep(scan.schema, named, "Normalize", key, (step,), plain, work=work, remembers=True)
         build = Build(replaces=True, version=past.version)
 
@@ -365,40 +301,26 @@ class Lowering:
     def _program(
         self, node: plan.Node, step: Step, condition: Expr | None, exprs: Sequence[Expr] | None, label: str
     ) -> Step:
-        mask_sql: str | None = None
-        mask_leaves: list[Leaf] = []
-        if condition is not None:
-            mask_leaves, (over,) = gathered([condition], step.schema)
-            mask_sql = to_sql(over, _names(len(mask_leaves)))
-        leaves, outputs = gathered(exprs or (), step.schema)
-        if exprs is not None and not leaves and len(step.schema):
-            leaves = [Leaf(0)]  # a batch without columns cannot say how many rows it has
-        columns = [_output(e, f, len(leaves)) for e, f in zip(outputs, node.schema)]
+        remembers = remembers_output(node, self.traits)
+        masked = None if condition is None else programs.condition(self.context, step.schema, condition)
+        project = None if exprs is None else programs.projection(self.context, step.schema, exprs, node.schema)
 
         def make(_: Sequence[Operator | None]) -> Operator:
-            mask = pick = program = None
-            if mask_sql is not None:
-                mask = predicate(self.context, Pick(step.schema, mask_leaves), mask_sql)
-            if exprs is not None:
-                pick = Pick(step.schema, leaves)
-                program = Program(self.context, pick.schema, columns)
-            if remembers_output(node, self.traits):
+            mask = None if masked is None else masked()
+            pick, program = (None, None) if project is None else project()
+            if remembers:
                 return RememberOperator(step.schema, node.schema, mask, pick, program)
             return FilterProjectOperator(node.schema, mask, pick, program)
 
-        remembers = remembers_output(node, self.traits)
         return self._operator(node.schema, label, node, (step,), make, "", remembers, rowwise=not remembers)
 
     def _join(self, node: plan.Join) -> Step:
         left, left_keys, left_lens, left_life = self._stored(node, 0, node.left_keys)
         right, right_keys, right_lens, right_life = self._stored(node, 1, node.right_keys)
         both = pa.schema([*node.left.schema, *node.right.schema])
-        residual_leaves, residual_exprs = gathered(() if node.residual is None else (node.residual,), both)
-        residual_sql = [to_sql(e, _names(len(residual_leaves))) for e in residual_exprs]
+        residual = None if node.residual is None else programs.condition(self.context, both, node.residual)
 
         def make(inputs: Sequence[Operator | None]) -> Operator:
-            pick = Pick(both, residual_leaves)
-            residual = predicate(self.context, pick, residual_sql[0]) if residual_sql else None
             spec = JoinSpec(
                 kind=node.kind.value,
                 left_keys=left_keys,
@@ -406,7 +328,7 @@ class Lowering:
                 schema=node.schema,
                 null_equals_null=node.null_equals_null,
                 null_aware=node.null_aware,
-                residual=residual,
+                residual=None if residual is None else residual(),
                 left_lens=left_lens(),
                 right_lens=right_lens(),
                 lives=(left_life, right_life),
@@ -438,26 +360,11 @@ class Lowering:
             table=join.ttl_of[number],
         )
         if side is not None:
-            return step, side.keys, lambda: self._lens(side, node.schema, stamped), life
+            return step, side.keys, lambda: programs.lens(self.context, side, node.schema, stamped), life
         if len(step.schema) == len(node.schema):
             return step, keys, lambda: None, life
         columns = tuple(range(len(node.schema)))
         return step, keys, lambda: Lens(columns, node.schema, lambda rows: (rows, None), filters=False), life
-
-    def _lens(self, side: StoredSide, schema: pa.Schema, stamped: bool) -> Lens | None:
-        stored = side.table.schema
-        if not stamped and side.predicate is None and side.exprs == tuple(map(Column, range(len(stored)))):
-            return None
-        leaves, exprs = gathered([*side.exprs, *([] if side.predicate is None else [side.predicate])], stored)
-        leaves = leaves or [Leaf(0)]  # a batch without columns cannot say how many rows it has
-        columns = sorted({leaf.column for leaf in leaves})
-        read = pa.schema([stored.field(c) for c in columns])
-        pick = Pick(read, [Leaf(columns.index(leaf.column), leaf.path) for leaf in leaves])
-        names = _names(len(leaves))
-        mask = None if side.predicate is None else predicate(self.context, pick, to_sql(exprs[-1], names))
-        outputs = [_output(e, f, len(leaves)) for e, f in zip(exprs, schema)]
-        show = Showing(schema, mask, pick, Program(self.context, pick.schema, outputs))
-        return Lens(tuple(columns), schema, show, filters=mask is not None)
 
     def kept(self, table: plan.Scan, key: tuple[int, ...], stamped: bool) -> Step:
         """A table's rows by key, for nobody in particular."""
@@ -491,13 +398,9 @@ class Lowering:
         return step
 
     def _aggregate(self, node: plan.Aggregate) -> Step:
-        from forebay.engine.operators.aggregate import AggregateOperator
-
         below, life = self._grouped(node)
-        spec = replace(self._aggregate_spec(node), input=below.schema, life=life)
-        return self._operator(
-            node.schema, "Aggregate", node, (self.lower(below),), lambda _: AggregateOperator(spec), "", True
-        )
+        make = grouped.aggregate(node, below.schema, life, self._appends(node.input))
+        return self._operator(node.schema, "Aggregate", node, (self.lower(below),), make, "", True)
 
     def _grouped(self, node: plan.Aggregate | plan.Rank) -> tuple[plan.Node, GroupLife]:
         """What the node reads, with the time of its rows where that is needed, and how long groups live."""
@@ -508,58 +411,21 @@ class Lowering:
         self._kept.append(below)  # traits are by id
         return below, self._life(below, node.ttl, node.ttl_of)
 
-    def _aggregate_spec(self, node: plan.Aggregate | plan.WindowAggregate) -> AggregateSpec:
-        from forebay.engine.operators.aggregate import AggregateSpec
-
-        return AggregateSpec(
-            input=node.input.schema,
-            keys=node.keys,
-            calls=_calls(node.calls),
-            schema=node.schema,
-            append_only=not self.traits[id(node.input)].updating,
-        )
+    def _appends(self, node: plan.Node) -> bool:
+        return not self.traits[id(node)].updating
 
     def _rank(self, node: plan.Rank) -> Step:
-        from forebay.engine.operators.rank import RankOperator, RankSpec
-
         below, life = self._grouped(node)
-        spec = RankSpec(
-            kind=node.kind.value,
-            partition=node.partition,
-            order=_orders(node.order),
-            start=node.start,
-            end=node.end,
-            with_rank=node.with_rank,
-            schema=node.schema,
-            append_only=not self.traits[id(node.input)].updating,
-            life=life,
-        )
-        source = self.lower(below)
-        return self._operator(node.schema, "Rank", node, (source,), lambda _: RankOperator(spec), "", True)
+        make = grouped.rank(node, life, self._appends(node.input))
+        return self._operator(node.schema, "Rank", node, (self.lower(below),), make, "", True)
 
     def _window_table(self, node: plan.WindowTable) -> Step:
-        from forebay.engine.operators.window import WindowTableOperator, WindowTableSpec
-
-        window = node.window
-        spec = WindowTableSpec(
-            window.kind.value, window.time_column, window.size, node.schema, window.slide, window.offset
-        )
-        source = self.lower(node.input)
-        return self._operator(node.schema, "WindowTable", node, (source,), lambda _: WindowTableOperator(spec))
+        make = grouped.window_table(node)
+        return self._operator(node.schema, "WindowTable", node, (self.lower(node.input),), make)
 
     def _window_aggregate(self, node: plan.WindowAggregate) -> Step:
-        from forebay.engine.operators.window import WindowAggregateOperator
-
-        spec = self._aggregate_spec(node)
-        return self._operator(
-            node.schema,
-            "WindowAggregate",
-            node,
-            (self.lower(node.input),),
-            lambda _: WindowAggregateOperator(spec, node.window_end),
-            "",
-            True,
-        )
+        make = grouped.window_aggregate(node, self._appends(node.input))
+        return self._operator(node.schema, "WindowAggregate", node, (self.lower(node.input),), make, "", True)
 
     def _unnest(self, node: plan.Unnest) -> Step:
         (column,) = node.columns
@@ -597,36 +463,3 @@ def _volatile(node: plan.Node) -> bool:
 
 def _volatile_filter(node: plan.Node) -> bool:
     return isinstance(node, plan.Filter) and is_volatile(node.predicate)
-
-
-def _output(expr: Expr, wanted: pa.Field, leaves: int) -> Output:
-    if isinstance(expr, Column):
-        return Output(wanted, column=expr.index)
-    return Output(wanted, sql=to_sql(expr, _names(leaves)))
-
-
-def _names(count: int) -> list[str]:
-    return [f'"c{i}"' for i in range(count)]
-
-
-def _calls(calls: tuple[plan.AggregateCall, ...]) -> tuple[CallSpec, ...]:
-    from forebay.engine.operators.accumulators import CallSpec
-
-    return tuple(
-        CallSpec(
-            name=c.name,
-            args=c.args,
-            type=c.type,
-            distinct=c.distinct,
-            filter=c.filter,
-            order=_orders(c.order),
-            constants=c.constants,
-        )
-        for c in calls
-    )
-
-
-def _orders(keys: tuple[plan.SortKey, ...]) -> tuple[Order, ...]:
-    from forebay.engine.state.order import Order
-
-    return tuple(Order(k.column, k.ascending, k.nulls_first) for k in keys)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlglot import exp
 
@@ -99,6 +100,28 @@ class Insert(Statement):
     """Empty: all writable columns in order."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Of an OPTIONS hint after the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """A column of constants of one kind: integer, decimal (integers among them), float, string, boolean, date, timestamp."""
+
+    kind: str
+    """null: there are no others."""
+    values: list[Any]
+    """Integers, booleans, else texts; None for NULL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InsertConstants(Statement):
+    """INSERT ... VALUES of many plain constants."""
+
+    sample: Insert
+    """The statement with some of its rows: the types of its columns are those of all rows."""
+    constants: tuple[Constants, ...]
+    """Per column of the query."""
+    whole: Callable[[], Statement]
+    """Reads the statement as a plain INSERT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,13 +31,12 @@ from forebay.connectors.formats.shape import Slot
 from forebay.connectors.formats.values import Rules, field_converter
 from forebay.engine.connector import Changelog, Encoder, Option
 from forebay.engine.errors import OptionError
-from forebay.engine.optionkinds import Kind
 from forebay.engine.types import from_arrow
 
 DELIMITER = Option("field-delimiter", "separates fields; '\\t' is a tab", ",")
-NO_QUOTE = Option("disable-quote-character", "quotes have no meaning", "false", kind=Kind.BOOLEAN)
+NO_QUOTE = Option.boolean("disable-quote-character", "quotes have no meaning")
 QUOTE = Option("quote-character", "encloses fields that hold a delimiter", '"')
-COMMENTS = Option("allow-comments", "lines that begin with '#' are skipped", "false", kind=Kind.BOOLEAN)
+COMMENTS = Option.boolean("allow-comments", "lines that begin with '#' are skipped")
 ELEMENTS = Option("array-element-delimiter", "separates elements of an array", ";")
 ESCAPE = Option("escape-character", "takes the next character literally")
 NULL = Option("null-literal", "text that stands for NULL")

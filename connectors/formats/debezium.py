@@ -41,13 +41,9 @@ from forebay.connectors.formats.envelope import ENVELOPE, change_decoder
 from forebay.connectors.formats.json import IGNORE_ERRORS, WRITE_OPTIONS, rules_of
 from forebay.connectors.formats.shape import Scan, Slot
 from forebay.engine.connector import Decoder, Option
-from forebay.engine.optionkinds import Kind
 
-SCHEMA_INCLUDE = Option(
-    "schema-include",
-    "records are {schema, payload}, as Kafka Connect writes them by default",
-    "false",
-    kind=Kind.BOOLEAN,
+SCHEMA_INCLUDE = Option.boolean(
+    "schema-include", "records are {schema, payload}, as Kafka Connect writes them by default"
 )
 OPTIONS = (SCHEMA_INCLUDE, ENVELOPE, IGNORE_ERRORS, *WRITE_OPTIONS)
 

@@ -45,14 +45,10 @@ from forebay.connectors.formats.json import IGNORE_ERRORS, rows_of
 from forebay.connectors.formats.values import Rules, converter
 from forebay.engine.connector import Changelog, Decoder, Option
 from forebay.engine.errors import OptionError, nearest
-from forebay.engine.optionkinds import Kind
 from forebay.engine.types import from_arrow
 
-ENVELOPE = Option(
-    "envelope",
-    "rows are the changes themselves: op, event_time, database_name, table_name, before, after",
-    "false",
-    kind=Kind.BOOLEAN,
+ENVELOPE = Option.boolean(
+    "envelope", "rows are the changes themselves: op, event_time, database_name, table_name, before, after"
 )
 COLUMNS: Mapping[str, pa.DataType] = {
     "op": pa.string(),

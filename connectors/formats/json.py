@@ -27,16 +27,10 @@ from forebay.connectors.formats.shape import Scan, Shape, Slot
 from forebay.connectors.formats.values import Rules, field_converter
 from forebay.engine.connector import Changelog, Option
 from forebay.engine.errors import OptionError
-from forebay.engine.optionkinds import Kind
 
-FAIL_ON_MISSING = Option(
-    "fail-on-missing-field", "a record that lacks a field of the table is bad", "false", kind=Kind.BOOLEAN
-)
-IGNORE_ERRORS = Option(
-    "ignore-parse-errors",
-    "values that cannot be read are NULL, records that cannot be read are skipped",
-    "false",
-    kind=Kind.BOOLEAN,
+FAIL_ON_MISSING = Option.boolean("fail-on-missing-field", "a record that lacks a field of the table is bad")
+IGNORE_ERRORS = Option.boolean(
+    "ignore-parse-errors", "values that cannot be read are NULL, records that cannot be read are skipped"
 )
 TIMESTAMPS = Option(
     "timestamp-format.standard",
@@ -48,15 +42,10 @@ NULL_KEYS = Option(
     "map-null-key.mode", "what to do with a NULL key of a MAP when writing", "FAIL", choices=("FAIL", "DROP", "LITERAL")
 )
 NULL_KEY_LITERAL = Option("map-null-key.literal", "the key to write in mode LITERAL", "null")
-PLAIN_DECIMALS = Option("encode.decimal-as-plain-number", "write 0.000001, not 1E-6", "false", kind=Kind.BOOLEAN)
-SKIP_NULLS = Option(
-    "encode.ignore-null-fields", "leave out fields that are NULL when writing", "false", kind=Kind.BOOLEAN
-)
-PARSER = Option(
-    "decode.json-parser.enabled",
-    "a choice between two readers of Flink; changes nothing here",
-    "true",
-    kind=Kind.BOOLEAN,
+PLAIN_DECIMALS = Option.boolean("encode.decimal-as-plain-number", "write 0.000001, not 1E-6")
+SKIP_NULLS = Option.boolean("encode.ignore-null-fields", "leave out fields that are NULL when writing")
+PARSER = Option.boolean(
+    "decode.json-parser.enabled", "a choice between two readers of Flink; changes nothing here", "true"
 )
 READ_OPTIONS = (FAIL_ON_MISSING, IGNORE_ERRORS, PARSER)
 WRITE_OPTIONS = (TIMESTAMPS, NULL_KEYS, NULL_KEY_LITERAL, PLAIN_DECIMALS, SKIP_NULLS)

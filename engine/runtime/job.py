@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from enum import Enum
 
 from forebay.engine.runtime.bootstrap import Bootstrap, Progress
+from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
+
+log = logging.getLogger("forebay")
 
 
 class Status(Enum):
@@ -48,3 +52,20 @@ class Job:
     def alive(self) -> bool:
         """Still to be driven."""
         return self.status in (Status.BOOTSTRAPPING, Status.RUNNING, Status.RESTARTING)
+
+    def fail(self, error: Exception, options: DriverOptions, now: float) -> None:
+        """It has failed at `now`, seconds of a monotonic clock: it is tried again later, unless that was once too often."""
+        self.error = error
+        self.failures_here += 1
+        log.error("job %s failed: %s", self.name, error)
+        if self.failures_here > options.restarts:
+            self.give_up(error)
+        else:
+            self.status = Status.RESTARTING
+            self.retry_at = now + options.backoff * 2 ** (self.failures_here - 1)
+
+    def give_up(self, error: Exception) -> None:
+        """It stays failed, until somebody resumes it."""
+        self.status = Status.FAILED
+        self.error = error
+        log.error("job %s stays failed: %s", self.name, error)

@@ -6,19 +6,16 @@ and sinks once all that there is has been read.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import forebay
-from forebay.connection import Connection
 from forebay.engine.files import set_kill_hook
-from tests.bootstrap.orders import settled, wait_for
+from tests.bootstrap.orders import quiet, settled, wait_for
 from tests.bootstrap.test_bootstrap import start
 from tests.bootstrap.test_call import calls, plain
 from tests.bootstrap.victim import small_steps
+from tests.dying import dies_at
 
 NAMES = ["joined", "joined_grouped", "anti"]
 PAIRS = """
@@ -31,15 +28,6 @@ SHOWN = [*NAMES, *(f"{name}_shown" for name in NAMES), "pairs /*+ OPTIONS('scan.
 
 
 def main(root: Path, place: str, turn: int) -> None:
-    left = turn
-
-    def die(name: str) -> None:
-        nonlocal left
-        if name == place:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     small_steps()
     with forebay.connect(root / "w", attach=False) as con:
         if "pairs" not in {row[0] for row in con.sql("SHOW TABLES").fetchall()}:
@@ -48,25 +36,17 @@ def main(root: Path, place: str, turn: int) -> None:
             start(con, root, "state-only", NAMES, made=True)
             con.execute(PAIRS)
             wait_for(lambda: settled(con))
-        set_kill_hook(die)
+        set_kill_hook(dies_at(place, turn))
         for call in calls(root, "replay"):
             table = "orders" if "orders" in call else "refunds"
             wait_for(lambda: not con.catalog.loading)
             if "bootstrap.path" not in con.sql(f"SHOW CREATE TABLE {table}").fetchall()[0][0]:
                 con.execute(call)
         wait_for(lambda: settled(con))
-        wait_for(lambda: quiet(con))
+        wait_for(lambda: quiet(con, SHOWN))
         set_kill_hook(None)
         for name in SHOWN:
             print(sorted(con.sql(f"SELECT * FROM {name}").fetchall(), key=repr))
-
-
-def quiet(con: Connection) -> bool:
-    """Nothing has come for a while."""
-    before = [con.sql(f"SELECT * FROM {name}").arrow().num_rows for name in SHOWN]
-    con.checkpoint(30)
-    time.sleep(0.3)
-    return before == [con.sql(f"SELECT * FROM {name}").arrow().num_rows for name in SHOWN]
 
 
 if __name__ == "__main__":

@@ -195,6 +195,14 @@ def append(warehouse: Path, writes: Sequence[tuple[str, Any]]) -> None:
             store.append({(topic, 0): pa.RecordBatch.from_arrays(arrays, schema=PLAIN)})
 
 
+def quiet(con: Connection, relations: Sequence[str]) -> bool:
+    """Nothing has come for a while."""
+    before = [con.sql(f"SELECT * FROM {name}").arrow().num_rows for name in relations]
+    con.checkpoint(30)
+    time.sleep(0.3)
+    return before == [con.sql(f"SELECT * FROM {name}").arrow().num_rows for name in relations]
+
+
 def settled(con: Connection) -> bool:
     """All jobs run, and have read all that there is."""
     jobs = con.sql("SHOW JOBS").arrow().to_pylist()

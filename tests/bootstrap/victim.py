@@ -6,20 +6,17 @@ that, or with PLACE `end`, it prints its views and sinks once all that there is 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import forebay
-from forebay.connection import Connection
 from forebay.engine.files import set_kill_hook
 from forebay.engine.runtime import bootstrap
 from forebay.engine.state import bulk
-from tests.bootstrap.orders import settled, wait_for
+from tests.bootstrap.orders import quiet, settled, wait_for
 from tests.bootstrap.test_bootstrap import start
+from tests.dying import dies_at
 
 Rows = list[tuple[Any, ...]]
 NAMES = ["filtered", "joined", "joined_grouped"]
@@ -33,16 +30,7 @@ def small_steps() -> None:
 
 
 def main(root: Path, place: str, turn: int) -> None:
-    left = turn
-
-    def die(name: str) -> None:
-        nonlocal left
-        if name == place:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    set_kill_hook(die)
+    set_kill_hook(dies_at(place, turn))
     for rows in views(root):
         print(rows)
 
@@ -56,17 +44,9 @@ def views(root: Path) -> list[Rows]:
             start(con, root, "state-only", NAMES)
         con.resume()
         wait_for(lambda: settled(con))
-        wait_for(lambda: quiet(con))
+        wait_for(lambda: quiet(con, [f"{name}_shown" for name in NAMES]))
         shown = [view for name in NAMES for view in (name, f"{name}_shown")]
         return [sorted(con.sql(f"SELECT * FROM {view}").fetchall(), key=repr) for view in shown]
-
-
-def quiet(con: Connection) -> bool:
-    """Nothing has come for a while."""
-    before = [con.sql(f"SELECT * FROM {name}_shown").arrow().num_rows for name in NAMES]
-    con.checkpoint(30)
-    time.sleep(0.3)
-    return before == [con.sql(f"SELECT * FROM {name}_shown").arrow().num_rows for name in NAMES]
 
 
 if __name__ == "__main__":

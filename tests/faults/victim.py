@@ -8,13 +8,13 @@ kill point. With PLACE `-` it lives until it is killed; with `end` it ends when 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
 
 import forebay
 from forebay.engine.files import set_kill_hook
+from tests.dying import dies_at
 
 TABLES = """
 SET 'execution.checkpointing.interval' = '200 ms';
@@ -36,16 +36,7 @@ INSERTS = (
 
 
 def main(directory: str, bootstrap: str, place: str, turn: str) -> None:
-    left = int(turn)
-
-    def die(name: str) -> None:
-        nonlocal left
-        if name == place:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    set_kill_hook(die)
+    set_kill_hook(dies_at(place, int(turn)))
     with forebay.connect(f"{directory}/warehouse") as con:
         servers = f"'properties.bootstrap.servers' = '{bootstrap}'"
         con.execute(TABLES.replace("{servers}", servers).replace("{files}", f"{directory}/files"))

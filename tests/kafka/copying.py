@@ -5,12 +5,11 @@ Arguments: warehouse directory, bootstrap servers, kill point (or '-'), and at w
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 
 import forebay
 from forebay.engine.files import set_kill_hook
+from tests.dying import dies_at
 
 TABLES = """
 SET 'execution.checkpointing.interval' = '50 ms';
@@ -22,16 +21,7 @@ CREATE TABLE IF NOT EXISTS dst (id BIGINT, again BIGINT) WITH ('connector' = 'ka
 
 
 def main(directory: str, bootstrap: str, place: str, turn: str) -> None:
-    left = int(turn)
-
-    def die(name: str) -> None:
-        nonlocal left
-        if name == place:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    set_kill_hook(die)
+    set_kill_hook(dies_at(place, int(turn)))
     with forebay.connect(directory) as con:
         con.execute(TABLES.replace("{servers}", f"'properties.bootstrap.servers' = '{bootstrap}'"))
         if not list(con.jobs):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +28,7 @@ from forebay.engine.state import Segmented, Tiered
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.order import Order
 from tests.operators.changelogs import batches_of, net
+from tests.state.steps import small_group_steps
 
 Row = tuple[Any, ...]
 START = datetime(2026, 1, 1)
@@ -245,20 +246,8 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.state.eviction._STEP", 1)
-    monkeypatch.setattr("forebay.engine.state.spill._STEPS", 2)
-    monkeypatch.setattr("forebay.engine.state.coldtable._DEAD", 5)
-    monkeypatch.setattr("forebay.engine.state.cold._SLICE", 3)
-    monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
-    monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
+    small_group_steps(monkeypatch)
     monkeypatch.setattr("forebay.engine.state.aging._SLICE", 3)
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
 
 
 def run(case: Case, seed: int) -> int:

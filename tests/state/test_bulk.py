@@ -20,13 +20,6 @@ SCHEMA = pa.schema([("k", pa.int64()), ("s", pa.string()), ("version", pa.int64(
 Row = tuple[object, ...]
 
 
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "RANGE_ROWS", 50)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from forebay.engine.batch import Batch
 from forebay.engine.state.arrangement import ALWAYS, Arrangement
@@ -15,13 +12,6 @@ from forebay.kernels.rows import SHIFT
 
 SCHEMA = pa.schema([("k", pa.string()), ("t", pa.timestamp("us"))])
 CHUNK = 1 << SHIFT
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
 
 
 def made(store: ColdStore | None = None) -> Arrangement:

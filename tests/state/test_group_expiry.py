@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,13 +20,6 @@ HOUR = 3600 * 10**6
 INPUT = pa.schema([("k", pa.int64()), ("v", pa.string()), ("t", pa.timestamp("us"))])
 CALLS = (CallSpec("count", (1,), pa.int64(), distinct=True), CallSpec("min", (1,), pa.string()))
 SCHEMA = pa.schema([INPUT.field(0), pa.field("c", pa.int64()), pa.field("m", pa.string())])
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
 
 
 class Groups:

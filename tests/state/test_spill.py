@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -28,6 +28,7 @@ from forebay.engine.state.groups import GroupTable
 from forebay.engine.state.keys import KeyTable
 from forebay.engine.state.order import Order
 from tests.operators.changelogs import batch_of, batches_of, histories, history_of, net, turn
+from tests.state.steps import small_group_steps
 
 SCHEMA = pa.schema(
     [("k", pa.string()), ("d", pa.decimal128(10, 2)), ("f", pa.float64()), ("v", pa.int64()), ("s", pa.string())]
@@ -39,19 +40,7 @@ DAY_1 = 1_767_225_600_000_000
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.state.eviction._STEP", 1)
-    monkeypatch.setattr("forebay.engine.state.spill._STEPS", 2)
-    monkeypatch.setattr("forebay.engine.state.coldtable._DEAD", 5)
-    monkeypatch.setattr("forebay.engine.state.cold._SLICE", 3)
-    monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
-    monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
+    small_group_steps(monkeypatch)
 
 
 def aggregate(append_only: bool) -> Operator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
@@ -25,13 +24,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("sealing", "cold"):
         monkeypatch.setattr(f"forebay.engine.state.{module}._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()
 
 
 def close_chunk(arrangement: Arrangement) -> None:
