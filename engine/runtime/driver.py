@@ -18,7 +18,7 @@ from typing import Any
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Fetched
 from forebay.engine.errors import ConnectorError, ForebayError, StateError
-from forebay.engine.files import Clock, Files
+from forebay.engine.files import Clock, Files, lacks_space
 from forebay.engine.runtime import deadletters
 from forebay.engine.runtime.alter import Comparison, inherited
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, must_wait, relations_there
@@ -63,7 +63,14 @@ class Driver:
         self.clock = clock
         self.time = SteadyTime(clock)
         self.shop = Workshop(
-            root, files, self.cold, clock, self.time.now, self._note_of, lambda: self.budget.limit // 8
+            root,
+            files,
+            self.cold,
+            clock,
+            self.time.now,
+            self._note_of,
+            lambda: self.budget.limit // 8,
+            Retry("the bootstrap", f"free space in {self.cold.where if root is None else root}"),
         )
         self.budget.holders["builds"] = self.shop
         self.options = options
@@ -207,6 +214,8 @@ class Driver:
 
         So jobs that were made together all see the stream from where their histories end.
         """
+        if self.shop.space.waits(self.clock.monotonic()):
+            return False
         waiting = [(j, j.bootstrap) for j in self.jobs.values() if j.status is Status.BOOTSTRAPPING and j.bootstrap]
         deadline = self.clock.monotonic() + self.options.latency
         for job, bootstrap in waiting:
@@ -216,7 +225,7 @@ class Driver:
                     pass
             except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
                 self._bootstrap_failed(job, error)
-                build = None
+                return True
             if build is not None:
                 return True
         attached = [self._attach_built(job, bootstrap) for job, bootstrap in waiting]
@@ -230,14 +239,17 @@ class Driver:
             job.status, job.loaded = Status.RUNNING, bootstrap.progress()
             self._attach(job, bootstrap.plan, built=bootstrap.take())
         except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+            job.status, bootstrap.attached = Status.BOOTSTRAPPING, False  # what was built is found where it was saved
             self._bootstrap_failed(job, error)
         self._changed.notify_all()
         return True
 
     def _bootstrap_failed(self, job: Job, error: Exception) -> None:
-        """Builds go on from what they have saved, unless trying again cannot help."""
+        """Builds go on from what they have saved, unless trying again cannot help; for room on the disk they wait."""
         self.shop.close()
-        if isinstance(error, ConnectorError) and not error.retryable:
+        if lacks_space(error):
+            self.shop.space.failed(error, self.clock.monotonic())
+        elif isinstance(error, ConnectorError) and not error.retryable:
             self._give_up(job, error)
         else:
             self._note_failures({job.name: error})
@@ -488,7 +500,8 @@ class Driver:
 
     def trouble(self, job: Job) -> str | None:
         """What a job waits for although it has not failed: room on a disk, mostly."""
-        retries = [*(r.space for r in job.runners), self.budget.moving, self.checkpoints]
+        loading = [self.shop.space] if job.status is Status.BOOTSTRAPPING else []
+        retries = [*loading, *(r.space for r in job.runners), self.budget.moving, self.checkpoints]
         return next((told for r in retries if (told := r.told()) is not None), None)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
