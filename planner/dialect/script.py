@@ -98,6 +98,8 @@ _UNITS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600}
 def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
     if isinstance(literal, exp.Null):
         return None
+    if isinstance(literal, exp.Boolean):
+        return str(literal.this).lower()
     if literal.is_string:
         return str(literal.this)
     number = float(literal.this) if "." in literal.this or "e" in literal.this.lower() else int(literal.this)
@@ -537,9 +539,11 @@ class _Reader:
         for term in condition.flatten() if isinstance(condition, exp.And) else [condition]:
             column, value = (term.this, term.expression) if isinstance(term, exp.EQ) else (None, None)
             negative = isinstance(value, exp.Neg)
-            literal = value.this if isinstance(value, exp.Neg) else value
-            if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
+            literal = value.this if isinstance(value, exp.Neg | exp.Cast) else value  # TIMESTAMP '..' is a cast
+            if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null | exp.Boolean):
                 raise self.refuse("TRACE JOB takes column = constant, several with AND")
+            if column.name in values:
+                raise self.refuse(f"TRACE JOB takes one value of a column, '{column.name}' has two")
             values[column.name] = _constant(literal, negative)
         seconds = self._span() if self.take("FOR") else None
         limit = self._count("rows") if self.take("LIMIT") else None
