@@ -574,6 +574,9 @@ class Executor:
     def _control_job(self, statement: st.ControlJob) -> Result:
         self.catalog.job(statement.name)
         if statement.action == "RESUME":
+            status = self.driver.jobs[statement.name].status
+            if status not in (Status.FAILED, Status.RESTARTING):
+                return Result(message=f"job {statement.name} is {status.value}, there is nothing to resume")
             self.driver.resume(statement.name)
             return Result(message=f"job {statement.name} resumed")
         self.driver.checkpoint_now(30)

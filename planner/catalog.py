@@ -635,6 +635,9 @@ def altered(table: Table, change: st.AlterTable, registry: Registry, typer: Type
         case "SET":
             return checked(replace(table, options={**table.options, **change.options}), registry, typer)
         case "RESET":
+            for name in change.names:
+                if name not in table.options and (close := nearest(name, table.options)) is not None:
+                    raise CatalogError(f"table {table.name} has no option '{name}'", hint=f"did you mean '{close}'?")
             left = {k: v for k, v in table.options.items() if k not in change.names}
             return checked(replace(table, options=left), registry, typer)
         case "ADD":
