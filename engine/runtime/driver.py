@@ -496,7 +496,7 @@ class Driver:
         return not self._pending and not self._unconfirmed(job)
 
     def _unconfirmed(self, job: Job) -> bool:
-        return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
+        return any(o.nbytes() > 0 for o in job.outboxes)
 
     def trouble(self, job: Job) -> str | None:
         """What a job waits for although it has not failed: room on a disk, mostly."""
