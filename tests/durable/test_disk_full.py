@@ -218,7 +218,9 @@ CREATE MATERIALIZED VIEW olds AS SELECT id, v, pad FROM old;
 """
 
 
-@pytest.mark.parametrize("room", [pytest.param(64 << 10, id="runs"), pytest.param(6 * MB, id="segments")])
+@pytest.mark.parametrize(
+    "room", [pytest.param(64 << 10, id="runs"), pytest.param(6 * MB, id="segments", marks=pytest.mark.faults)]
+)
 def test_a_bootstrap_waits_for_room(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """At its first spilled rows, or when it writes the segments."""
     monkeypatch.setattr("forebay.engine.runtime.bootstrap.READ_ROWS", 2000)
