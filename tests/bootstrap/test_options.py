@@ -131,6 +131,7 @@ def test_a_gap_is_told_and_can_be_accepted(con: Connection, tmp_path: Path) -> N
 REFUSED = [
     ("'bootstrap.path' = '/h'", "needs option 'bootstrap.until'"),
     ("'bootstrap.until' = '2026-11-01'", "needs option 'bootstrap.path'"),
+    ("'bootstrap.path' = '', 'bootstrap.until' = '2026-11-01'", "option 'bootstrap.path' is empty"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = 'soon'", "cannot be 'soon'"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = '2026-11-01', 'bootstrap.version' = 'id'", "PRIMARY KEY"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = '2026-11-01', 'bootstrap.time-column' = 'tz'", "names 'tz'"),
