@@ -98,6 +98,8 @@ def bootstrap_of(spec: TableSpec, time_column: str | None) -> Bootstrap | None:
     for option in (HISTORY_PATH, UNTIL):
         if option.name not in spec.options:
             raise OptionError(f"option '{given[0]}' needs option '{option.name}' beside it", hint=option.doc)
+    if not spec.options[HISTORY_PATH.name]:
+        raise OptionError(f"option '{HISTORY_PATH.name}' is empty", hint=HISTORY_PATH.doc)
     until = _micros(spec.options[UNTIL.name])
     version = _column(spec, VERSION)
     if version is not None and not spec.primary_key:
@@ -174,10 +176,16 @@ class HistorySource(FileSource):
         return HistoryReader(self._table, positions, None, self._clock)
 
     def rate(self, now: int) -> Rate | None:
-        """Its rows over the time from the least value of the time column, by the statistics of the files, to its end."""
+        """Its rows over the time from the least value of the time column, by the statistics of the files, to its end.
+
+        None if these do not tell, or a file cannot be read: whoever reads its rows says so.
+        """
         if not self._table.parquet or self._time_column is None:
             return None
-        found = [_counted(self._table, f.path, self._time_column) for f in self._table.list()]
+        try:
+            found = [_counted(self._table, f.path, self._time_column) for f in self._table.list()]
+        except (OSError, pa.ArrowInvalid):
+            return None
         rows, begins = sum(count for count, _ in found), [begin for _, begin in found if begin is not None]
         if not begins or min(begins) >= self._until:
             return None

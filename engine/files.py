@@ -16,6 +16,7 @@ from pathlib import Path
 KILL_POINTS: set[str] = set()
 """Every name that `kill_point` may be called with; a test proves that each is reached."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _hook: Callable[[str], None] | None = None
 
 
@@ -38,7 +39,9 @@ def kill_point(name: str) -> None:
 
 def lacks_space(error: BaseException) -> bool:
     """Whether it failed because a disk is full, or a quota used up: somebody can make room, and then it goes on."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return type(error) is Exception and any(os.strerror(code) in str(error) for code in _FULL)  # RocksDB tells no more
 
 
 class Files:

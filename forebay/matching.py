@@ -28,13 +28,8 @@ class Key:
 
     def typed(self, schema: pa.Schema) -> dict[str, pa.Scalar]:
         """The values as their columns have them, without those that are none of the column's type."""
-        typed = {}
-        for name, value in self.given(schema).items():
-            try:
-                typed[name] = pa.array([value]).cast(schema.field(name).type)[0]
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                continue
-        return typed
+        typed = {name: typed_as(value, schema.field(name).type) for name, value in self.given(schema).items()}
+        return {name: value for name, value in typed.items() if value is not None}
 
     def mask(self, rows: pa.RecordBatch) -> Mask | None:
         """Which rows meet all the conditions that count here; None if none does."""
@@ -79,12 +74,21 @@ def _as_text(column: pa.Array) -> pa.Array:
         return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
 
 
+def typed_as(value: Any, kind: pa.DataType) -> pa.Scalar | None:
+    """The value as a column of this type has it; None if it is none of that type, or texts cannot be read as one."""
+    text = pa.array([None if value is None else str(value)], pa.string())
+    for first in (kind, pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else (kind,):
+        try:
+            return text.cast(first).cast(kind)[0]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue  # a time without a zone is one of UTC
+    return None
+
+
 def _text(value: Any, kind: pa.DataType) -> str:
     """The value as a column of this type would write it; as it is if it is none of that type."""
-    try:
-        return str(pa.array([value]).cast(kind).cast(pa.string())[0].as_py())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return str(value)
+    typed = typed_as(value, kind)
+    return str(value) if typed is None else str(_as_text(pa.repeat(typed, 1))[0].as_py())
 
 
 def told(batches: Sequence[Batch]) -> Iterator[tuple[str, str]]:

@@ -110,6 +110,9 @@ class Running:
         """STOP JOB and RESUME JOB."""
         self._catalog.job(statement.name)
         if statement.action == "RESUME":
+            status = self._driver.jobs[statement.name].status
+            if status not in (Status.FAILED, Status.RESTARTING):
+                return Result(message=f"job {statement.name} is {status.value}, there is nothing to resume")
             self._driver.resume(statement.name)
             return Result(message=f"job {statement.name} resumed")
         self._driver.checkpoint_now(30)

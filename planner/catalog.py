@@ -62,8 +62,13 @@ class Catalog:
         """The job of that name.
 
         Raises:
-            CatalogError: there is none.
+            CatalogError: there is none, or it loads a history.
         """
+        if name in self.loading:
+            raise CatalogError(
+                f"'{name}' loads a history, it can only be called off",
+                hint=f"DROP JOB `{name}` does that; or wait for it",
+            )
         if name not in self.jobs:
             raise CatalogError(f"there is no job '{name}'", hint="SHOW JOBS lists them")
         return self.jobs[name]

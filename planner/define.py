@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from forebay.engine.connector import Registry
-from forebay.engine.errors import CatalogError, SqlError
+from forebay.engine.errors import CatalogError, SqlError, nearest
 from forebay.engine.types import SqlType
 from forebay.planner import statements as st
 from forebay.planner.catalog import Catalog
@@ -117,6 +117,9 @@ def altered(table: Table, change: st.AlterTable, registry: Registry, typer: Type
         case "SET":
             return checked(replace(table, options={**table.options, **change.options}), registry, typer)
         case "RESET":
+            for name in change.names:
+                if name not in table.options and (close := nearest(name, table.options)) is not None:
+                    raise CatalogError(f"table {table.name} has no option '{name}'", hint=f"did you mean '{close}'?")
             left = {k: v for k, v in table.options.items() if k not in change.names}
             return checked(replace(table, options=left), registry, typer)
         case "ADD":

@@ -51,13 +51,16 @@ def state_ttls(select: exp.Select) -> dict[str, int]:
     """Milliseconds by table name of a STATE_TTL hint.
 
     Raises:
-        SqlError: a duration cannot be read.
+        SqlError: a duration cannot be read, or a table has two.
     """
     hint = select.args.get("hint")
     found: dict[str, int] = {}
     for item in hint.expressions if hint is not None else ():
         if isinstance(item, StateTtlHint):
-            found.update((pair.this.name, milliseconds(pair.expression.name)) for pair in item.expressions)
+            for pair in item.expressions:
+                if pair.this.name in found:
+                    raise SqlError(f"STATE_TTL names {pair.this.name} twice", hint="one duration for each table")
+                found[pair.this.name] = milliseconds(pair.expression.name)
     return found
 
 

@@ -29,6 +29,7 @@ from forebay.engine.files import Clock, Files, declare, kill_point
 from forebay.engine.operators.base import Operator, Turn
 from forebay.engine.operators.join import ArrangeOperator
 from forebay.engine.runtime.plan import JobPlan, OperatorStep, RelationStep, ScanStep, Step
+from forebay.engine.runtime.retry import Retry
 from forebay.engine.state.bulk import BulkBuild
 from forebay.engine.state.coldstore import ColdStore
 
@@ -82,6 +83,8 @@ class Workshop:
     """Told what histories give besides rows, by table."""
     room: Callable[[], int]
     """Bytes that a build may have in memory, about."""
+    space: Retry
+    """A full disk is waited for, however long."""
     builds: dict[str, Build] = field(default_factory=dict)
     """By name: those under way and those that no job has taken yet."""
 
@@ -276,6 +279,7 @@ class Build:
         if not more:
             self._bulk.forget_runs()
             self.done = True
+            self._shop.space.succeeded()
         return more
 
     def _read(self) -> None:
@@ -341,6 +345,7 @@ class Build:
         files.write(target.with_suffix(".tmp"), json.dumps(value).encode())
         files.replace(target.with_suffix(".tmp"), target)
         kill_point("bootstrap.manifest.after")
+        self._shop.space.succeeded()
 
     def _saved(self, from_files: bool) -> dict[str, Any]:
         """What an earlier process has left; empty if there is nothing to go on from."""

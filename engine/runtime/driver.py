@@ -30,6 +30,7 @@ from forebay.engine.runtime.options import DriverOptions
 from forebay.engine.runtime.outbox import Outbox, SinkRunner
 from forebay.engine.runtime.plan import JobPlan, Step
 from forebay.engine.runtime.polling import Polling
+from forebay.engine.runtime.retry import Retry
 from forebay.engine.runtime.threads import Threads
 from forebay.engine.runtime.waiting import Waiting
 from forebay.engine.state.coldstore import ColdStore
@@ -52,7 +53,14 @@ class Driver(Checkpointing):
         super().__init__(clock, options, store, dml, now_cell, cold or ColdStore(None))
         root, files = (None, Files()) if store is None else (store.directory.parent, store.files)
         self.shop = Workshop(
-            root, files, self.cold, clock, self.time.now, self._note_of, lambda: self.budget.limit // 8
+            root,
+            files,
+            self.cold,
+            clock,
+            self.time.now,
+            self._note_of,
+            lambda: self.budget.limit // 8,
+            Retry("the bootstrap", f"free space in {self.cold.where if root is None else root}"),
         )
         self.budget.holders["builds"] = self.shop
         self.polling = Polling(clock, self.budget, options.batch, self._source_failed)
@@ -287,11 +295,12 @@ class Driver(Checkpointing):
         return not self._pending and not self._unconfirmed(job)
 
     def _unconfirmed(self, job: Job) -> bool:
-        return any(o.nbytes() > 0 or o.unconfirmed() for o in job.outboxes)
+        return any(o.nbytes() > 0 for o in job.outboxes)
 
     def trouble(self, job: Job) -> str | None:
         """What a job waits for although it has not failed: room on a disk, mostly."""
-        retries = [*(r.space for r in job.runners), self.budget.moving, self.checkpoints]
+        loading = [self.shop.space] if job.status is Status.BOOTSTRAPPING else []
+        retries = [*loading, *(r.space for r in job.runners), self.budget.moving, self.checkpoints]
         return next((told for r in retries if (told := r.told()) is not None), None)
 
     # -- threads ------------------------------------------------------------------------------------------------

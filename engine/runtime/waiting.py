@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forebay.engine.errors import ConnectorError
+from forebay.engine.files import lacks_space
 from forebay.engine.runtime.bootstrap import Bootstrap, Workshop, relations_there
 from forebay.engine.runtime.bootstrap import check as check_gaps
 from forebay.engine.runtime.epochs import Epochs
@@ -27,6 +28,8 @@ class Waiting:
     def step(self) -> bool:
         """Build for one latency, unless a caller waits, or attach the jobs if all is built. False if nothing waits."""
         epochs = self._epochs
+        if self._shop.space.waits(epochs.clock.monotonic()):
+            return False
         waiting = [(j, j.bootstrap) for j in epochs.jobs.values() if j.status is Status.BOOTSTRAPPING and j.bootstrap]
         deadline = epochs.clock.monotonic() + epochs.options.latency
         for job, bootstrap in waiting:
@@ -36,7 +39,7 @@ class Waiting:
                     pass
             except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
                 self._failed(job, error)
-                build = None
+                return True
             if build is not None:
                 return True
         attached = [self._attach_built(job, bootstrap) for job, bootstrap in waiting]
@@ -50,14 +53,17 @@ class Waiting:
             job.status, job.loaded = Status.RUNNING, bootstrap.progress()
             self._attach(job, bootstrap.plan, built=bootstrap.take())
         except Exception as error:  # noqa: BLE001 - the job's own failure, reported through its status
+            job.status, bootstrap.attached = Status.BOOTSTRAPPING, False  # what was built is found where it was saved
             self._failed(job, error)
         self._epochs.changed.notify_all()
         return True
 
     def _failed(self, job: Job, error: Exception) -> None:
-        """Builds go on from what they have saved, unless trying again cannot help."""
+        """Builds go on from what they have saved, unless trying again cannot help; for room on the disk they wait."""
         self._shop.close()
-        if isinstance(error, ConnectorError) and not error.retryable:
+        if lacks_space(error):
+            self._shop.space.failed(error, self._epochs.clock.monotonic())
+        elif isinstance(error, ConnectorError) and not error.retryable:
             job.give_up(error)
         else:
             job.fail(error, self._epochs.options, self._epochs.clock.monotonic())

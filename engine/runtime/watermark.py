@@ -78,8 +78,8 @@ class WatermarkTracker:
         return self._current
 
     def save(self) -> dict[str, Any]:
-        """A JSON value for the checkpoint."""
-        return {"highest": self._highest, "current": self._current}
+        """A JSON value for the checkpoint, which is written later: nothing in it changes any more."""
+        return {"highest": list(self._highest), "current": self._current}
 
     def load(self, saved: Mapping[str, Any], now: int) -> None:
         """Continue from `save`'s value; every split counts as just seen."""

@@ -14,6 +14,7 @@ as long as the machine is up.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ class BulkBuild:
                     nulls += self._null_keys(piece)
                 self.written += sum(s.num_rows for s in slices)
                 yield
-        except GeneratorExit:
+        except BaseException:  # it is closed, or there is no room: what was written goes, so that there is
             builder.abandon()
             raise
         if rows:
@@ -281,8 +282,10 @@ class BulkBuild:
         if self._work is not None:
             self._work.close()
         if self._open is not None:
-            self._open.close()
+            with suppress(OSError):  # the disk may be full; what the run has is read again
+                self._open.close()
             self._open = None
+            self._path(len(self._runs)).unlink(missing_ok=True)
 
     def abandon(self) -> None:
         """Stop for good."""

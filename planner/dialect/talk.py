@@ -95,9 +95,11 @@ def trace(r: Reader) -> st.TraceJob:
     for term in condition.flatten() if isinstance(condition, exp.And) else [condition]:
         column, value = (term.this, term.expression) if isinstance(term, exp.EQ) else (None, None)
         negative = isinstance(value, exp.Neg)
-        literal = value.this if isinstance(value, exp.Neg) else value
-        if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null):
+        literal = value.this if isinstance(value, exp.Neg | exp.Cast) else value  # TIMESTAMP '..' is a cast
+        if not isinstance(column, exp.Column) or not isinstance(literal, exp.Literal | exp.Null | exp.Boolean):
             raise r.refuse("TRACE JOB takes column = constant, several with AND")
+        if column.name in values:
+            raise r.refuse(f"TRACE JOB takes one value of a column, '{column.name}' has two")
         values[column.name] = _constant(literal, negative)
     seconds = _span(r) if r.take("FOR") else None
     limit = _count(r, "rows") if r.take("LIMIT") else None
@@ -179,6 +181,8 @@ def restore(r: Reader) -> st.RestoreSavepoint:
 def _constant(literal: exp.Expression, negative: bool) -> str | int | float | None:
     if isinstance(literal, exp.Null):
         return None
+    if isinstance(literal, exp.Boolean):
+        return str(literal.this).lower()
     if literal.is_string:
         return str(literal.this)
     number = float(literal.this) if "." in literal.this or "e" in literal.this.lower() else int(literal.this)

@@ -239,6 +239,18 @@ def test_wrong_calls(statement: str, told: str) -> None:
         assert not con.catalog.loading
 
 
+def test_what_a_loading_history_is_asked_it_tells(tmp_path: Path) -> None:
+    with forebay.connect(resume=False) as con:
+        con.execute(plain(tmp_path))
+        con.execute("CREATE MATERIALIZED VIEW v AS SELECT order_id FROM orders")
+        con.execute(f"CALL bootstrap('orders', '{tmp_path}', '2026-11-01')")
+        for statement in ("TRACE JOB {} WHERE id = 1", "EXPLAIN STATE JOB {}", "RESUME JOB {}", "STOP JOB {}"):
+            with pytest.raises(forebay.CatalogError, match="loads a history, it can only be called off") as failure:
+                con.execute(statement.format("`bootstrap orders`"))
+            assert failure.value.hint == "DROP JOB `bootstrap orders` does that; or wait for it"
+        con.execute("DROP JOB `bootstrap orders`")
+
+
 def test_what_cannot_be_read_fails_and_leaves_all_as_it_was(con: Connection, world: World, tmp_path: Path) -> None:
     begin(con, tmp_path, ["filtered"])
     wait_for(lambda: settled(con) and con.sql("SELECT * FROM filtered").fetchall())

@@ -75,6 +75,28 @@ def test_partitions_from_the_end_on_are_not_read_and_their_names_are_values(con:
     wait_for(lambda: sorted(con.sql("SELECT * FROM v").fetchall()) == expected)
 
 
+def test_a_job_that_is_made_later_begins_where_the_table_is(con: Connection, tmp_path: Path) -> None:
+    """So docs/bootstrap.md says of state-only: its sink gets what comes from then on, joined to all that there is."""
+    files(tmp_path / "h", {"dt=2026-10-01": [(1, UNTIL - timedelta(days=31)), (2, UNTIL - timedelta(days=31))]})
+    append(tmp_path / "w", [(3, UNTIL, 1)])
+    con.execute(table(tmp_path, ", 'bootstrap.time-column' = 'ts'"))
+    con.execute("CREATE TABLE names (id BIGINT, name STRING); INSERT INTO names VALUES (1, 'one'), (3, 'three')")
+    for sink in ("first", "later"):
+        con.execute(
+            f"CREATE TABLE {sink} (id BIGINT, name STRING) WITH ('connector' = 'log', 'topic' = '{sink}', "
+            f"'format' = 'debezium-json', 'scan.startup.mode' = 'earliest-offset');"
+            f"CREATE MATERIALIZED VIEW {sink}_got AS SELECT * FROM {sink};"
+            f"INSERT INTO {sink} SELECT t.id, n.name FROM t JOIN names n ON n.id = t.id"
+        )
+        got = lambda view: sorted(con.sql(f"SELECT * FROM {view}_got").fetchall())
+        wait_for(lambda: con.checkpoint(30) and got("first") == [(3, "three")])
+    con.execute("INSERT INTO names VALUES (2, 'two')")
+    append(tmp_path / "w", [(1, UNTIL, 2)])
+    whole = [(1, "one"), (2, "two")]
+    wait_for(lambda: con.checkpoint(30) and got("later") == whole)
+    assert got("first") == [*whole, (3, "three")]
+
+
 def test_a_watermark_column_is_the_seam_of_a_table_without_a_key(con: Connection, tmp_path: Path) -> None:
     files(tmp_path / "h", {"dt=2026-11-01": [(1, UNTIL - timedelta(hours=1)), (2, UNTIL + timedelta(hours=1))]})
     append(tmp_path / "w", [(2, UNTIL + timedelta(hours=1), 60)])
@@ -109,6 +131,7 @@ def test_a_gap_is_told_and_can_be_accepted(con: Connection, tmp_path: Path) -> N
 REFUSED = [
     ("'bootstrap.path' = '/h'", "needs option 'bootstrap.until'"),
     ("'bootstrap.until' = '2026-11-01'", "needs option 'bootstrap.path'"),
+    ("'bootstrap.path' = '', 'bootstrap.until' = '2026-11-01'", "option 'bootstrap.path' is empty"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = 'soon'", "cannot be 'soon'"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = '2026-11-01', 'bootstrap.version' = 'id'", "PRIMARY KEY"),
     ("'bootstrap.path' = '/h', 'bootstrap.until' = '2026-11-01', 'bootstrap.time-column' = 'tz'", "names 'tz'"),

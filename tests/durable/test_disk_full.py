@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import forebay
 from forebay.engine.runtime import retry
+from forebay.engine.runtime.driver import Driver
+from forebay.engine.runtime.job import Job
 from tests.durable.pressure import press
 
 MB = 1 << 20
@@ -45,6 +53,11 @@ class Disk:
                         pass
                 except OSError:
                     continue
+
+    def leave(self, nbytes: int) -> None:
+        """Fill it but for so much."""
+        self.fill()
+        os.truncate(self._ballast, self._ballast.stat().st_size - nbytes)
 
     def free(self) -> None:
         self._ballast.unlink()
@@ -195,3 +208,63 @@ def test_a_savepoint_is_copied_when_there_is_room(disk: Disk, tmp_path: Path) ->
         con.execute(f"CREATE SAVEPOINT s TO 'file://{disk.path}/copies'")
         insert(con, 400)
         check(con, 600)
+
+
+HISTORY = """
+CREATE TABLE old (id BIGINT, v BIGINT, pad STRING, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'upsert-log',
+  'topic' = 'old', 'key.format' = 'json', 'value.format' = 'json', 'bootstrap.path' = '{path}',
+  'bootstrap.until' = '2026-01-01 00:00:00');
+CREATE MATERIALIZED VIEW olds AS SELECT id, v, pad FROM old;
+"""
+
+
+@pytest.mark.parametrize(
+    "room", [pytest.param(64 << 10, id="runs"), pytest.param(6 * MB, id="segments", marks=pytest.mark.faults)]
+)
+def test_a_bootstrap_waits_for_room(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """At its first spilled rows, or when it writes the segments."""
+    monkeypatch.setattr("forebay.engine.runtime.bootstrap.READ_ROWS", 2000)
+    monkeypatch.setattr("forebay.engine.state.bulk.RUN_BATCHES", 4)
+    ids = range(30_000)
+    rows = pa.table({"id": ids, "v": [i % 7 for i in ids], "pad": [f"{i:0100d}" for i in ids]})
+    pq.write_table(rows, tmp_path / "old.parquet")
+    with forebay.connect(disk.path / "w", resume=False) as con:
+        con.execute("SET 'execution.checkpointing.interval' = '1 h'")
+        con.execute(HISTORY.format(path=tmp_path / "old.parquet"))
+        disk.leave(room)
+        con.resume()
+        until(lambda: "No space left" in str(errors(con)[0]), lambda: errors(con))
+        assert con.jobs["olds"].status == "BOOTSTRAPPING"
+        told = con.sql("SHOW JOBS").arrow().to_pylist()[0]
+        assert told["status"] == "BOOTSTRAPPING"
+        assert re.fullmatch(
+            r"the bootstrap failed.*: .*No space left.*; free space in .*, it goes on by itself", told["error"]
+        )
+        time.sleep(0.5)  # several tries
+        assert con.jobs["olds"].status == "BOOTSTRAPPING"
+        disk.free()
+        until(lambda: con.jobs["olds"].status == "RUNNING" and errors(con) == [None], lambda: errors(con))
+        assert con.sql("SELECT COUNT(*), SUM(v), COUNT(DISTINCT pad) FROM olds").fetchall() == [
+            (30_000, sum(i % 7 for i in ids), 30_000)
+        ]
+    assert not list((disk.path / "w" / "cold").glob("*.segment"))
+
+
+def test_a_job_whose_attachment_finds_no_room_is_attached_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach, tries = Driver._attach, []
+
+    def full(driver: Driver, job: Job, *plan: Any, **how: Any) -> None:
+        tries.append(job.name)
+        if len(tries) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        attach(driver, job, *plan, **how)
+
+    pq.write_table(pa.table({"id": [1, 2], "v": [3, 4], "pad": ["a", "b"]}), tmp_path / "old.parquet")
+    with forebay.connect(tmp_path / "w") as con:
+        monkeypatch.setattr(Driver, "_attach", full)
+        con.execute(HISTORY.format(path=tmp_path / "old.parquet"))
+        until(lambda: con.jobs["olds"].status == "RUNNING", lambda: errors(con))
+        assert tries == ["olds", "olds"]
+        assert sorted(con.sql("SELECT id, v FROM olds").fetchall()) == [(1, 3), (2, 4)]

@@ -135,6 +135,9 @@ def test_a_history_tells_its_rows_and_its_days(tmp_path: Path) -> None:
         told = explained(con, "SELECT /*+ STATE_TTL('o' = '10 d') */ o.id FROM o JOIN p ON p.id = o.id")["Arrange o"]
         assert (told["rows"], told["rows_per_day"]) == (1000, 100)
         assert told["known_from"] == "o: 3000 rows of history in 30.0 days; o: 3000 records to read"
+        (tmp_path / "h" / "b.parquet").write_text("this is no Parquet")
+        told = explained(con, "SELECT o.id FROM o JOIN p ON p.id = o.id")["Arrange o"]
+        assert told["rows_per_day"] is None
 
 
 def test_a_running_scan_tells_its_rate() -> None:

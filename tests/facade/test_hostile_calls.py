@@ -70,3 +70,18 @@ def test_a_closed_connection_says_so() -> None:
     for call in calls:
         with pytest.raises(forebay.ForebayError, match="closed"):
             call()
+
+
+def test_statements_that_would_do_nothing_say_so(con: forebay.Connection) -> None:
+    con.execute("""
+    CREATE TABLE clicks (id BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1', 'state.ttl' = '1 d');
+    CREATE MATERIALIZED VIEW v AS SELECT id FROM t
+    """)
+    assert con.execute("RESUME JOB v").message == "job v is RUNNING, there is nothing to resume"
+    assert con.jobs["v"].metrics()["restarts"] == 0
+    with pytest.raises(forebay.CatalogError, match=r"table clicks has no option 'state\.tll'") as error:
+        con.execute("ALTER TABLE clicks RESET ('state.tll')")
+    assert error.value.hint == "did you mean 'state.ttl'?"
+    con.execute("ALTER TABLE clicks RESET ('state.ttl'); ALTER TABLE clicks RESET ('state.ttl')")
+    with pytest.raises(forebay.SqlError, match="STATE_TTL names c twice"):
+        con.sql("SELECT /*+ STATE_TTL('c' = '1 d', 'c' = '2 d') */ c.id FROM clicks c JOIN t ON t.id = c.id")

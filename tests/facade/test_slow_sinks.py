@@ -96,6 +96,42 @@ def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
         assert 1 <= len(commits) <= 2
 
 
+def test_a_job_ends_though_checkpoints_come_faster_than_its_sink_commits() -> None:
+    commits = list[int]()
+    registry = default_registry()
+    registry.connectors["late"] = Connector(
+        "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
+    )
+    with Connection(registry=registry) as con:
+        con.execute(
+            "SET 'execution.checkpointing.interval' = '20 ms';"
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10', 'rows-per-second' = '1000');"
+            "CREATE TABLE late (n BIGINT) WITH ('connector' = 'late'); INSERT INTO late SELECT n FROM numbers"
+        )
+        assert con.wait(timeout=5)
+        assert commits
+
+
+def test_a_checkpoint_is_there_when_its_own_rows_are_committed_though_others_follow() -> None:
+    commits = list[int]()
+    registry = default_registry()
+    registry.connectors["late"] = Connector(
+        "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
+    )
+    with Connection(registry=registry) as con:
+        con.execute(
+            "SET 'execution.checkpointing.interval' = '20 ms';"
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '1000');"
+            "CREATE TABLE late (n BIGINT) WITH ('connector' = 'late')"
+        )
+        con.execute("INSERT INTO late SELECT n FROM numbers")
+        assert con.checkpoint(10)
+        (outbox,) = con.warehouse.driver.jobs["insert_into_late"].outboxes
+        assert commits
+        assert outbox.unconfirmed()[0] > commits[-1]
+        con.execute("DROP JOB insert_into_late")
+
+
 def test_in_memory_a_sink_that_keeps_up_is_cut_before_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.runtime.budget.QUEUE", 1 << 20)
     with forebay.connect(config={"execution.checkpointing.interval": "1 h"}) as con:

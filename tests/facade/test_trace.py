@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,11 +271,52 @@ def test_windows_and_failures_are_followed_over_epochs() -> None:
             assert "zero" in failed["row"]
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "paid = 7",
+        "paid = '7.00'",
+        "at = '2026-11-01 00:00:00'",
+        "at = TIMESTAMP '2026-11-01 00:00:00'",
+        "seen = '2026-11-01 00:00:00'",
+        "seen = '2026-11-01 00:00:00Z'",
+        "day = DATE '2026-11-01'",
+        "done = TRUE",
+        "share = 0.5",
+    ],
+)
+def test_values_of_all_types_are_found(condition: str, typed: forebay.Connection) -> None:
+    found = typed.sql(f"TRACE JOB v WHERE {condition}").arrow().to_pylist()
+    assert [r["what"] for r in found[:1]] == ["state"]
+    assert found[0]["row"].startswith("id = 1, paid = 7.00, ")
+
+
+@pytest.fixture(scope="module")
+def typed() -> Iterator[forebay.Connection]:
+    with forebay.connect() as con:
+        con.execute("""
+        CREATE TABLE t (id BIGINT, paid DECIMAL(10, 2), at TIMESTAMP(3), seen TIMESTAMP_LTZ(3), day DATE, done BOOLEAN,
+          share DOUBLE);
+        CREATE MATERIALIZED VIEW v AS SELECT * FROM t;
+        INSERT INTO t SELECT 1, 7, TIMESTAMP '2026-11-01 00:00:00', CAST(TIMESTAMP '2026-11-01 00:00:00' AS TIMESTAMP_LTZ(3)),
+          DATE '2026-11-01', TRUE, CAST(0.5 AS DOUBLE);
+        INSERT INTO t (id) VALUES (2);
+        """)
+        yield con
+
+
+def test_a_value_that_no_column_can_have_finds_nothing(typed: forebay.Connection) -> None:
+    for value in ("99999999999999999999", "-99999999999999999999", "1.5", "'abc'", "1e300"):
+        assert typed.sql(f"TRACE JOB v WHERE id = {value}").fetchall() == []
+
+
 def test_a_trace_that_is_wrong_is_refused() -> None:
     with forebay.connect() as con:
         con.execute(SETUP + VIEW)
         for wrong, message in (
             ("TRACE JOB v WHERE id > 1", "column = constant"),
+            ("TRACE JOB v WHERE id = 1 + 1", "column = constant"),
+            ("TRACE JOB v WHERE id = 1 AND id = 2", "one value of a column, 'id' has two"),
             ("TRACE JOB v WHERE id = 1 FOR ever", "expected a number of SECONDS"),
             ("TRACE JOB v WHERE id = 1 FOR 3 fortnights", "expected SECONDS, MINUTES or HOURS"),
             ("TRACE JOB v WHERE id = 1 LIMIT 0", "expected a number of rows"),

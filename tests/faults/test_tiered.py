@@ -14,9 +14,8 @@ import pytest
 from bench import measure
 from tests.bootstrap.test_kills import check, world_at
 from tests.faults import tiered
-from tests.faults.lives import END, Death, deaths, live, said
+from tests.faults.lives import ANY, END, PHASES, Death, Ended, anywhere, deaths, live, said, somewhere
 
-ANY = "at a random instant"
 SAVING = "while making a savepoint"
 RUNNING = {
     "while sealing": (
@@ -59,6 +58,8 @@ RESTORING = {
         "restore.finish.after",
     )
 }
+LIVING = ("while sealing", "while merging", "during a checkpoint", SAVING)
+"""In what else a life dies at random instants."""
 FETCHING = {"while restoring a copy": ("restore.fetch.before", *RESTORING["while restoring a savepoint"])}
 BOOTING = {
     "during a bootstrap": (
@@ -82,6 +83,8 @@ class Trial:
     root: Path
     sink: bool
     kills: Counter[str] = field(default_factory=Counter)
+    doing: Counter[str] = field(default_factory=Counter)
+    """In what it was killed at random instants; it may be several things at once, or none of them."""
     rows: int = 0
     lost: int = 0
     doubled: int = 0
@@ -91,11 +94,15 @@ class Trial:
 
     def life(self, death: Death, target: Callable[..., None], *arguments: Any) -> None:
         """Let it live and die once, and look at what it said."""
-        self.kills[death.phase] += live(target, death, self.root / "record", str(self.root), *arguments)
+        self.count(death, live(target, death, self.root / "record", str(self.root), *arguments))
         lines = said(self.root / "record")
         for line in lines[self._read :]:
             self._take(line)
         self._read = len(lines)
+
+    def count(self, death: Death, ended: Ended) -> None:
+        self.kills[death.phase] += ended.killed
+        self.doing.update(ended.doing)
 
     def _take(self, line: dict[str, Any]) -> None:
         if "orders" in line:
@@ -121,6 +128,17 @@ class Trial:
         assert not (self.lost or self.doubled), (self.acknowledged, lost, doubled, found)
 
 
+def trial_at(root: Path, *, sink: bool) -> Trial:
+    root.mkdir()
+    return Trial(root, sink)
+
+
+def shuffled(rng: random.Random, *planned: Sequence[Death]) -> list[Death]:
+    deaths = [death for part in planned for death in part]
+    rng.shuffle(deaths)
+    return deaths
+
+
 def run(trial: Trial, planned: Sequence[Death]) -> None:
     """The deaths of `RUNNING` and at random instants, and a last life that compares the sink's topic."""
     for death in (Death("during a checkpoint", "checkpoint.prune.before"), *planned):
@@ -135,8 +153,9 @@ def once(death: Death) -> Death:
 
 def restore(trial: Trial, planned: Sequence[Death]) -> None:
     """Make savepoints, go back to one, die on the way, and go on."""
-    for death in planned:
-        trial.life(Death(SAVING, "savepoint.drop.after"), tiered.work, trial.sink, False)
+    for number, death in enumerate(planned):
+        if number % 2 == 0:  # each is gone back to twice
+            trial.life(Death(SAVING, "savepoint.drop.after"), tiered.work, trial.sink, False)
         trial.life(once(death), tiered.work, trial.sink, True)
     trial.life(Death(END), tiered.end, trial.sink)
 
@@ -149,26 +168,25 @@ def fetch(trial: Trial, planned: Sequence[Death]) -> None:
             trial.life(how, tiered.copy_back, number)
 
 
-def boot(root: Path, seed: int, planned: Sequence[Death]) -> Counter[str]:
+def boot(trial: Trial, seed: int, planned: Sequence[Death]) -> None:
     """Bootstrap a warehouse, die on the way, and compare the views with the batch answer."""
-    kills: Counter[str] = Counter()
+    root = trial.root / str(seed)
     root.mkdir()
     world = world_at(root, seed)
     for death in sorted(planned, key=lambda d: d.phase == ANY):  # no death among the first statements
-        kills[death.phase] += live(tiered.bootstrap, death, root / "record", str(root))
+        trial.count(death, live(tiered.bootstrap, death, root / "record", str(root)))
     live(tiered.bootstrap, Death(END), root / "record", str(root))
     check(world, said(root / "record")[-1])
-    return kills
 
 
 def test_a_kill_in_each_phase(tmp_path: Path) -> None:
     rng = random.Random(1)
     trial = Trial(tmp_path, sink=True)
-    planned = deaths(rng, {k: v[:1] for k, v in RUNNING.items()}, 1, 1)
+    planned = [*deaths(rng, {k: v[:1] for k, v in RUNNING.items()}, 1), *anywhere(rng, 1, 1.2)]
     run(trial, planned)
     (tmp_path / "back").mkdir()
     back = Trial(tmp_path / "back", sink=False)
-    restore(back, deaths(rng, {k: v[2:3] for k, v in RESTORING.items()}, 1, 0))
+    restore(back, deaths(rng, {k: v[2:3] for k, v in RESTORING.items()}, 1))
     assert trial.kills == Counter([*RUNNING, ANY, "during a checkpoint"])
     assert back.kills["while restoring a savepoint"] == 1
 
@@ -178,22 +196,24 @@ def test_a_kill_in_each_phase(tmp_path: Path) -> None:
 def test_hundreds_of_kills(tmp_path: Path) -> None:
     """Writes `bench/results/faults-state.json`, from which docs/faults.md has its table."""
     rng = random.Random(2)
-    trials = []
-    for number in range(4):
-        (root := tmp_path / f"w{number}").mkdir()
-        trials.append(Trial(root, sink=True))
-        run(trials[-1], deaths(rng, RUNNING, 6, 20))
-    for go, phases in ((restore, RESTORING), (fetch, FETCHING)):
-        (root := tmp_path / go.__name__).mkdir()
-        trials.append(Trial(root, sink=False))
-        go(trials[-1], deaths(rng, phases, 24, 0))
-    kills = sum((t.kills for t in trials), Counter[str]())
+    trials = [trial_at(tmp_path / f"w{n}", sink=True) for n in range(4)]
+    for trial in trials:
+        instants = [somewhere(rng, phase, 6) for phase in LIVING]
+        run(trial, shuffled(rng, deaths(rng, RUNNING, 6), anywhere(rng, 18, 1.6), *instants))
+    for go, phases, number in ((restore, RESTORING, 25), (fetch, FETCHING, 15)):
+        (phase,) = phases
+        trials.append(trial_at(tmp_path / go.__name__, sink=False))
+        go(trials[-1], shuffled(rng, deaths(rng, phases, 24), somewhere(rng, phase, number)))
+    trials.append(trial_at(tmp_path / "boot", sink=False))
     for seed in range(10):
-        planned = [once(d) for d in deaths(rng, BOOTING, 5, 1)]
-        kills += boot(tmp_path / f"boot{seed}", 100 + seed, planned)
+        boot(trials[-1], 100 + seed, [*map(once, deaths(rng, BOOTING, 5)), *somewhere(rng, "during a bootstrap", 3)])
+    kills, doing = (sum(counts, Counter[str]()) for counts in zip(*((t.kills, t.doing) for t in trials)))
     entries = [{"case": f"kill -9 {phase}", "kills": count} for phase, count in sorted(kills.items())]
+    entries[1:1] = [{"case": f"of these {phase}", "kills": doing[phase]} for phase in PHASES]
     total = {"case": "all", "kills": kills.total(), "rows": sum(t.rows for t in trials)}
     entries.append(total | {"lost": sum(t.lost for t in trials), "doubled": sum(t.doubled for t in trials)})
     measure.report("faults-state", entries, str(Path(__file__).parents[2] / "bench" / "results" / "faults-state.json"))
-    assert kills.total() >= 200
+    assert kills[ANY] >= 220, kills
+    assert kills.total() - kills[ANY] >= 200
     assert min(kills[phase] for phase in (*RUNNING, *RESTORING, *FETCHING, *BOOTING)) >= 10
+    assert min(doing[phase] for phase in PHASES) >= 10, doing

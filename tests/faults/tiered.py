@@ -10,15 +10,22 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import forebay
+from forebay import saving
+from forebay.connection import Connection
+from forebay.engine.runtime.bootstrap import Build
 from forebay.engine.runtime.budget import Budget
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.state import cold, groups
-from forebay.saving import restore
+from forebay.engine.state.eviction import Eviction
+from forebay.engine.state.sealing import Sealing
+from forebay.planner.dialect.script import parse
 from tests.bootstrap import victim
+from tests.faults.lives import during
 from tests.oracle.test_sealed import seal_all
 
 Say = Callable[[Any], object]
@@ -39,6 +46,23 @@ CREATE TABLE shown (id BIGINT, v BIGINT, w BIGINT) WITH ('connector' = 'log', 't
 INSERT INTO out SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id;
 CREATE MATERIALIZED VIEW seen AS SELECT * FROM shown;
 """
+parse(TABLES + SINK)  # what the parser learns the first time lives are born with
+RUNNING = (
+    (Connection, "__init__", "during the restart"),
+    (Connection, "_restore", "while restoring a savepoint"),
+    (saving.Saving, "create", "while making a savepoint"),
+    (Driver, "_capture", "during a checkpoint"),
+    (Driver, "_write", "during a checkpoint"),
+    (Sealing, "step", "while sealing"),
+    (Eviction, "step", "while sealing"),
+    (cold._Merge, "step", "while merging"),
+)
+BOOTING = (
+    (Build, "__init__", "during a bootstrap"),
+    (Build, "step", "during a bootstrap"),
+    (Driver, "_attach_built", "during a bootstrap"),
+)
+"""Functions, and what goes on in them."""
 VIEWS = {
     "wide": "SELECT o.id, o.v, r.w FROM orders o LEFT JOIN refunds r ON r.order_id = o.id",
     "sums": "SELECT v % 50, COUNT(*), MIN(id), COUNT(DISTINCT id % 3) FROM orders GROUP BY v % 50",
@@ -106,24 +130,33 @@ def end(say: Say, root: str, sink: bool) -> None:
         say(found)
 
 
+def tell(parts: Sequence[tuple[Any, str, str]]) -> None:
+    """Let this life tell when it is in one of these."""
+    for owner, name, phase in parts:
+        during(owner, name, phase)
+
+
 def copy_back(say: Say, root: str, number: int) -> None:
     """Make a warehouse of a copy, where that has not been done, and look at it."""
+    during(saving, "restore", "while restoring a copy")
     path, location = Path(root) / f"copy{number}", f"file://{root}/copies"
     if not (path / "catalog.json").exists():
         name = min(p.stem for p in (Path(root) / "copies").glob("*.savepoint"))
         say({"restored": round_of(name)})
-        restore(path, name, location)
+        saving.restore(path, name, location)
     with opened(path) as con:
         say(look(con))
 
 
 def bootstrap(say: Say, root: str) -> None:
     """Bootstrap in small steps; at the end tell what the views show."""
+    tell(BOOTING)
     say([repr(rows) for rows in victim.views(Path(root))])
 
 
 def opened(path: Path) -> forebay.Connection:
-    """The warehouse, whatever is in memory of it on its way out."""
+    """The warehouse, whatever is in memory of it on its way out, and all that it is about told."""
+    tell(RUNNING)
     Budget.keep = seal_all
     cold.FAN = 2
     groups.LEAST = 0

@@ -27,10 +27,11 @@ from forebay.connectors.topiclog.store import open_store
 from forebay.engine.files import KILL_POINTS, set_kill_hook
 from forebay.engine.runtime import bootstrap
 from forebay.engine.runtime.budget import Budget
+from forebay.engine.runtime.driver import Driver
 from forebay.engine.state import bulk, cold, groups
 from tests.connectors.lossy import LossyFiles
 from tests.oracle.test_sealed import seal_all
-from tests.sim import history
+from tests.sim import expiry, history
 from tests.sim.world import Crash, Fate, Mount, SimClock
 
 DDL = """
@@ -55,7 +56,7 @@ INSERT INTO files SELECT order_id, w FROM refunds WHERE w > 3;
 """
 OUTPUTS = ("by_shop", "wide", "totals", "files")
 """A run has some of them."""
-DDL += history.DDL
+DDL += history.DDL + expiry.DDL
 TABLES = {"orders", "refunds", "shops", "notes"}
 MADE = [
     table or f"insert_into_{sink}" for table, sink in re.findall(r"^CREATE [A-Z ]+(\w+)|^INSERT INTO (\w+)", DDL, re.M)
@@ -89,14 +90,20 @@ Row = tuple[Any, ...]
 class Simulation:
     """One run. `run` makes it; `passed` tells afterwards which kill points were passed, `deaths` which were fatal."""
 
-    def __init__(self, seed: int, root: Path, prepared: dict[frozenset[str], LossyFiles]) -> None:
+    def __init__(
+        self, seed: int, root: Path, prepared: dict[frozenset[str], LossyFiles], *, expires: bool = False
+    ) -> None:
         """`root`: where the warehouse lies, and really lies what is not simulated (its lock, its log, RocksDB).
-        `prepared`: disks on which the statements for some outputs have been executed, for the runs to come."""
+        `prepared`: disks on which the statements for some outputs have been executed, for the runs to come.
+        `expires`: the outputs are those of `expiry`."""
         self.rng = random.Random(seed)
         self.root = root
         self.outputs = frozenset(self.rng.sample(OUTPUTS, self.rng.choice((1, 1, 2, 2, 3, 4))))
-        self.booted = self.rng.random() < 0.12
+        self.booted = self.rng.random() < 0.12 and not expires
         """A view over a table with a history, too."""
+        self.expiring = expiry.Expiring() if expires else None
+        if expires:
+            self.outputs = frozenset(expiry.NAMES)
         self.outputs |= {"past"} if self.booted else set()
         disk = prepared.get(self.outputs) if self.rng.random() < 0.9 else None
         self._prepared = prepared
@@ -153,7 +160,7 @@ class Simulation:
         """A disk with the topics that others write."""
         disk = LossyFiles(seed, self.root)
         store = open_store(str(self.root), Mount(disk))
-        for topic in ("orders", "refunds", "history"):
+        for topic in ("orders", "refunds", "history", *expiry.TOPICS):
             store.create(topic, 2)
         return disk
 
@@ -199,6 +206,8 @@ class Simulation:
             output = name.removeprefix("insert_into_")
             if name not in made and output in self.outputs | TABLES | ({"history"} if self.booted else set()):
                 con.execute(statement.format(files=self.root / "files", history=self._parquet))
+        if self.expiring is not None:
+            self.expiring.opened(con.warehouse.driver)
         return con
 
     def _turn(self, con: forebay.Connection) -> None:
@@ -209,6 +218,8 @@ class Simulation:
                 self._change()
             case 12 | 13:
                 self._savepoint(con)
+            case 0 | 1 | 2 | 3 if self.expiring is not None:
+                self._produce_event(self.expiring)
             case 0 | 1 | 2:
                 self._order()
             case 3:
@@ -216,7 +227,7 @@ class Simulation:
             case 4:
                 self._statement(con)
             case 5 | 6:
-                driver.step()
+                self._step(driver)
             case 7:
                 self.clock.sleep(self.rng.random())
             case 8 if not self.tasks:
@@ -226,6 +237,12 @@ class Simulation:
             case _:
                 for runner in runners:
                     runner.step()
+
+    def _step(self, driver: Driver) -> bool:
+        worked = driver.step()
+        if self.expiring is not None:
+            self.expiring.stepped(driver)
+        return worked
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -243,6 +260,10 @@ class Simulation:
         value = json.dumps({"order_id": row[0], "w": row[1]}).encode()
         self._produce("refunds", self.rng.randrange(2), None, value)
         self.refunds.append(row)
+
+    def _produce_event(self, expiring: expiry.Expiring) -> None:
+        topic, partition, value = expiring.event(self.rng, self.clock.now())
+        self._produce(topic, partition, None, value)
 
     def _change(self) -> None:
         """A row that the files may have changes in the stream, or goes."""
@@ -321,7 +342,7 @@ class Simulation:
         driver = con.warehouse.driver
         driver._writer = lambda work: work()
         for _ in range(3):
-            while driver.step():
+            while self._step(driver):
                 pass
             driver.checkpoint()
             for job in driver.jobs.values():
@@ -340,6 +361,8 @@ class Simulation:
         if self.booted:
             expected = Counter((key, v, self.shops.get(shop)) for key, (shop, v) in self.history.items())
             assert Counter(con.sql("SELECT * FROM past").fetchall()) == expected
+        if self.expiring is not None:
+            self._check_expiring(con, self.expiring)
         if "by_shop" in self.outputs:
             assert Counter(con.sql("SELECT * FROM by_shop").fetchall()) == Counter(self._by_shop())
         if "wide" in self.outputs:
@@ -350,6 +373,12 @@ class Simulation:
             assert {k: (r["orders"], r["v"]) for k, r in found.items()} == self._totals()
         if "files" in self.outputs:
             assert self._files() == Counter(r for r in self.refunds if r[1] > 3)
+
+    def _check_expiring(self, con: forebay.Connection, expiring: expiry.Expiring) -> None:
+        matched, every, recent = expiring.results()
+        assert _changes(_records(self._outside, "matched")) == matched
+        assert Counter(con.sql("SELECT * FROM every").fetchall()) == every
+        assert {shop: tuple(rest) for shop, *rest in con.sql("SELECT * FROM recent").fetchall()} == recent
 
     def _wide(self) -> list[Row]:
         refunds: dict[int, list[int | None]] = {}
