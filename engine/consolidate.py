@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, Weights, concat, take
-from forebay.engine.state.arrays import as_list, hash_rows, is_list, is_null
+from forebay.engine.state.arrays import as_list, hash_rows, is_fixed, is_list, is_null
 from forebay.engine.state.slots import column_of
 from forebay.kernels.consolidate import group_hashes, sum_by_group
 
@@ -41,6 +41,36 @@ def net_weights(batch: Batch) -> tuple[Ids, Weights]:
     sum_by_group(group, batch.weight_array(), weights)
     kept = np.flatnonzero(weights)
     return first[kept], weights[kept]
+
+
+def net_changes(batch: Batch) -> tuple[Ids, Weights]:
+    """(places, weights), places ascending: rows that came and went are there with what is left of them, if anything is.
+
+    Rows that only came, or only went, stay as they are: to look at all of all others would tell nothing.
+    """
+    weights = batch.weight_array()
+    places = np.arange(batch.num_rows)
+    maybe = _both_ways(batch, weights)
+    if 2 * maybe.shape[0] > batch.num_rows:
+        return net_weights(batch)
+    first, net = net_weights(Batch(take(batch.rows, maybe), weights[maybe]))
+    result = weights.copy()
+    result[maybe] = 0
+    result[maybe[first]] = net
+    kept = np.flatnonzero(result)
+    return places[kept], result[kept]
+
+
+def _both_ways(batch: Batch, weights: Weights) -> Ids:
+    """The rows whose value in one column, which costs little to look at, came and went."""
+    cheap = [i for i, column in enumerate(batch.rows.columns) if is_fixed(column.type)]
+    hashes = hash_rows(batch.rows, cheap[:1] or range(batch.rows.num_columns))
+    group, first = np.empty(hashes.shape[0], np.int64), np.empty(hashes.shape[0], np.int64)
+    count = group_hashes(hashes, np.zeros(1 << (2 * hashes.shape[0]).bit_length(), np.int64), group, first)
+    came, went = np.zeros(count, bool), np.zeros(count, bool)
+    came[group[weights > 0]] = True
+    went[group[weights < 0]] = True
+    return np.flatnonzero((came & went)[group])
 
 
 def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:

@@ -333,9 +333,12 @@ class Relations:
             if computed.get(column.name):
                 column.replace(parse_expression(computed[column.name] or ""))
         stored = table.stored()
-        sql = self.expressions([expression.sql(dialect=Flink)], stored)[0]
-        kind = table.column(name).type.arrow
-        program = Program(session_context(), stored, [Output(pa.field("watermark", kind), sql=sql)])
+        field = pa.field("watermark", table.column(name).type.arrow)
+        if isinstance(expression, exp.Column) and expression.name in stored.names:
+            output = Output(field, column=stored.get_field_index(expression.name))
+        else:
+            output = Output(field, sql=self.expressions([expression.sql(dialect=Flink)], stored)[0])
+        program = Program(session_context(), stored, [output])
         idle = self.options.micros("table.exec.source.idle-timeout")
         return WatermarkSpec(
             lambda rows: program(rows).column(0),

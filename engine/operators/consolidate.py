@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from forebay.engine.batch import Batch, concat, take
-from forebay.engine.consolidate import net_weights
+from forebay.engine.consolidate import net_changes
 from forebay.engine.operators.base import Operator, Turn
 
 
@@ -25,7 +25,9 @@ class ConsolidateOperator(Operator):
         if not batches:
             return []
         changes = concat(batches)
-        places, weights = net_weights(changes)
+        if changes.weights is None:
+            return [changes]
+        places, weights = net_changes(changes)
         if not places.shape[0]:
             return []
         positive = weights > 0
