@@ -45,6 +45,7 @@ from forebay.engine.operators.base import Carried, Operator, Turn
 from forebay.engine.operators.horizon import ALWAYS, Horizon, Lifetime
 from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
+from forebay.engine.operators.pieces import Pieces
 from forebay.engine.operators.side import Side, at, valid_keys
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
@@ -134,6 +135,7 @@ class JoinOperator(Operator):
         self.horizon = Horizon(spec.lives)
         self._readers = [(rows, rows.reader()) for rows in (left, right)]
         self._marks: dict[bool, Matched] = {}
+        self._pieces = Pieces()
         self._both = pa.schema([*self._left_schema, *self._right_schema])
         if spec.residual is None and spec.kind in _PAIRING:
             self._both = spec.schema
@@ -146,6 +148,12 @@ class JoinOperator(Operator):
         right = self._side(self._right, self._spec.right_keys, inputs[1], turn, False)
         if left.delta is None and right.delta is None:
             return []
+        if self._spec.null_aware or self._marks:
+            return self._joined(left, right)
+        return [b for pieces in self._pieces(left, right) for b in self._joined(*pieces)]
+
+    def _joined(self, left: Side, right: Side) -> list[Batch]:
+        """What the changes of both sides, or of some keys on both sides, make."""
         kind = self._spec.kind
         out: list[Batch] = []
         if kind in _PAIRING:

@@ -93,6 +93,9 @@ class Tiered(Segmented):
     def maintain(self) -> bool:
         """One step of sealing and one of merging; False when there is nothing to do."""
 
+    def ahead(self) -> None:
+        """As much of that as can be done in the middle of an epoch, while somebody reads the state."""
+
     @abstractmethod
     def finish_sealing(self) -> None:
         """All that is left of the sealing under way."""

@@ -35,7 +35,7 @@ from forebay.engine.errors import StateError
 from forebay.engine.state import Tiered
 from forebay.engine.state.arrays import Mask, hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import NONE, ColdRows
-from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.coldstore import ColdStore, Loading
 from forebay.engine.state.hot import PAIRS
 from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import CHUNK, Ids
@@ -121,9 +121,9 @@ class Arrangement(Tiered):
 
     def _kill(self, rows: pa.RecordBatch, counts: Weights, epoch: int) -> Batch | None:
         """Take `counts` of each row away; what is left of a heavier row is born again. Returns what was taken if stamped."""
-        probe, ids = self._find(rows, counts)
-        order = np.lexsort((-self._rows.times(ids) if self.stamped else ids, probe))
-        probe, ids = probe[order], ids[order]
+        probe, found, ids = self._find(rows, counts)
+        order = np.lexsort((-self._rows.times(found) if self.stamped else found, probe))
+        probe, found, ids = probe[order], found[order], ids[order]
         held = self._rows.weights(ids)
         before = np.cumsum(held) - held
         starts = np.flatnonzero(np.r_[True, probe[1:] != probe[:-1]]) if probe.size else np.zeros(0, np.int64)
@@ -133,38 +133,41 @@ class Arrangement(Tiered):
         np.add.at(matched, probe, taken)
         self.unmatched += int((counts - matched).sum())
         hit = taken > 0
-        dead, left = ids[hit], (held - taken)[hit]
+        dead, left = found[hit], (held - taken)[hit]
         if not dead.size:
             return None
         gone = Batch(self.rows_at(dead), -taken[hit]) if self.stamped else None
         rest = Batch(self.rows_at(dead[left > 0]), left[left > 0]) if left.any() else None
-        self._rows.kill(dead, epoch)
+        self._rows.kill(dead, ids[hit], epoch)
         if rest is not None:
             self._rows.add(rest.rows, rest.weights)
         return gone
 
-    def _find(self, rows: pa.RecordBatch, counts: Weights) -> tuple[npt.NDArray[np.int32], Ids]:
-        """(index of the row, live row id) of every stored row that equals one of `rows`; cold ones where hot ones do not do.
+    def _find(self, rows: pa.RecordBatch, counts: Weights) -> tuple[npt.NDArray[np.int32], Ids, Ids]:
+        """(index of the row, live row, its row id) of every stored row that equals one of `rows`; cold ones where hot ones do not
+        do.
 
         Whole rows are compared, also when the identity is a key: between two changes of one epoch a key may have several rows,
         and each retraction must take its own.
         """
         whole = self.whole
-        probes, found = [np.zeros(0, np.int32)], [NONE]
+        probes, found, numbers = [np.zeros(0, np.int32)], [NONE], [NONE]
         for probe, ids in self._rows.hot.equal(rows, whole):
             probes.append(probe)
             found.append(ids)
+            numbers.append(ids)
         if self._rows.cold:
             have = np.zeros(rows.num_rows, np.int64)
-            for probe, ids in zip(probes, found):
+            for probe, ids in zip(probes, numbers):
                 np.add.at(have, probe, self._rows.weights(ids))
             short = np.flatnonzero((have < counts) | self.stamped).astype(np.int32)  # the youngest may be any of them
             wanted = take(rows, short)
-            for probe, ids in self._rows.cold_pairs(hash_rows(wanted, self.key), ALIVE):
-                keep = self._rows.same(ids, whole, wanted, whole, probe)
+            for probe, handles, ids in self._rows.cold_pairs(hash_rows(wanted, self.key), ALIVE):
+                keep = self._rows.same(handles, whole, wanted, whole, probe)
                 probes.append(short[probe[keep]])
-                found.append(ids[keep])
-        return np.concatenate(probes), np.concatenate(found)
+                found.append(handles[keep])
+                numbers.append(ids[keep])
+        return np.concatenate(probes), np.concatenate(found), np.concatenate(numbers)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -240,6 +243,25 @@ class Arrangement(Tiered):
         """What `exists` takes as `hashes`, for callers that ask about the same keys several times."""
         return hash_rows(keys, columns)
 
+    @property
+    def found_cold(self) -> int:
+        """Cold rows that probes have found, since the process began."""
+        return self._rows.found_cold
+
+    def prepare(self, hashes: Hashes, view: View) -> Loading | None:
+        """Begin to bring cold rows into memory that probes for these hashes will look at; None if there are none."""
+        return self._rows.cold.prepare(hashes, view.since) if self._rows.cold else None
+
+    def prepared(self, loading: Loading | None) -> None:
+        """What `prepare` began is there, for a while."""
+        if loading is not None:
+            self.cold_rows().store.finish(loading)
+
+    def unprepared(self, loading: Loading | None) -> None:
+        """Nobody will want what `prepare` began."""
+        if loading is not None:
+            self.cold_rows().store.drop(loading.asked)
+
     def exists(
         self,
         keys: pa.RecordBatch,
@@ -267,7 +289,7 @@ class Arrangement(Tiered):
                 found[place] = any(True for _ in self.probe(one, columns, view, nulls_match=nulls_match))
         if self._rows.cold and np.count_nonzero(ids) < keys.num_rows:
             missing = np.flatnonzero(ids == 0)
-            for places, handles in self._rows.cold_pairs(hashes[missing], view):
+            for places, handles, _ in self._rows.cold_pairs(hashes[missing], view):
                 places = missing[places].astype(np.int32)
                 if self._must_verify(keys, columns):
                     places = places[self._rows.same(handles, self.key, keys, columns, places)]
@@ -425,6 +447,10 @@ class Arrangement(Tiered):
     def maintain(self) -> bool:
         """One step of sealing and one of merging, between epochs; False when there is nothing to do."""
         return self._rows.maintain(self.since)
+
+    def ahead(self) -> None:
+        """As much of that as can be done in the middle of an epoch, while somebody reads."""
+        self._rows.ahead()
 
     def finish_sealing(self) -> None:
         """All that is left of the sealing under way."""

@@ -22,7 +22,8 @@ import pyarrow as pa
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.coldstore import LOADED, ColdStore
+from forebay.engine.state.coldstore import LOADED, ColdStore, Loading
+from forebay.engine.state.extents import Addresses, Asked, Bytes, Wanted
 from forebay.engine.state.rows import ChunkTable, Ids
 from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
 from forebay.engine.state.times import NEVER, Micros, time_of
@@ -34,7 +35,9 @@ _SEGMENT = 40
 _ROW = (1 << _SEGMENT) - 1
 FAN = 12
 """Segments of one size that are merged into one."""
-MOST = 20
+DEAR = 8
+"""Lookups in a segment that cost as much as a row costs to merge, about: 30 ns and 250."""
+MOST = 64
 """Segments that a probe looks through at most, but for a short while."""
 _SLICE, _STEP = 1 << 17, 4 << 20
 """Rows, and about how many bytes of them, are merged in one step."""
@@ -163,6 +166,11 @@ class ColdRows:
             self.merges += 1
         return True
 
+    def ahead(self, held: Ids) -> None:
+        """A step of merging, if one is under way and that is not its last: readers may be at work."""
+        if self._merge is not None and not self._merge.ends:
+            self._merge.step(held)
+
     def _forget(self, segment: Segment) -> None:
         del self.segments[segment.number]
         self.store.forget(segment.places)
@@ -185,13 +193,11 @@ class ColdRows:
         count, self.dropped = self.dropped, 0
         return count
 
-    def kill(self, handles: Ids) -> Ids:
-        """These rows die; their ids, ascending."""
-        ids = self.ids(handles)
+    def kill(self, handles: Ids, ids: Ids) -> Ids:
+        """These rows, with these ids, die; the ids, ascending."""
         self.dead.set(ids)
         self.count_deaths(handles)
-        ids.sort()
-        return ids
+        return np.sort(ids)
 
     def count_deaths(self, handles: Ids, sign: int = 1) -> None:
         """Note that so many rows of their segments have died, or come to life again."""
@@ -207,7 +213,7 @@ class ColdRows:
         by_size = sorted(whole, key=lambda s: s.rows)
         for at in range(len(by_size) - FAN + 1):
             group = by_size[at : at + FAN]
-            if group[-1].rows <= _ALIKE * group[0].rows:
+            if group[-1].rows <= _ALIKE * group[0].rows and _worth_merging(group):
                 return group
         return by_size[:FAN] if len(by_size) > MOST else []
 
@@ -251,11 +257,24 @@ class ColdRows:
             for which, handles, ids in self._find([segment], hashes[places]):
                 yield places[which].astype(np.int32), handles, ids
 
-    def _find(self, segments: Sequence[Segment], hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
-        """As `find`, in all of some segments: their blocks are asked for together."""
+    def prepare(self, hashes: Hashes, since: int = -NEVER) -> Loading | None:
+        """Begin to bring into memory what `find` will read, as much as stays there; `store.finish` ends it."""
+        segments = [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
+        _, slots, blocks = self._candidates(segments, hashes)
+        pieces = self._pieces(segments, slots, blocks)
+        return self.store.begin(pieces[0][2]) if pieces else None
+
+    def _candidates(self, segments: Sequence[Segment], hashes: Hashes) -> tuple[Ids, Ids, Ids]:
+        """(index of the hash, place of the segment, block) of all that the filters let through; the last two ascend."""
         found = [s.candidates(hashes) for s in segments]
         which, block = (np.concatenate([NONE, *parts]) for parts in zip(*found)) if found else (NONE, NONE)
-        slots = np.repeat(np.arange(len(segments)), [f[0].shape[0] for f in found])
+        return which, np.repeat(np.arange(len(segments)), [f[0].shape[0] for f in found]), block
+
+    def _find(self, segments: Sequence[Segment], hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
+        """As `find`, in all of some segments: their blocks are asked for together."""
+        which, slots, block = self._candidates(segments, hashes)
+        bases = np.array([self._base(s) for s in segments])
+        each = np.array([s.block_rows for s in segments])
         for piece, addresses in self._loaded(segments, slots, block):
             begin, count = np.empty_like(addresses), np.empty_like(addresses)
             total = kernels.search(hashes, which[piece], addresses, begin, count)
@@ -263,8 +282,7 @@ class ColdRows:
                 continue
             within = np.arange(total) - np.repeat(np.cumsum(count) - count, count)
             rows = np.repeat(begin, count) + within
-            base = np.array([self._base(s) for s in segments])[slots[piece]]
-            base += block[piece] * np.array([s.block_rows for s in segments])[slots[piece]]
+            base = bases[slots[piece]] + block[piece] * each[slots[piece]]
             ids = gather_column(np.repeat(addresses, count), rows, 0, pa.int64()).to_numpy()
             yield np.repeat(which[piece], count).astype(np.int32), np.repeat(base, count) + rows, ids
 
@@ -273,20 +291,39 @@ class ColdRows:
 
         (slots, blocks) ascend. They come in pieces whose blocks are in memory together: which of them, and their addresses.
         """
-        if not blocks.shape[0]:
+        pieces = self._pieces(segments, slots, blocks)
+        if not pieces:
             return
+        loading = self.store.begin(pieces[0][2])
+        try:
+            for number, (piece, groups, _) in enumerate(pieces):
+                now = loading
+                if number + 1 < len(pieces):
+                    loading = self.store.begin(pieces[number + 1][2])
+                self.store.finish(now)
+                yield piece, np.concatenate([places.at[blocks[part]] for places, part in groups])
+        finally:
+            self.store.drop(loading.asked)  # if the reader did not want all
+
+    def _pieces(
+        self, segments: Sequence[Segment], slots: Ids, blocks: Ids
+    ) -> Sequence[tuple[slice, Sequence[tuple[Addresses, slice]], Wanted]]:
+        """Pieces of ascending (slots, blocks) that fit in memory together: which they are, those of each segment, and their
+        distinct blocks."""
+        if not blocks.shape[0]:
+            return []
         fresh = np.r_[True, (blocks[1:] != blocks[:-1]) | (slots[1:] != slots[:-1])]
         size = np.array([s.block_bytes for s in segments])
         taken = np.cumsum(np.where(fresh, size[slots], 0))
         cuts = np.searchsorted(taken, np.arange(LOADED, int(taken[-1]), LOADED), "right")
-        for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), blocks.shape[0]]):
-            if begin == end:
-                continue
+        pieces = []
+        for begin, end in pairwise(np.unique(np.r_[0, cuts, blocks.shape[0]]).tolist()):
             bounds = np.r_[begin, begin + 1 + np.flatnonzero(np.diff(slots[begin:end])), end].tolist()
             groups = [(segments[slots[a]].places, slice(a, b)) for a, b in pairwise(bounds)]
             distinct = np.r_[True, fresh[begin + 1 : end]]
-            self.store.load([(p, blocks[part][distinct[part.start - begin : part.stop - begin]]) for p, part in groups])
-            yield slice(begin, end), np.concatenate([places.at[blocks[part]] for places, part in groups])
+            wanted = [(p, blocks[part][distinct[part.start - begin : part.stop - begin]]) for p, part in groups]
+            pieces.append((slice(begin, end), groups, wanted))
+        return pieces
 
     def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
         """The handles of all rows (or of those of some segments), in pieces."""
@@ -363,6 +400,12 @@ def _in_order(values: npt.NDArray[Any], handles: Ids) -> npt.NDArray[Any]:
     return values if _ascend(handles) else values[_inverse(handles)]
 
 
+def _worth_merging(group: Sequence[Segment]) -> bool:
+    """Whether looking through the segments has cost as much as merging them will, or half of what they hold is dead."""
+    rows = sum(s.rows for s in group)
+    return sum(s.asked for s in group) >= DEAR * rows or 2 * sum(s.dead for s in group) >= rows
+
+
 class _Merge:
     """A merge under way: slice after slice of the hash space goes from the inputs into one new segment."""
 
@@ -376,19 +419,32 @@ class _Merge:
         total = sum(s.rows for s in inputs)
         self._slices = max(1, -(-total // _SLICE), sum(s.nbytes_on_disk for s in inputs) // _STEP)
         self._done = 0
+        self._asked: dict[int, tuple[Wanted, Asked | None]] = {}
+        """Blocks of each input, by slice, that are on their way."""
         self._builder = owner.builder(total)
 
+    @property
+    def ends(self) -> bool:
+        """Whether only its last step is left."""
+        return self._done + 1 >= self._slices
+
     def step(self, held: Ids) -> Segment | None:
-        """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds."""
-        low = (self._done << 64) // self._slices
-        high = ((self._done + 1) << 64) // self._slices if self._done + 1 < self._slices else None
-        parts = []
-        for segment in self.inputs:
+        """Merge one slice; the new segment after the last. Dead rows go, but for those that a reader holds.
+
+        The next one is on its way from the disk meanwhile.
+        """
+        for number in range(self._done, min(self._done + 2, self._slices)):
+            if number not in self._asked:
+                self._asked[number] = self._ask(number)
+        wanted, asked = self._asked[self._done]
+        pieces, parts = self._owner.store.read(wanted, asked), []
+        for segment, (_, blocks) in zip(self.inputs, wanted):
             try:
-                parts.append(self._slice(segment, low, high, held))
+                parts.append(self._slice(segment, blocks, *next(pieces), held))
             except StateError:
                 segment.damaged = True  # it is read where it can be, and merged no more
                 raise
+        del self._asked[self._done]
         self._done += 1
         addresses, places, hashes, ids = (np.concatenate(columns) for columns in list(zip(*parts))[1:])
         if hashes.shape[0]:
@@ -396,21 +452,31 @@ class _Merge:
             schema = self._owner.schema
             rows = rows_batch(addresses[order], places[order], schema, range(len(schema)))
             self._builder.add(rows, hashes[order], ids[order])
-        if high is not None:
+        if self._done < self._slices:
             return None
         kill_point("cold.merge.before")
         merged = self._builder.finish()
         kill_point("cold.merge.after")
         return merged
 
-    def _slice(self, segment: Segment, low: int, high: int | None, held: Ids) -> tuple[Any, Ids, Ids, Hashes, Ids]:
-        """The rows of a segment with hashes from `low` to below `high` that are alive or held.
+    def _bounds(self, number: int) -> tuple[int, int | None]:
+        """The hashes of a slice: from the first to below the second."""
+        end = ((number + 1) << 64) // self._slices if number + 1 < self._slices else None
+        return (number << 64) // self._slices, end
+
+    def _ask(self, number: int) -> tuple[Wanted, Asked | None]:
+        wanted = [(s.places, s.blocks_between(*self._bounds(number))) for s in self.inputs]
+        return wanted, self._owner.store.ask(wanted)
+
+    def _slice(
+        self, segment: Segment, blocks: Ids, data: Bytes, at: Ids, held: Ids
+    ) -> tuple[Bytes, Ids, Ids, Hashes, Ids]:
+        """The rows of the slice in blocks of a segment, at addresses `at` in `data`, that are alive or held.
 
         They are (what keeps their blocks in memory, addresses of the blocks, rows in them, hashes, ids).
         """
-        owner, blocks = self._owner, segment.blocks_between(low, high)
+        owner, (low, high) = self._owner, self._bounds(self._done)
         first = int(blocks[0]) if blocks.shape[0] else 0
-        data, at = owner.store.read(segment.number, first, blocks.shape[0])
         rows = segment.rows_of(blocks)
         addresses, places = at[rows // segment.block_rows - first], rows % segment.block_rows
         hashes = np.empty(rows.shape[0], np.uint64)
@@ -420,8 +486,8 @@ class _Merge:
         if high is not None:
             keep &= hashes < np.uint64(high)
         dead = owner.dead.test(ids)
-        if held.shape[0]:
-            dead &= ~np.isin(ids, held)
+        if held.shape[0] and dead.any():
+            dead[dead] = ~np.isin(ids[dead], held)
         self.left_out += int((keep & dead).sum())
         keep &= ~dead
         if owner.time is not None:
@@ -433,4 +499,7 @@ class _Merge:
 
     def abandon(self) -> None:
         """Stop for good."""
+        for _, asked in self._asked.values():
+            self._owner.store.drop(asked)
+        self._asked = {}
         self._builder.abandon()

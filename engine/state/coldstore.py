@@ -11,37 +11,31 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import time
 from collections import deque
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
-from forebay.engine.state.rescue import rescue, wanted
+from forebay.engine.state import rescue
+from forebay.engine.state.extents import Addresses, Asked, BlockReader, Blocks, Bytes, Extents, Wanted
 from forebay.kernels.cold import SLACK
 
 log = logging.getLogger("forebay")
-Blocks = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 FOOTER = 0xFFFFFFFF
 _KEY = np.dtype([("segment", ">u8"), ("block", ">u4")])
 _FILE_BYTES = 256 << 20
 CACHE = 32 << 20
 """Bytes of blocks that are kept where memory allows it."""
 LOADED = 8 << 20
-"""Most bytes of blocks that one step of a reader needs together, about."""
-_THREADS = 16
-"""Reads that a disk gets at a time: one by one it answers a quarter as many."""
-_FIRST = 8
-"""Blocks that are read alone, to see whether they come from the disk or from the system's cache."""
-_CACHED = 12e-6
-"""Seconds for a block from the system's cache, at most: threads would make those dearer."""
+"""Most bytes of memory that the blocks have which one step of a reader needs together, about."""
+_FEW = 64
+"""Blocks for which it is not worth doing something else while they come."""
+_NOTHING = np.zeros(0, np.uint8)
 _AHEAD = 512 << 10
 """Bytes that RocksDB reads at a time where blocks are read in order."""
 
@@ -63,15 +57,14 @@ def _key(segment: int, block: int) -> bytes:
     return segment.to_bytes(8, "big") + block.to_bytes(4, "big")
 
 
-class Addresses:
-    """Where the blocks of one segment lie in memory; 0 for those that do not."""
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Blocks on their way into memory."""
 
-    def __init__(self, segment: int, blocks: int) -> None:
-        self.segment = segment
-        self.at = np.zeros(blocks, np.int64)
-        self.asked = 0
-        """Blocks that readers wanted; of these `read` had to come from the files."""
-        self.read = 0
+    wanted: Wanted
+    direct: Wanted
+    """Of these what was asked for past RocksDB, if anything was."""
+    asked: Asked | None
 
 
 class ColdStore:
@@ -80,19 +73,21 @@ class ColdStore:
     def __init__(self, directory: Path | None) -> None:
         """`directory` None: a temporary one, gone at `close`."""
         self._temporary = directory is None
-        self._directory = directory
+        self._readerory = directory
         self._db: Any = None
         self._next = 0
         self.live: set[int] = set()
         """Segments that somebody has, or is writing."""
-        self._cached: deque[tuple[Bytes, Sequence[tuple[Addresses, Blocks]]]] = deque()
+        self._cached: deque[tuple[Bytes, Wanted]] = deque()
         self._cached_bytes = 0
         self.cache = CACHE
         """Bytes of blocks that are kept; not below what one step of a reader needs together (`LOADED`)."""
         self.written = 0
         """Bytes of blocks written since the store was opened, merges included."""
         self.read_blocks = 0
-        self._threads: ThreadPoolExecutor | None = None
+        self._reader = BlockReader(self._files_of)
+        self.meanwhile: Callable[[], None] = _nothing
+        """Does something of use while many blocks come from the disk; it changes nothing that the reader of blocks sees."""
         self.ill = False
         """Damage has made RocksDB refuse all writes: `reopen`. From a full disk it recovers by itself, within 5 s of room."""
         self._unwieldy: set[int] = set()
@@ -101,14 +96,14 @@ class ColdStore:
     @property
     def where(self) -> str:
         """Where its files are or will be, for the user."""
-        return str(self._directory or tempfile.gettempdir())
+        return str(self._readerory or tempfile.gettempdir())
 
     @property
     def directory(self) -> Path:
         """Where the files are."""
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="forebay-"))
-        return self._directory
+        if self._readerory is None:
+            self._readerory = Path(tempfile.mkdtemp(prefix="forebay-"))
+        return self._readerory
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -153,29 +148,84 @@ class ColdStore:
         (found,) = self._get([_key(segment, FOOTER)])
         return bytes(found)
 
-    def load(self, wanted: Sequence[tuple[Addresses, Blocks]]) -> None:
-        """Bring distinct blocks of some segments into memory; they stay until a few more `load`s later."""
+    def begin(self, wanted: Wanted) -> Loading:
+        """Begin to bring distinct blocks of some segments into memory."""
         for places, blocks in wanted:
             places.asked += blocks.shape[0]
-        while absent := _absent(wanted):  # what is there may have to make room for the rest
-            self._bring(absent)
-
-    def _bring(self, absent: Sequence[tuple[Addresses, Blocks]]) -> None:
-        found = self._get([key for places, blocks in absent for key in _keys(places.segment, blocks)])
-        self.read_blocks += len(found)
-        data, at = _joined(found)
-        begin = 0
+        absent = _absent(wanted)
         for places, blocks in absent:
             places.read += blocks.shape[0]
+            self.read_blocks += blocks.shape[0]
+        direct = [part for part in absent if part[0].extents is not None]
+        return Loading(wanted, direct, self._reader.ask(direct))
+
+    def finish(self, loading: Loading) -> None:
+        """Now they are there, and stay until a few more have come."""
+        if loading.asked is not None:
+            if loading.asked.count > _FEW:
+                self.meanwhile()
+            self._arrive(loading.direct, loading.asked)
+        if absent := _absent(loading.wanted):
+            self._fetch(absent)
+        if _absent(loading.wanted):  # some had to make room for others, but what came last never has to
+            self._keep(loading.wanted, *self._got(loading.wanted))
+
+    def _fetch(self, wanted: Wanted) -> None:
+        direct = [part for part in wanted if part[0].extents is not None]
+        if asked := self._reader.ask(direct):
+            self._arrive(direct, asked)
+        if absent := _absent(wanted):
+            self._keep(absent, *self._got(absent))
+
+    def _arrive(self, wanted: Wanted, asked: Asked) -> None:
+        data, at = self._reader.take(asked)
+        self._keep(wanted, data, at)
+        if not at.all():
+            for places, _ in _absent(wanted):
+                places.extents = None  # they lie elsewhere, or are damaged
+
+    def _got(self, wanted: Wanted) -> tuple[Bytes, Blocks]:
+        """The bytes of blocks, and the address of each in them, from RocksDB."""
+        return _joined(self._get([key for places, blocks in wanted for key in _keys(places.segment, blocks)]))
+
+    def _keep(self, parts: Wanted, data: Bytes, at: Blocks) -> None:
+        begin = 0
+        for places, blocks in parts:
             places.at[blocks] = at[begin : begin + blocks.shape[0]]
             begin += blocks.shape[0]
-        self._cached.append((data, absent))
+        self._cached.append((data, parts))
         self._cached_bytes += data.nbytes
         while self._cached_bytes - self._cached[0][0].nbytes > self.cache:
             self._evict()
 
-    def read(self, segment: int, first: int, count: int) -> tuple[Bytes, Blocks]:
-        """Blocks in a row, which nobody keeps but the caller: the bytes, and the address of each block in them."""
+    def ask(self, wanted: Wanted) -> Asked | None:
+        """Begin to read blocks, in a row of each segment, for `read`; None if there is no way to read ahead."""
+        return self._reader.ask([(places, blocks) for places, blocks in wanted if blocks.shape[0]])
+
+    def read(self, wanted: Wanted, asked: Asked | None) -> Iterator[tuple[Bytes, Blocks]]:
+        """Blocks in a row of each segment, which nobody keeps but the caller: the bytes, and the address of each block in them.
+
+        `asked`: what `ask` said to them.
+        """
+        data, at = self._reader.take(asked) if asked is not None else (_NOTHING, np.zeros(0, np.int64))
+        begin = 0
+        for places, blocks in wanted:
+            self.read_blocks += blocks.shape[0]
+            came = at[begin : begin + blocks.shape[0]]
+            begin += blocks.shape[0]
+            if came.shape[0] == blocks.shape[0] and came.all():
+                yield data, came
+                continue
+            if asked is not None:
+                places.extents = None  # they lie elsewhere, or are damaged
+            yield self._read_in_order(places.segment, int(blocks[0]), blocks.shape[0])
+
+    def drop(self, asked: Asked | None) -> None:
+        """Nobody will take what was asked for; it may have been taken."""
+        if asked is not None:
+            self._reader.drop(asked)
+
+    def _read_in_order(self, segment: int, first: int, count: int) -> tuple[Bytes, Blocks]:
         from rocksdict import ReadOptions
 
         ahead = ReadOptions()
@@ -194,12 +244,12 @@ class ColdStore:
             raise self._damaged(segment, error) from error
         if len(found) < count:
             raise self._missing(segment)
-        self.read_blocks += len(found)
         return _joined(found)
 
     def forget(self, places: Addresses) -> None:
         """The segment will not be read again; `collect` may drop it."""
         self.live.discard(places.segment)
+        self._reader.forget(places.segment)
         kept = [(data, [part for part in parts if part[0] is not places]) for data, parts in self._cached]
         self._cached = deque(entry for entry in kept if entry[1])
         self._cached_bytes = sum(data.nbytes for data, _ in self._cached)
@@ -226,10 +276,11 @@ class ColdStore:
             raise StateError(reason)
 
     def nbytes(self) -> int:
-        """Bytes of memory: cached blocks and what RocksDB keeps of its files."""
+        """Bytes of memory: cached blocks, and what RocksDB and the reader of blocks keep."""
         if self._db is None:
             return 0
-        return self._cached_bytes + int(self._db.property_int_value("rocksdb.estimate-table-readers-mem") or 0)
+        tables = int(self._db.property_int_value("rocksdb.estimate-table-readers-mem") or 0)
+        return self._cached_bytes + self._reader.nbytes() + tables
 
     def disk_bytes(self) -> int:
         """Bytes of the store's files."""
@@ -237,15 +288,12 @@ class ColdStore:
 
     def close(self) -> None:
         """Close the files."""
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
         self._cached.clear()
         self._cached_bytes = 0
         self._close_files()
-        if self._temporary and self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        if self._temporary and self._readerory is not None:
+            shutil.rmtree(self._readerory, ignore_errors=True)
+            self._readerory = None
 
     def reopen(self) -> None:
         """Close the files and open them again. Nobody may use the store meanwhile."""
@@ -254,6 +302,7 @@ class ColdStore:
         self.ill = False
 
     def _close_files(self) -> None:
+        self._reader.close()
         db, self._db = self._db, None
         if db is not None:
             try:
@@ -279,6 +328,11 @@ class ColdStore:
         live = [(_segment(f["start_key"]), f["name"].lstrip("/")) for f in self._open().live_files()]
         return sorted((segment, self.directory / name) for segment, name in live if segment in segments)
 
+    def _files_of(self, segment: int) -> list[Path]:
+        """The files of a segment in the order of its blocks."""
+        live = [(bytes(f["start_key"]), f["name"].lstrip("/")) for f in self._open().live_files()]
+        return [self.directory / name for key, name in sorted(live) if _segment(key) == segment]
+
     def ingest(self, paths: Sequence[Path]) -> None:
         """Take in table files that were written for it, or that `tables` gave elsewhere; they are moved."""
         if paths:
@@ -298,33 +352,16 @@ class ColdStore:
             for left in self.directory.glob("*.segment"):  # written, but not ingested when the process died
                 left.unlink()
             try:
-                self._db = rescue(self.directory, make, _ingest) if wanted(self.directory, make) else make()
+                self._db = _rescued(self.directory, make) if rescue.wanted(self.directory, make) else make()
             except Exception as error:
                 if not _is_damage(error):
                     raise
                 log.error("the index of cold state is damaged, and is made again: %s", error)
-                self._db = rescue(self.directory, make, _ingest)
+                self._db = _rescued(self.directory, make)
             self._next = max(self._next, *self.segments(), 0)
         return self._db
 
     def _get(self, keys: list[bytes]) -> Sequence[bytes]:
-        """The blocks with these ascending keys; many that are on the disk are read by threads."""
-        if len(keys) <= _FIRST:
-            return self._get_alone(keys)
-        started = time.perf_counter()
-        found = [*self._get_alone(keys[:_FIRST])]
-        rest = keys[_FIRST:]
-        if time.perf_counter() - started < _CACHED * _FIRST:
-            return [*found, *self._get_alone(rest)]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="forebay-cold")
-        each = max(2, -(-len(rest) // _THREADS))
-        parts = [rest[at : at + each] for at in range(0, len(rest), each)]
-        for part in self._threads.map(self._get_alone, parts):
-            found += part
-        return found
-
-    def _get_alone(self, keys: list[bytes]) -> Sequence[bytes]:
         try:
             found = self._open().get(keys)
         except Exception as error:
@@ -356,7 +393,11 @@ class ColdStore:
         self._cached_bytes -= data.nbytes
 
 
-def _absent(wanted: Sequence[tuple[Addresses, Blocks]]) -> list[tuple[Addresses, Blocks]]:
+def _nothing() -> None:
+    """Waits."""
+
+
+def _absent(wanted: Wanted) -> list[tuple[Addresses, Blocks]]:
     parts = [(places, blocks[places.at[blocks] == 0]) for places, blocks in wanted]
     return [(places, blocks) for places, blocks in parts if blocks.shape[0]]
 
@@ -382,21 +423,28 @@ class SegmentWriter:
         self._open_file: Any = None
         self._in_file = 0
         self._blocks = 0
+        self._sizes: list[Blocks] = []
+        self._firsts: list[int] = []
 
     def put(self, data: Bytes, ends: Blocks) -> None:
         """Append blocks: data[ends[i - 1]:ends[i]]."""
         begin = 0
-        keys = _keys(self._segment, np.arange(self._blocks, self._blocks + ends.shape[0]))
-        for key, end in zip(keys, ends.tolist()):
-            self._file()[key] = data[begin:end].tobytes()
+        numbers = np.arange(self._blocks, self._blocks + ends.shape[0])
+        for number, key, end in zip(numbers.tolist(), _keys(self._segment, numbers), ends.tolist()):
+            self._file(number)[key] = data[begin:end].tobytes()
             self._in_file += end - begin
             begin = end
         self._blocks += ends.shape[0]
+        self._sizes.append(np.diff(ends, prepend=0))
         self._store.written += begin
+
+    def extents(self) -> Extents:
+        """Where the blocks lie."""
+        return Extents.of(np.concatenate([np.zeros(0, np.int64), *self._sizes]), self._firsts)
 
     def finish(self, footer: bytes) -> None:
         """Make the segment durable and readable, at once."""
-        self._file()[_key(self._segment, FOOTER)] = footer
+        self._file(self._blocks)[_key(self._segment, FOOTER)] = footer
         self._store.written += len(footer)
         self._open_file.finish()
         kill_point("cold.ingest.before")
@@ -410,7 +458,8 @@ class SegmentWriter:
         for path in self._files:
             path.unlink(missing_ok=True)
 
-    def _file(self) -> Any:
+    def _file(self, block: int) -> Any:
+        """The file that this block goes to."""
         if self._open_file is not None and self._in_file > _FILE_BYTES:
             self._open_file.finish()
             self._open_file = None
@@ -421,6 +470,7 @@ class SegmentWriter:
             self._open_file = SstFileWriter(options())
             self._open_file.open(str(path))
             self._files.append(path)
+            self._firsts.append(block)
             self._in_file = 0
         return self._open_file
 
@@ -437,6 +487,10 @@ def _ingest(db: Any, paths: Sequence[Path]) -> None:
     db.ingest_external_file([str(p) for p in paths], how)
 
 
+def _rescued(directory: Path, make: rescue.Make) -> Any:
+    return rescue.rescue(directory, make, _ingest)
+
+
 def options() -> Any:
     """RocksDB as a store of immutable blocks: no log to replay, no compaction but what `collect` asks for."""
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options
@@ -450,7 +504,8 @@ def options() -> Any:
     made.set_advise_random_on_open(False)  # merges read in order; the kernel tells the two apart
     made.set_keep_log_file_num(2)
     table = BlockBasedOptions()
-    table.set_block_size(4096)
+    table.set_block_size(1)  # each of ours is one of RocksDB's: `engine.state.extents` counts on it
+    table.set_index_block_restart_interval(16)  # they are many, and their keys alike
     table.set_block_cache(Cache(1 << 20))
     table.set_checksum_type(_checksum())
     made.set_block_based_table_factory(table)

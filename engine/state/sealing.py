@@ -31,6 +31,11 @@ class Sealing:
         self._done = 0
         self._builder = cold.builder(ids.shape[0])
 
+    @property
+    def ends(self) -> bool:
+        """Whether only its last step is left."""
+        return self._done + _SLICE >= int(self.ids.shape[0])
+
     def step(self, gather: Callable[[Ids], pa.RecordBatch]) -> bool:
         """Write one slice; True when that was the last, and the segment is part of the cold rows."""
         if not self.ids.shape[0]:

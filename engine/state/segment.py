@@ -17,11 +17,14 @@ import pyarrow as pa
 
 from forebay.engine.errors import StateError
 from forebay.engine.state import arrays
-from forebay.engine.state.coldstore import Addresses, ColdStore
+from forebay.engine.state.coldstore import ColdStore
+from forebay.engine.state.extents import Addresses, Extents
 from forebay.engine.state.rows import Ids
 from forebay.engine.state.times import NEVER, time_of
 from forebay.kernels import cold as kernels
+from forebay.kernels import extents as sums
 from forebay.kernels.cold import ENTRY, HEAD, LANES, SLACK
+from forebay.kernels.extents import CHECK, PAGE, WORDS
 from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
@@ -29,7 +32,8 @@ BLOCK = 4096
 """Bytes that a block of ordinary rows has: what a read from the page cache costs grows with it."""
 MOST_ROWS = 1024
 FILTER_BITS = 16
-FORMAT = 1
+FORMAT = 2
+"""1 had no checksums in its blocks and does not tell where they lie; it is read as before."""
 _SAMPLED = 16
 """Of so many rows one tells where the middle of the times is."""
 
@@ -60,7 +64,7 @@ class Segment:
         size = int.from_bytes(footer[:4], "little")
         try:
             head = json.loads(footer[4 : 4 + size])
-            if head["format"] != FORMAT:
+            if head["format"] not in (1, FORMAT):
                 raise StateError(f"cold state has format {head['format']}, this version reads {FORMAT}")
             self.number = number
             self.rows: int = head["rows"]
@@ -70,15 +74,20 @@ class Segment:
             """Event times of its rows, in µs: the oldest, about the middle one, the newest; None: rows have no time."""
             self.fences = np.frombuffer(footer, np.uint64, head["blocks"], 4 + size).copy()
             self.filter = np.frombuffer(footer, np.uint32, head["words"], 4 + size + self.fences.nbytes).copy()
+            extents = None
+            if head["format"] > 1:
+                at = 4 + size + self.fences.nbytes + self.filter.nbytes
+                starts = np.frombuffer(footer, np.uint32, head["blocks"], at).copy()
+                extents = Extents(starts, head["firsts"], head["ends"])
         except (ValueError, KeyError) as error:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
         self.dead = 0
         """Its rows that have died; its owner counts them."""
         self.damaged = False
         """Some of its blocks cannot be read."""
-        self.places = Addresses(number, self.fences.shape[0])
-        self.block_bytes = max(1, self.nbytes_on_disk // max(self.fences.shape[0], 1))
-        """Of a block, about."""
+        self.places = Addresses(number, self.fences.shape[0], extents)
+        self.block_bytes = PAGE + self.nbytes_on_disk // max(self.fences.shape[0], 1)
+        """Of memory that a block needs, about: whole pages are read."""
         self.chunks: Ids | None = None
         """The chunks of 64K ids that its rows have; not known of a segment that was opened again."""
         self.asked = 0
@@ -87,7 +96,7 @@ class Segment:
 
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return self.fences.nbytes + self.filter.nbytes + self.places.at.nbytes
+        return self.fences.nbytes + self.filter.nbytes + self.places.nbytes()
 
     def candidates(self, hashes: Hashes) -> tuple[Ids, Ids]:
         """(index of the hash, block that may hold rows with it), by hash, of all that the filter lets through."""
@@ -161,6 +170,7 @@ class Builder:
             self._write(*self._rest)
             self._rest = None
         fences = np.concatenate([np.zeros(0, np.uint64), *self._fences])
+        extents = self._writer.extents()
         head = json.dumps(
             {
                 "format": FORMAT,
@@ -170,10 +180,13 @@ class Builder:
                 "blocks": fences.shape[0],
                 "words": self._filter.shape[0],
                 "times": self._times(),
+                "firsts": extents.firsts,
+                "ends": extents.ends,
             }
         ).encode()
         head += b" " * (-(len(head) + 4) % 8)
         footer = len(head).to_bytes(4, "little") + head + fences.tobytes() + self._filter.tobytes()
+        footer += extents.starts.tobytes()
         self._writer.finish(footer)
         segment = Segment(self.number, footer)
         segment.chunks = self._chunks
@@ -205,7 +218,7 @@ class Builder:
         data, ends = self._encode(rows, hashes, ids, first, counts)
         self._writer.put(data, ends)
         self._fences.append(hashes[first])
-        self._chunks = np.union1d(self._chunks, ids >> SHIFT)
+        self._chunks = np.union1d(self._chunks, np.flatnonzero(np.bincount(ids >> SHIFT)))
         self._rows += rows.num_rows
         self._bytes += int(ends[-1])
 
@@ -225,6 +238,7 @@ class Builder:
             if column.null_count:
                 head[:, 3 + 2 * number] = at
                 at = at + counts
+        used, at = at, -(-at // WORDS) * WORDS + CHECK
         ends = np.cumsum(at)
         data = np.empty(int(ends[-1]) + SLACK, np.uint8)
         begin = data.ctypes.data + ends - at
@@ -242,6 +256,7 @@ class Builder:
             if column.null_count:
                 valid = np.ascontiguousarray(~arrays.is_null(column))
                 kernels.put_fixed(valid.ctypes.data, first, counts, begin + head[:, 3 + 2 * number], 1)
+        sums.put_sums(begin, used, at)
         return data, ends
 
 

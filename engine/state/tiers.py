@@ -77,17 +77,17 @@ class TieredRows:
             self.hot.append(rows, weights)
             self.live += rows.num_rows
 
-    def kill(self, dead: Ids, epoch: int) -> None:
-        """These rows die in the epoch."""
+    def kill(self, dead: Ids, ids: Ids, epoch: int) -> None:
+        """These rows, of which `ids` are the row ids whether they are hot or cold, die in the epoch."""
         self.live -= dead.size
         hot = dead[dead < COLD]
         if hot.size:
             self.hot.kill(hot, epoch)
             self._recent.append((epoch, hot))
         if self.cold is not None and hot.size < dead.size:
-            handles = dead[dead >= COLD]
-            self._open_cold.append(handles)
-            self._recent.append((epoch, self.cold.kill(handles)))
+            cold = dead >= COLD
+            self._open_cold.append(dead[cold])
+            self._recent.append((epoch, self.cold.kill(dead[cold], ids[cold])))
 
     def commit(self, closed: int, oldest: int) -> None:
         """Deaths of epochs after `closed` are for good. Rows that died up to `oldest` leave their chains."""
@@ -186,15 +186,16 @@ class TieredRows:
             self.found_hot += ids.size
             yield index, ids
         if self.cold:
-            yield from self.cold_pairs(hashes, view)
+            for index, handles, _ in self.cold_pairs(hashes, view):
+                yield index, handles
 
-    def cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
-        """As `pairs`, of cold rows alone; there must be some."""
+    def cold_pairs(self, hashes: Hashes, view: View) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
+        """(index of the hash, row, row id) of every visible cold row under each hash, in pieces; there must be some."""
         assert self.cold is not None
         for index, handles, ids in self.cold.find(hashes, view.since):
             seen = self._seen(handles, ids, view)
             self.found_cold += int(np.count_nonzero(seen))
-            yield index[seen], handles[seen]
+            yield index[seen], handles[seen], ids[seen]
 
     def newest(self, hashes: Hashes, view: View) -> Ids:
         """The newest hot row under each hash that the view has, but for its time; 0 for none."""
@@ -209,7 +210,7 @@ class TieredRows:
         if dead.any():
             for epoch, recent in self._recent:
                 if epoch >= view.least:
-                    dead &= ~np.isin(ids, recent)
+                    dead[dead] = ~np.isin(ids[dead], recent)
         seen: Mask = (ids < view.most) & ~dead
         if view.since > ALWAYS:
             seen &= self.cold.times_of(handles) >= view.since
@@ -259,12 +260,23 @@ class TieredRows:
         expiring = self.time is not None and self._expire(since)
         if self.cold is None:
             return expiring
-        merging = self.cold.maintain(np.concatenate([NONE, *(ids for _, ids in self._recent)]))
+        merging = self.cold.maintain(self._held())
         self.live -= self.cold.take_dropped()
         if self._sealing is None:
             return merging or expiring
         self._seal_slice(self._sealing, self.cold)
         return True
+
+    def ahead(self) -> None:
+        """A step of sealing or merging in the middle of an epoch, if it ends neither: then no row goes anywhere."""
+        if self._sealing is not None and not self._sealing.ends:
+            self._sealing.step(self.hot.gather)
+        elif self.cold is not None:
+            self.cold.ahead(self._held())
+
+    def _held(self) -> Ids:
+        """Dead rows that somebody may still ask for."""
+        return np.concatenate([NONE, *(ids for _, ids in self._recent)])
 
     def finish_sealing(self) -> None:
         """All that is left of the sealing under way."""

@@ -165,15 +165,34 @@ def test_a_store_is_opened_again_and_collects(tmp_path: Path) -> None:
     store.close()
 
 
-def test_threads_read_what_the_disk_has(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.state.coldstore._CACHED", 0.0)
+@pytest.mark.parametrize("how", ["direct", "moved", "without", "rocksdb"])
+def test_blocks_are_read_where_they_lie_or_by_rocksdb(
+    how: str, store: ColdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that lie elsewhere than is noted, or that the system cannot read past RocksDB, are read by it."""
+    asked: list[bytes] = []
+    get = store._get
+    monkeypatch.setattr(store, "_get", lambda keys: asked.extend(keys) or get(keys))
     cold = ColdRows(SCHEMA, store)
     rows = rows_of(range(3000))
     for part in range(3):
         sealed(cold, rows.slice(1000 * part, 1000), 1 + 1000 * part)
+    for segment in cold.segments.values():
+        extents = segment.places.extents
+        assert extents is not None
+        if how == "moved":
+            extents.starts[1:3] += 1
+        elif how == "rocksdb":
+            segment.places.extents = None
+    if how == "without":
+        monkeypatch.setattr(store._reader, "_off", True)
+    asked.clear()
     got = found(cold, rows.select(["k"]))
     assert [got[k + 1] for k in range(3000)] == rows.to_pylist()
-    assert store._threads is not None
+    read = store.read_blocks
+    assert read == sum(s.fences.shape[0] for s in cold.segments.values())
+    assert len(asked) == {"direct": 0, "moved": 6, "without": read, "rocksdb": read}[how]
+    assert all((s.places.extents is None) == (how in ("moved", "rocksdb")) for s in cold.segments.values())
     part = [n for n in store.segments() if n != 2]
     cold.segments[2].places.at[:] = 0
     store.forget(cold.segments[2].places)

@@ -280,16 +280,16 @@ def test_a_read_that_fails_changes_nothing(name: str, store: ColdStore, monkeypa
     schema = WINDOWED if name == "window" else SCHEMA
     history = history_of(schema, 7, 30, 12)
     hot, cold, fails, failures = make(), use(make(), store), 0, 0
-    get = store._get
+    begin = store.begin
 
-    def failing(keys: list[bytes]) -> Any:
+    def failing(wanted: Any) -> Any:
         nonlocal fails
         fails -= 1
         if fails == 0:
             raise StateError("the disk is gone")
-        return get(keys)
+        return begin(wanted)
 
-    monkeypatch.setattr(store, "_get", failing)
+    monkeypatch.setattr(store, "begin", failing)
     for number, epoch in enumerate(history):
         batches, now = batches_of(schema, epoch), turn(watermark=DAY_1 + number * 8 * 10**6)
         expected, got = net(hot.process([batches], now)), None

@@ -1,0 +1,102 @@
+"""The changes of one epoch in pieces by key, so that a join reads a cold block once.
+
+A join looks at the rows of the other side twice, for pairs and for existence. If an epoch's changes find more cold rows than
+stay in memory, their blocks would be read twice. What a join makes of one key depends on no other key, so it may take some keys
+after the others; the blocks of the next ones are on their way meanwhile. How many cold rows there will be is guessed from the
+last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from forebay.engine.batch import Batch
+from forebay.engine.operators.side import Side
+from forebay.engine.state.coldstore import Loading
+
+TOGETHER = 900
+"""Cold rows that the changes of one piece find, about: the blocks of two pieces stay in memory."""
+_LOOKS = 2
+"""Times that a row is found, about."""
+_HALF = np.uint64(32)
+
+
+class Pieces:
+    """Divides the changes of two sides."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+        """Cold rows that were found in the last epoch, per changed row."""
+
+    def __call__(self, left: Side, right: Side) -> Iterator[tuple[Side, Side]]:
+        """Both sides with the changes of some keys, until all were there."""
+        changed = sum(side.delta.num_rows for side in (left, right) if side.delta is not None)
+        before = left.rows.found_cold + right.rows.found_cold
+        count = int(self._share * changed) // TOGETHER + 1
+        if count == 1:
+            yield left, right
+        else:
+            yield from self._divided(left, right, count)
+        found = left.rows.found_cold + right.rows.found_cold - before
+        self._share = found / _LOOKS / max(changed, 1)
+
+    def _divided(self, left: Side, right: Side, count: int) -> Iterator[tuple[Side, Side]]:
+        lefts, rights = _Divided(left, right, count), _Divided(right, left, count)
+        lefts.prepare(0)
+        rights.prepare(0)
+        try:
+            for number in range(count):
+                piece = lefts.take(number), rights.take(number)
+                if number + 1 < count:
+                    lefts.prepare(number + 1)
+                    rights.prepare(number + 1)
+                if any(side.delta is not None for side in piece):
+                    yield piece
+        finally:
+            lefts.leave()
+            rights.leave()
+
+
+class _Divided:
+    """The changes of one side, in the order of the hashes of their keys."""
+
+    def __init__(self, side: Side, other: Side, count: int) -> None:
+        self._side = side
+        self._other = other.rows, other.new
+        self._loading: Loading | None = None
+        if side.delta is None or side.shown is None:
+            self._bounds = np.zeros(count + 1, np.int64)
+            return
+        hashes = side.rows.hash_keys(side.delta.rows, side.keys)
+        piece = ((hashes >> _HALF) * np.uint64(count) >> _HALF).astype(np.int64)
+        order = np.argsort(piece, kind="stable")
+        self._hashes = hashes[order]
+        self._bounds = np.searchsorted(piece[order], np.arange(count + 1))
+        self._delta, self._shown = side.delta.take(order), side.shown.take(order)
+
+    def prepare(self, number: int) -> None:
+        """Begin to read what a piece will look at on the other side."""
+        begin, end = self._bounds[number : number + 2].tolist()
+        rows, view = self._other
+        self._loading = rows.prepare(self._hashes[begin:end], view) if end > begin else None
+
+    def take(self, number: int) -> Side:
+        """The side with the changes of a piece."""
+        self._other[0].prepared(self._loading)
+        self._loading = None
+        begin, end = self._bounds[number : number + 2].tolist()
+        if begin == end:
+            return replace(self._side, delta=None, shown=None)
+        return replace(self._side, delta=_part(self._delta, begin, end), shown=_part(self._shown, begin, end))
+
+    def leave(self) -> None:
+        """No more pieces are wanted."""
+        self._other[0].unprepared(self._loading)
+
+
+def _part(batch: Batch, begin: int, end: int) -> Batch:
+    weights = None if batch.weights is None else batch.weights[begin:end]
+    return Batch(batch.rows.slice(begin, end - begin), weights)
