@@ -14,7 +14,7 @@ _FREE = Path("/proc/meminfo")
 
 def memory() -> int:
     """Bytes of memory that this process may use: of the machine, or of the least of its control groups."""
-    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits())
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits()])
 
 
 def cache() -> int:

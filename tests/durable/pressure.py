@@ -28,3 +28,4 @@ def press(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.runtime.driver.check_fits", lambda *_: None)  # no job fits in one byte
     monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
+    monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)

@@ -158,7 +158,7 @@ def opened(path: Path) -> forebay.Connection:
     """The warehouse, whatever is in memory of it on its way out, and all that it is about told."""
     tell(RUNNING)
     Budget.keep = seal_all
-    cold.FAN = 2
+    cold.FAN, cold.DEAR = 2, 0
     groups.LEAST = 0
     return forebay.connect(path, attach=False)
 

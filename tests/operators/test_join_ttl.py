@@ -163,6 +163,7 @@ class Engine:
 
     def __init__(self, kind: str, residual: bool, sides: list[Side], store: ColdStore) -> None:
         self.sides, self.store = sides, store
+        store.meanwhile = self.ahead
 
         def condition(rows: pa.RecordBatch) -> pa.BooleanArray:
             return pc.less_equal(rows.column(1), rows.column(4))
@@ -213,6 +214,12 @@ class Engine:
             for _ in range(rng.choice([1, 1, 50])):
                 state.maintain()
 
+    def ahead(self) -> None:
+        """While blocks come from the disk sealing and merging go on."""
+        for state in self.states().values():
+            if isinstance(state, Arrangement):
+                state.ahead()
+
     def restart(self) -> None:
         for name, state in self.states().items():
             self.chains.setdefault(name, []).extend(state.changes(full=name not in self.chains))
@@ -236,6 +243,9 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("sealing", "cold"):
         monkeypatch.setattr(f"forebay.engine.state.{module}._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
+    monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)
+    monkeypatch.setattr("forebay.engine.state.coldstore._FEW", 0)
+    monkeypatch.setattr("forebay.engine.operators.pieces.TOGETHER", 1)
 
 
 def run(kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: bool = False, cold: bool = True) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 import forebay
 from forebay.engine.runtime import budget as module
-from forebay.engine.state import cold
+from forebay.engine.state import cold, coldstore
 
 TABLES = """
 CREATE TABLE orders (id BIGINT, city STRING, amount BIGINT, note STRING, PRIMARY KEY (id) NOT ENFORCED);
@@ -44,6 +44,8 @@ def test_cold_rows_are_joined_updated_deleted_and_restored(
 ) -> None:
     monkeypatch.setattr(module, "_EVERY", 1)
     monkeypatch.setattr(cold, "FAN", 3)
+    monkeypatch.setattr(cold, "DEAR", 0)
+    monkeypatch.setattr(coldstore, "_FEW", 0)
     rng = random.Random(5)
     path = tmp_path / "warehouse" if durable else ":memory:"
     con = forebay.connect(path, config={"memory.budget": "24MB"})

@@ -140,6 +140,7 @@ class Simulation:
         with (
             mock.patch.object(Budget, "keep", seal_all if self.sealed else Budget.keep),
             mock.patch.object(cold, "FAN", 2),
+            mock.patch.object(cold, "DEAR", 0),
             mock.patch.object(groups, "LEAST", 0),
             mock.patch.object(bulk, "RUN_BATCHES", 2),
             mock.patch.object(bulk, "RANGE_ROWS", 8),

@@ -12,4 +12,5 @@ def small_group_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.coldtable._DEAD", 5)
     monkeypatch.setattr("forebay.engine.state.cold._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
+    monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)
     monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)

@@ -24,6 +24,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("sealing", "cold"):
         monkeypatch.setattr(f"forebay.engine.state.{module}._SLICE", 3)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
+    monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)
 
 
 def close_chunk(arrangement: Arrangement) -> None:
