@@ -73,7 +73,7 @@ class ColdStore:
     def __init__(self, directory: Path | None) -> None:
         """`directory` None: a temporary one, gone at `close`."""
         self._temporary = directory is None
-        self._readerory = directory
+        self._directory = directory
         self._db: Any = None
         self._next = 0
         self.live: set[int] = set()
@@ -96,14 +96,14 @@ class ColdStore:
     @property
     def where(self) -> str:
         """Where its files are or will be, for the user."""
-        return str(self._readerory or tempfile.gettempdir())
+        return str(self._directory or tempfile.gettempdir())
 
     @property
     def directory(self) -> Path:
         """Where the files are."""
-        if self._readerory is None:
-            self._readerory = Path(tempfile.mkdtemp(prefix="forebay-"))
-        return self._readerory
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="forebay-"))
+        return self._directory
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -291,9 +291,9 @@ class ColdStore:
         self._cached.clear()
         self._cached_bytes = 0
         self._close_files()
-        if self._temporary and self._readerory is not None:
-            shutil.rmtree(self._readerory, ignore_errors=True)
-            self._readerory = None
+        if self._temporary and self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     def reopen(self) -> None:
         """Close the files and open them again. Nobody may use the store meanwhile."""

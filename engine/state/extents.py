@@ -179,7 +179,7 @@ class BlockReader:
         ends = np.minimum(asked.at + asked.sizes, (asked.places[: came.shape[0]] + came)[asked.read])
         data, values = np.empty(int(asked.sizes.sum()) + SLACK, np.uint8), np.empty_like(asked.at)
         kernels.settle(asked.data.ctypes.data, asked.at, ends, *asked.keys, data.ctypes.data, values)
-        if self._spare is None or self._spare.nbytes < asked.data.nbytes <= _SPARE:
+        if asked.data.nbytes <= _SPARE and (self._spare is None or self._spare.nbytes < asked.data.nbytes):
             self._spare = asked.data
         return data, values
 
@@ -225,7 +225,10 @@ class BlockReader:
                 return None
             self._files[places.segment] = found
             self._warm(found)
-        return found if len(found) >= len(places.extents.firsts) else None
+        if len(found) < len(places.extents.firsts):
+            places.extents = None
+            return None
+        return found
 
 
 def _read_ahead(descriptors: Sequence[int]) -> None:
