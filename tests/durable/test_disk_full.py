@@ -262,8 +262,8 @@ def test_a_job_whose_attachment_finds_no_room_is_attached_later(
         attach(driver, job, *plan, **how)
 
     pq.write_table(pa.table({"id": [1, 2], "v": [3, 4], "pad": ["a", "b"]}), tmp_path / "old.parquet")
+    monkeypatch.setattr(Driver, "_attach", full)
     with forebay.connect(tmp_path / "w") as con:
-        monkeypatch.setattr(Driver, "_attach", full)
         con.execute(HISTORY.format(path=tmp_path / "old.parquet"))
         until(lambda: con.jobs["olds"].status == "RUNNING", lambda: errors(con))
         assert tries == ["olds", "olds"]

@@ -125,6 +125,7 @@ def test_wide_rows(store: ColdStore) -> None:
 def test_merging_keeps_what_is_alive(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SLICE", 700)
     monkeypatch.setattr(module, "FAN", 4)
+    monkeypatch.setattr(module, "DEAR", 0)
     cold = ColdRows(SCHEMA, store)
     rows = rows_of(range(4000), seed=3)
     for at in range(0, 4000, 1000):
@@ -228,3 +229,34 @@ def test_deaths_are_bits() -> None:
     again = Deaths()
     again.load(deaths.save())
     assert again.test(ids).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_segments_are_merged_when_looking_through_them_was_as_dear(
+    store: ColdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FAN", 4)
+    cold, rows = ColdRows(SCHEMA, store), rows_of(range(4000))
+    for part in range(4):
+        sealed(cold, rows.slice(1000 * part, 1000), 1 + 1000 * part)
+    assert not cold.maintain()
+    hashes = hash_rows(rows, (0,))
+    for _ in range(module.DEAR - 1):
+        assert sum(ids.size for _, _, ids in cold.find(hashes[:1000])) == 1000
+        assert not cold.maintain()
+    list(cold.find(hashes[:1000]))
+    while cold.maintain():
+        pass
+    assert [s.rows for s in cold.segments.values()] == [4000]
+
+
+def test_segments_that_are_half_dead_are_merged(store: ColdStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAN", 4)
+    cold, rows = ColdRows(SCHEMA, store), rows_of(range(4000))
+    for part in range(4):
+        sealed(cold, rows.slice(1000 * part, 1000), 1 + 1000 * part)
+    for _, handles, ids in cold.find(hash_rows(rows.slice(1000, 2000), (0,))):
+        assert not cold.maintain()
+        cold.kill(handles, ids)
+    while cold.maintain():
+        pass
+    assert [(s.rows, s.dead) for s in cold.segments.values()] == [(2000, 0)]
