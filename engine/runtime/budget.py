@@ -36,6 +36,8 @@ SEAL = 0.75
 HOLD = 0.9
 MOST = 0.4
 """Of the budget, charged at most for memory that is in no account."""
+FREED = 1 / 16
+"""Of the budget: more than that in no account, and what nobody uses is given back before state has to go."""
 FIXED = 400 << 20
 """Bytes that the process may have beside the budget: interpreter, libraries and kernels."""
 ALONE = 256 << 20
@@ -185,7 +187,7 @@ class Budget:
         really = self._really()
         if really > HOLD * self.limit or now - self._relieved > _RELIEF:
             self._relieved = now
-            if really > SEAL * self.limit:
+            if really > SEAL * self.limit or really - counted > FREED * self.limit:
                 self._relieve(now)
                 really = self._really()
             self._beyond = min(really - counted, int(MOST * self.limit))
