@@ -164,17 +164,21 @@ class Histories:
         for value in saved:
             loading = Loading(value["table"], value["options"], value["replay"])
             self._outcomes[loading.job] = _Outcome()
-            plan = self._plan(loading)
-            if not plan.outputs:  # jobs have gone over, and only the catalog did not know
-                self._define(loading)
-                continue
             self._catalog.loading[loading.job] = loading
             placement = placements.get(loading.job)
-            start = functools.partial(self._start, loading, plan, placement, scans)
-            late += [start] if placement is None else []
-            if placement is not None:
-                start()
+            if placement is None:  # jobs may be late as well, and have to be there first
+                late.append(functools.partial(self._go_on, loading, None, scans))
+            else:
+                self._go_on(loading, placement, scans)
         return late
+
+    def _go_on(self, loading: Loading, placement: Mapping[str, str] | None, scans: Mapping[str, Any]) -> None:
+        plan = self._plan(loading)
+        if plan.outputs:
+            self._start(loading, plan, placement, scans)
+        else:  # jobs have gone over, and only the catalog did not know
+            del self._catalog.loading[loading.job]
+            self._define(loading)
 
     def _start(
         self, loading: Loading, plan: JobPlan, placement: Mapping[str, str] | None, scans: Mapping[str, Any]

@@ -61,6 +61,14 @@ def test_kills(tmp_path: Path) -> None:
     check(world, run(tmp_path, "end", 1)[1])
 
 
+def test_kills_before_the_first_checkpoint(tmp_path: Path) -> None:
+    """Jobs that no checkpoint has are made again before it is asked whether they have gone over."""
+    world = world_at(tmp_path, 307)
+    for place in ("checkpoint.rename.before", "bootstrap.segment.before"):
+        assert run(tmp_path, place, 1)[0] == -signal.SIGKILL, place
+    check(world, run(tmp_path, "end", 1)[1])
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(12))
 def test_kills_at_random_places(tmp_path: Path, seed: int) -> None:
