@@ -3,7 +3,8 @@
 A handle tells where a row lies (segment and row), holds until segments are next merged, and is not below `COLD`, so that
 hot row ids and handles can go through the same hands. The row's id never changes: deaths are bits by id, so a merge that
 copies rows over many steps loses none of the deaths that happen meanwhile. Segments are never changed; merging is size-tiered
-(as in Bigtable and Cassandra): `FAN` segments of about one size become one, in steps over slices of the hash space.
+(as in Bigtable and Cassandra): `FAN` segments of about one size become one, in steps over slices of the hash space, when lookups
+in them have cost as much as that will (the rule of ski rental), or half of their rows are dead.
 
 Rows with a time expire: a segment goes when all its rows have (its newest is older than `expired`), and is written anew without
 them when half have, so that what nobody sees is never more than what somebody does.
