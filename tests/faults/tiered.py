@@ -20,6 +20,7 @@ from forebay.connection import Connection
 from forebay.engine.runtime.bootstrap import Build
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.driver import Driver
+from forebay.engine.runtime.waiting import Waiting
 from forebay.engine.state import cold, groups
 from forebay.engine.state.eviction import Eviction
 from forebay.engine.state.sealing import Sealing
@@ -60,7 +61,7 @@ RUNNING = (
 BOOTING = (
     (Build, "__init__", "during a bootstrap"),
     (Build, "step", "during a bootstrap"),
-    (Driver, "_attach_built", "during a bootstrap"),
+    (Waiting, "_attach_built", "during a bootstrap"),
 )
 """Functions, and what goes on in them."""
 VIEWS = {
