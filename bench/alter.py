@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             start(con, statement)
             con.execute(f"DROP JOB {JOB}")
         con.execute(FILL)
+        con.wait()  # what they write is there when they end
         con.register("cities", pa.table({"shop_id": range(5000), "city": [f"city {i % 40}" for i in range(5000)]}))
         con.execute("INSERT INTO shops SELECT * FROM cities")
         entries = [timed("the job is made", count, lambda: start(con, FIRST))]

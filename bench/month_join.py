@@ -15,7 +15,6 @@ one, or a refund. The generator's CPU seconds are counted apart. Where control g
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -170,7 +169,7 @@ class Hits:
 
 def month_of(args: argparse.Namespace) -> Month:
     """The workload of a variant."""
-    return Month(args.orders, args.seed, args.variant == "late-updates", args.variant == "cold-refunds")
+    return Month(args.orders, args.seed, args.case == "late-updates", args.case == "cold-refunds")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -178,8 +177,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    if args.core >= 0:
-        measure.pin([args.core])
     month = month_of(args)
     days, registry = Days(), default_registry()
     registry.connectors["month"] = connector(month)
@@ -196,7 +193,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ):
         if args.budget:
             con.execute(f"SET 'memory.budget' = '{args.budget}'")
-        con.execute((month_topic.tables(args.bootstrap) + ";" if args.variant == "kafka" else TABLES) + SINK)
+        con.execute((month_topic.tables(args.bootstrap) + ";" if args.case == "kafka" else TABLES) + SINK)
         driver = con.warehouse.driver
         epochs = Timed(driver._run, time.perf_counter)
         samples = Samples(driver, days)
@@ -210,7 +207,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         base = measure.peak_rss_mb()
 
         def work() -> dict[str, Any]:
-            con.execute(INSERT.replace("SELECT", HINT) if args.variant == "ttl" else INSERT)
+            con.execute(INSERT.replace("SELECT", HINT) if args.case == "ttl" else INSERT)
             con.wait(timeout=args.timeout)
             return hits.report(month) if month.cold_refunds else {}
 
@@ -234,18 +231,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         }
     more.update(samples.report())
     more["correct"] = all(
-        bool((a == b).all()) for a, b in zip((days.rows, days.sums), expected(month, args.variant == "ttl"))
+        bool((a == b).all()) for a, b in zip((days.rows, days.sums), expected(month, args.case == "ttl"))
     )
     per_day = np.diff(days.seen)
     if (days.seen > 0).all():
         more["day_5_rows_per_s"] = round(result.rows / DAYS / per_day[4])
         more["day_29_rows_per_s"] = round(result.rows / DAYS / per_day[28])
     result.more.update(more)
-    peer = {"peer": PEERS[args.variant]} if args.variant in PEERS else {}
+    peer = {"peer": PEERS[args.case]} if args.case in PEERS else {}
     return (
-        result.entry()
-        | peer
-        | {"case": f"{args.orders // 1_000_000} M orders, {args.variant}, {args.budget or 'auto'}"}
+        result.entry() | peer | {"case": f"{args.orders // 1_000_000} M orders, {args.case}, {args.budget or 'auto'}"}
     )
 
 
@@ -265,12 +260,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run every variant in a process of its own, and report; 1 if a result is wrong."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
-    if args.case:
-        args.variant = args.case
-        print(json.dumps(run(args)))
-        return 0
+    return measure.main(parser(), argv, run, whole)
+
+
+def whole(args: argparse.Namespace, given: list[str]) -> int:
+    """All variants, one after the other."""
     if unknown := set(args.variant.split(",")) - {*VARIANTS}:
         raise SystemExit(f"bench.month_join: no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
     entries = []
@@ -278,9 +272,9 @@ def main(argv: list[str] | None = None) -> int:
         with (
             broker.reached(args.bootstrap, 1 if args.core == 0 else None) if variant == "kafka" else nullcontext() as at
         ):
-            entry = run_apart(args, argv, variant, at)
+            entry = run_apart(args, given, variant, at)
         entries.append(entry)
-        print("\n".join(f"{name:>20} {value}" for name, value in entry.items()), file=sys.stderr)
+        print(measure.listing(entry), file=sys.stderr)
     measure.report("month_join", entries, args.json, budget=args.budget)
     return 0 if all(entry["correct"] for entry in entries) else 1
 

@@ -65,9 +65,8 @@ def _both_ways(batch: Batch, weights: Weights) -> Ids:
     """The rows whose value in one column, which costs little to look at, came and went."""
     cheap = [i for i, column in enumerate(batch.rows.columns) if is_fixed(column.type)]
     hashes = hash_rows(batch.rows, cheap[:1] or range(batch.rows.num_columns))
-    group, first = np.empty(hashes.shape[0], np.int64), np.empty(hashes.shape[0], np.int64)
-    count = group_hashes(hashes, np.zeros(1 << (2 * hashes.shape[0]).bit_length(), np.int64), group, first)
-    came, went = np.zeros(count, bool), np.zeros(count, bool)
+    group, first = _by_hash(hashes)
+    came, went = np.zeros(first.shape[0], bool), np.zeros(first.shape[0], bool)
     came[group[weights > 0]] = True
     went[group[weights < 0]] = True
     return np.flatnonzero((came & went)[group])
@@ -76,10 +75,7 @@ def _both_ways(batch: Batch, weights: Weights) -> Ids:
 def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
     """(group, first): equal rows have equal numbers, from 0 in order of appearance; the row where each appeared first."""
     n = rows.num_rows
-    hashes = hash_rows(rows, range(rows.num_columns))
-    group, first = np.empty(n, np.int64), np.empty(n, np.int64)
-    table = np.zeros(1 << (2 * n).bit_length(), np.int64)
-    first = first[: group_hashes(hashes, table, group, first)]
+    group, first = _by_hash(hash_rows(rows, range(rows.num_columns)))
     if first.shape[0] == n:
         return group, first
     again = np.flatnonzero(first[group] != np.arange(n))
@@ -87,6 +83,13 @@ def group_rows(rows: pa.RecordBatch) -> tuple[Ids, Ids]:
     if same.all():
         return group, first
     return _split_collisions(rows, group, first, again[~same])
+
+
+def _by_hash(hashes: npt.NDArray[np.uint64]) -> tuple[Ids, Ids]:
+    """As `group_rows`, of hashes."""
+    n = hashes.shape[0]
+    group, first = np.empty(n, np.int64), np.empty(n, np.int64)
+    return group, first[: group_hashes(hashes, np.zeros(1 << (2 * n).bit_length(), np.int64), group, first)]
 
 
 def _split_collisions(rows: pa.RecordBatch, group: Ids, first: Ids, strange: Ids) -> tuple[Ids, Ids]:

@@ -39,7 +39,7 @@ u32_in = types.Array(uint32, 1, "C", readonly=True)
 @inline
 def _sum(at, size):
     a, b, c, d = _K0, _K1, _K2, _K3
-    for k in range(0, size, 32):
+    for k in range(0, size, WORDS):
         a = fold_multiply(a ^ load_u64(at + k), _K1)
         b = fold_multiply(b ^ load_u64(at + k + 8), _K2)
         c = fold_multiply(c ^ load_u64(at + k + 16), _K3)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from forebay.engine.state.coldstore import ColdStore
 from tests.servers.kafka.broker import Broker, missing
 
 settings.register_profile("forebay", deadline=None)  # no test has a time limit: machines differ
@@ -24,3 +25,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def store() -> Iterator[ColdStore]:
+    """A cold store in a directory of its own, gone at the end."""
+    made = ColdStore(None)
+    yield made
+    made.close()

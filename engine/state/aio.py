@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ class Reads:
     results: Numbers
     """Bytes that came, per read; what is negative is an error's number."""
     sent: int = 0
-    left: int = field(default=0)
+    left: int = 0
 
 
 class Aio:

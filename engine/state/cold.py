@@ -249,7 +249,7 @@ class ColdRows:
         Segments without a row as young as `since` are not looked at. `wanted`: the hashes to look for, in the newest segment
         first; the caller clears it for those that need no look at older ones.
         """
-        segments = [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
+        segments = self._since(since)
         if wanted is None:
             yield from self._find(segments, hashes)
             return
@@ -260,10 +260,14 @@ class ColdRows:
 
     def prepare(self, hashes: Hashes, since: int = -NEVER) -> Loading | None:
         """Begin to bring into memory what `find` will read, as much as stays there; `store.finish` ends it."""
-        segments = [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
+        segments = self._since(since)
         _, slots, blocks = self._candidates(segments, hashes)
         pieces = self._pieces(segments, slots, blocks)
         return self.store.begin(pieces[0][2]) if pieces else None
+
+    def _since(self, since: int) -> list[Segment]:
+        """Segments with a row as young as that."""
+        return [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
 
     def _candidates(self, segments: Sequence[Segment], hashes: Hashes) -> tuple[Ids, Ids, Ids]:
         """(index of the hash, place of the segment, block) of all that the filters let through; the last two ascend."""

@@ -156,32 +156,32 @@ class ColdStore:
         for places, blocks in absent:
             places.read += blocks.shape[0]
             self.read_blocks += blocks.shape[0]
-        direct = [part for part in absent if part[0].extents is not None]
-        return Loading(wanted, direct, self._reader.ask(direct))
+        return self._sent(wanted, absent)
 
     def finish(self, loading: Loading) -> None:
         """Now they are there, and stay until a few more have come."""
-        if loading.asked is not None:
-            if loading.asked.count > _FEW:
-                self.meanwhile()
-            self._arrive(loading.direct, loading.asked)
+        if loading.asked is not None and loading.asked.count > _FEW:
+            self.meanwhile()
+        self._arrive(loading)
         if absent := _absent(loading.wanted):
-            self._fetch(absent)
+            self._arrive(self._sent(absent, absent))
+            if absent := _absent(absent):
+                self._keep(absent, *self._got(absent))
         if _absent(loading.wanted):  # some had to make room for others, but what came last never has to
             self._keep(loading.wanted, *self._got(loading.wanted))
 
-    def _fetch(self, wanted: Wanted) -> None:
-        direct = [part for part in wanted if part[0].extents is not None]
-        if asked := self._reader.ask(direct):
-            self._arrive(direct, asked)
-        if absent := _absent(wanted):
-            self._keep(absent, *self._got(absent))
+    def _sent(self, wanted: Wanted, absent: Wanted) -> Loading:
+        """Ask for those that are absent, as far as it is known where they lie."""
+        direct = [part for part in absent if part[0].extents is not None]
+        return Loading(wanted, direct, self._reader.ask(direct))
 
-    def _arrive(self, wanted: Wanted, asked: Asked) -> None:
-        data, at = self._reader.take(asked)
-        self._keep(wanted, data, at)
+    def _arrive(self, loading: Loading) -> None:
+        if loading.asked is None:
+            return
+        data, at = self._reader.take(loading.asked)
+        self._keep(loading.direct, data, at)
         if not at.all():
-            for places, _ in _absent(wanted):
+            for places, _ in _absent(loading.direct):
                 places.extents = None  # they lie elsewhere, or are damaged
 
     def _got(self, wanted: Wanted) -> tuple[Bytes, Blocks]:

@@ -80,13 +80,18 @@ class SlowCommit(Sink):
         self._commits.append(checkpoint)
 
 
-def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
-    commits = list[int]()
+def committing_slowly(commits: list[int]) -> Connection:
+    """A connection with a connector `late`, that notes its commits."""
     registry = default_registry()
     registry.connectors["late"] = Connector(
         "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
     )
-    with Connection(registry=registry) as con:
+    return Connection(registry=registry)
+
+
+def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
+    commits = list[int]()
+    with committing_slowly(commits) as con:
         con.execute(
             "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10', 'rows-per-second' = '1000');"
             "CREATE TABLE late (n BIGINT) WITH ('connector' = 'late')"
@@ -98,11 +103,7 @@ def test_a_job_that_ends_asks_its_sink_for_one_commit() -> None:
 
 def test_a_job_ends_though_checkpoints_come_faster_than_its_sink_commits() -> None:
     commits = list[int]()
-    registry = default_registry()
-    registry.connectors["late"] = Connector(
-        "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
-    )
-    with Connection(registry=registry) as con:
+    with committing_slowly(commits) as con:
         con.execute(
             "SET 'execution.checkpointing.interval' = '20 ms';"
             "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10', 'rows-per-second' = '1000');"
@@ -114,11 +115,7 @@ def test_a_job_ends_though_checkpoints_come_faster_than_its_sink_commits() -> No
 
 def test_a_checkpoint_is_there_when_its_own_rows_are_committed_though_others_follow() -> None:
     commits = list[int]()
-    registry = default_registry()
-    registry.connectors["late"] = Connector(
-        "late", (), sink=lambda spec: SlowCommit(commits), sink_changelog=lambda spec: Changelog.APPEND
-    )
-    with Connection(registry=registry) as con:
+    with committing_slowly(commits) as con:
         con.execute(
             "SET 'execution.checkpointing.interval' = '20 ms';"
             "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '1000');"

@@ -78,10 +78,3 @@ def test_a_block_is_read_once(store: ColdStore) -> None:
     assert reads[1] == 1
     assert all(blocks / 2 < n <= blocks + 100 for n in reads[2:]), f"{reads} of {blocks}"
     join.close()
-
-
-@pytest.fixture
-def store() -> Iterator[ColdStore]:
-    made = ColdStore(None)
-    yield made
-    made.close()

@@ -31,13 +31,6 @@ def value(rng: np.random.Generator, size: int) -> Bytes:
     return data
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ColdStore]:
-    made = ColdStore(tmp_path)
-    yield made
-    made.close()
-
-
 def written(store: ColdStore, sizes: list[int]) -> tuple[Addresses, list[Bytes]]:
     """A segment of values of about these sizes."""
     rng, segment = np.random.default_rng(len(sizes)), store.new_segment()
