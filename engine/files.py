@@ -10,12 +10,15 @@ import errno
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 KILL_POINTS: set[str] = set()
 """Every name that `kill_point` may be called with; a test proves that each is reached."""
 
+PIECE = 1 << 20
+"""Bytes that are read or written at once of what may be large."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _hook: Callable[[str], None] | None = None
 
@@ -100,6 +103,13 @@ class Files:
         with open(path, "rb", buffering=0) as f:
             f.seek(offset)
             return f.read(size)
+
+    def checksum(self, path: Path, offset: int = 0, size: int | None = None) -> int:
+        """CRC-32 of up to `size` bytes (None: all) from `offset`."""
+        crc, size = 0, self.size(path) if size is None else size
+        for at in range(offset, offset + size, PIECE):
+            crc = zlib.crc32(self.read_at(path, at, min(PIECE, offset + size - at)), crc)
+        return crc
 
     def size(self, path: Path) -> int:
         """The size of a file in bytes."""

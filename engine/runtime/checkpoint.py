@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from forebay.engine.errors import StateError
-from forebay.engine.files import Files, declare, kill_point
-from forebay.engine.state import State
+from forebay.engine.files import PIECE, Files, declare, kill_point
+from forebay.engine.state import Change, State, whole
 
 log = logging.getLogger("forebay")
 FORMAT = 1
@@ -58,8 +58,8 @@ class Capture:
     id: int
     meta: dict[str, Any]
     """Everything but state: scans, placements, outboxes, log positions."""
-    states: dict[str, tuple[bool, list[pa.RecordBatch]]] = field(default_factory=dict)
-    """Per state key: (full, batches)."""
+    states: dict[str, tuple[bool, list[Change]]] = field(default_factory=dict)
+    """Per state key: (full, changes)."""
     keep: Callable[[int], None] = lambda checkpoint: None
     """Called with the id once the checkpoint is durable, before a later one can make anything of it go."""
 
@@ -71,7 +71,7 @@ class CheckpointStore:
         self.directory = directory
         self.files = files
         self._chains: dict[str, list[Piece]] = {}
-        self._unsaved: dict[str, tuple[bool, list[pa.RecordBatch]]] = {}
+        self._unsaved: dict[str, tuple[bool, list[Change]]] = {}
         """What was captured and is not durable: states tell each change once, so the next checkpoint has what this one lost."""
         self.last_bytes = 0
         self.retained = 2
@@ -85,8 +85,8 @@ class CheckpointStore:
             was_full, before = self._unsaved.get(key, (False, []))
             too_much = sum(b.nbytes for b in before) > state.nbytes()
             full = was_full or too_much or self._wants_full(key, state)
-            batches = state.changes(full)
-            capture.states[key] = (full, batches if full else [*before, *batches])
+            changes = state.changes(full)
+            capture.states[key] = (full, list(changes) if full else [*before, *changes])
         self._unsaved = capture.states
         return capture
 
@@ -112,13 +112,13 @@ class CheckpointStore:
         self._prune(capture.id)
 
     def _write(self, capture: Capture, name: str) -> None:
-        data = io.BytesIO()
+        data = _StateFile(self.files, self.directory / name)
         chains: dict[str, list[Piece]] = {}
-        for key, (full, batches) in capture.states.items():
+        for key, (full, changes) in capture.states.items():
             before = [] if full else self._chains.get(key, [])
-            chains[key] = [*before, _pack(data, name, batches)] if batches or full else before
+            chains[key] = [*before, data.add(changes)] if changes or full else before
         kill_point("checkpoint.state.before")
-        self.files.write(self.directory / name, data.getbuffer())
+        data.close()
         kill_point("checkpoint.state.after")
         manifest = {
             "format": FORMAT,
@@ -128,7 +128,7 @@ class CheckpointStore:
         }
         size = self.publish(manifest)
         self._chains = chains
-        self.last_bytes = data.tell() + size
+        self.last_bytes = data.size + size
 
     def _tidy(self, checkpoint: int, name: str) -> None:
         """Give the space of a checkpoint back that failed; not where its manifest has its name and only that is not synced."""
@@ -234,40 +234,92 @@ class CheckpointStore:
         """Raises:
         StateError: a piece is damaged.
         """
-        contents: dict[str, bytes] = {}
         for key, chain in manifest["states"].items():
             for file, offset, size, crc in chain:
-                if file not in contents:
-                    contents[file] = self.files.read(self.directory / file)
-                if zlib.crc32(contents[file][offset : offset + size]) != crc:
+                if self.files.checksum(self.directory / file, offset, size) != crc:
                     raise StateError(f"state '{key}' in {file} is damaged (checksum)")
 
     def load(self, states: Mapping[str, State]) -> None:
         """Load each state from its chain in the manifest that `latest` returned; states without one stay empty."""
-        contents: dict[str, bytes] = {}
         for key, state in states.items():
             kill_point("restore.state")
             chain = self._chains.get(key)
             if chain:
-                state.load(self._batches(chain, contents))
+                state.load(_Chain(self.files, self.directory, chain))
 
-    def _batches(self, chain: Iterable[Piece], contents: dict[str, bytes]) -> Iterable[pa.RecordBatch]:
-        for piece in chain:
-            if piece.file not in contents:
-                contents[piece.file] = self.files.read(self.directory / piece.file)
-            data = io.BytesIO(contents[piece.file][piece.offset : piece.offset + piece.size])
+
+class _StateFile:
+    """Changes of states in one file, one IPC stream each, for their schemas may differ. Little of it is ever in memory."""
+
+    def __init__(self, files: Files, path: Path) -> None:
+        self.size = 0
+        self._files = files
+        self._path = path
+        self._buffer = bytearray()
+        files.remove(path)  # of a checkpoint of this number that came to nothing
+
+    def add(self, changes: Iterable[Change]) -> Piece:
+        """Write changes of one state, and describe where they lie."""
+        start, crc = self.size, 0
+        for change in changes:
+            stream = pa.BufferOutputStream()
+            batch = whole(change)
+            with pa.ipc.new_stream(stream, batch.schema) as writer:
+                writer.write_batch(batch)
+            data = stream.getvalue()
+            crc = zlib.crc32(data, crc)
+            self.size += data.size
+            self._buffer += data
+            if len(self._buffer) > PIECE:
+                self._flush()
+        return Piece(self._path.name, start, self.size - start, crc)
+
+    def _flush(self) -> None:
+        self._files.append(self._path, bytes(self._buffer), sync=False)
+        self._buffer = bytearray()
+
+    def close(self) -> None:
+        """Write the rest, synced."""
+        self._flush()
+        self._files.sync(self._path)
+
+
+class _Chain:
+    """The changes of one state in its pieces, read anew each time that they are gone through."""
+
+    def __init__(self, files: Files, directory: Path, pieces: Sequence[Piece]) -> None:
+        self._files = files
+        self._directory = directory
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for piece in self._pieces:
+            data = _Range(self._files, self._directory / piece.file, piece.offset, piece.size)
             while data.tell() < piece.size:
                 yield from pa.ipc.open_stream(data)
 
 
-def _pack(data: io.BytesIO, name: str, batches: Iterable[pa.RecordBatch]) -> Piece:
-    """Append batches (their schemas may differ: one IPC stream each) and describe where they lie."""
-    start = data.tell()
-    for batch in batches:
-        with pa.ipc.new_stream(data, batch.schema) as writer:
-            writer.write_batch(batch)
-    size = data.tell() - start
-    return Piece(name, start, size, zlib.crc32(data.getbuffer()[start : start + size]))
+class _Range(io.RawIOBase):
+    """Some bytes of a file, to be read."""
+
+    def __init__(self, files: Files, path: Path, offset: int, size: int) -> None:
+        self._files = files
+        self._path = path
+        self._offset = offset
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._size - self._at
+        data = self._files.read_at(self._path, self._offset + self._at, left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
 
 
 def sealed(value: Mapping[str, Any]) -> bytes:

@@ -93,7 +93,7 @@ class Copies:
     def _copy_of(self, path: str, source: Path) -> Copy:
         size = self.files.size(source)
         if (path, size) not in self._sums:
-            self._sums[path, size] = _checksum(self.files, source, size)
+            self._sums[path, size] = self.files.checksum(source)
         return Copy(path, size, self._sums[path, size])
 
     def get(self, location: str, name: str) -> tuple[dict[str, Any], list[Copy]]:
@@ -150,13 +150,6 @@ class Copies:
                     mine -= {f"files/{Copy(**c).name}" for c in unsealed(place.read(other), FORMAT)["files"]}
             for path in sorted(mine):
                 place.remove(path)
-
-
-def _checksum(files: Files, path: Path, size: int) -> int:
-    crc = 0
-    for at in range(0, size, _PIECE):
-        crc = zlib.crc32(files.read_at(path, at, _PIECE), crc)
-    return crc
 
 
 class _Place:

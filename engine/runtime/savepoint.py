@@ -14,7 +14,6 @@ warehouse next finishes what the journal says. So a restore that is cut off has 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,7 +283,7 @@ class Savepoints:
 
     def _bring(self, location: str, copy: Copy, target: Path) -> None:
         there = self.files.exists(target)
-        if not there or (copy.path.startswith("checkpoints/") and zlib.crc32(self.files.read(target)) != copy.crc):
+        if not there or (copy.path.startswith("checkpoints/") and self.files.checksum(target) != copy.crc):
             self.files.mkdir(target.parent)
             self._copies.fetch(location, copy, target)
 

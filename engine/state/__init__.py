@@ -8,8 +8,8 @@ append-only chain of record batches from which `load` rebuilds the state, so its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -17,6 +17,27 @@ if TYPE_CHECKING:
     from forebay.engine.state.cold import ColdRows
     from forebay.engine.state.coldstore import ColdStore
     from forebay.engine.state.segment import Segment
+
+
+class Frozen(ABC):
+    """Rows that stay as they are, to be copied into a batch only when they are written: on any thread, and more than once."""
+
+    @abstractmethod
+    def batch(self) -> pa.RecordBatch:
+        """The rows."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held beside those of the state."""
+
+
+Change: TypeAlias = pa.RecordBatch | Frozen
+
+
+def whole(change: Change) -> pa.RecordBatch:
+    """The batch itself."""
+    return change.batch() if isinstance(change, Frozen) else change
 
 
 class State(Protocol):
@@ -34,15 +55,18 @@ class State(Protocol):
     def rollback(self) -> None:
         """Back to the last `commit`."""
 
-    def changes(self, full: bool) -> list[pa.RecordBatch]:
-        """What changed since the last call (everything if `full`), as copies that later epochs do not touch.
+    def changes(self, full: bool) -> Sequence[Change]:
+        """What changed since the last call (everything if `full`), as batches that later epochs do not touch.
 
-        Called at an epoch boundary only. The batches may have different schemas; each carries its meaning in its
+        Called at an epoch boundary only. They may have different schemas; each carries its meaning in its
         schema's metadata, private to the state. A call starts a new interval, whether or not it was `full`.
         """
 
-    def load(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Rebuild an empty state from a full set of changes followed by any number of later ones, in order."""
+    def load(self, changes: Iterable[Change]) -> None:
+        """Rebuild an empty state from a full set of changes followed by any number of later ones, in order.
+
+        They may be gone through more than once.
+        """
 
 
 class Segmented(ABC):

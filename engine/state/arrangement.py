@@ -32,7 +32,7 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
-from forebay.engine.state import Tiered
+from forebay.engine.state import Change, Tiered
 from forebay.engine.state.arrays import Mask, hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import NONE, ColdRows
 from forebay.engine.state.coldstore import ColdStore, Loading
@@ -402,11 +402,11 @@ class Arrangement(Tiered):
         self._rows.rollback(*self._firsts.pop())
         self.unmatched = self._unmatched_before
 
-    def changes(self, full: bool) -> list[pa.RecordBatch]:
+    def changes(self, full: bool) -> list[Change]:
         return self._saving.changes(full)
 
-    def load(self, batches: Iterable[pa.RecordBatch]) -> None:
-        self._saving.load(batches)
+    def load(self, changes: Iterable[Change]) -> None:
+        self._saving.load(changes)
 
     def renew(self) -> None:
         """What checkpoints have under its name was another arrangement's: the next one has this one whole."""

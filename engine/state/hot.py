@@ -234,6 +234,10 @@ class HotRows:
 
     # -- loading ------------------------------------------------------------------------------------------------
 
+    def only(self, chunk: int) -> RowStore:
+        """See `RowStore.only`."""
+        return self._store.only(chunk)
+
     def restore(self, ids: Ids, rows: pa.RecordBatch, weights: Weights, gone: Ids) -> int:
         """Rows (at least one) come under the ids that they had, above all others, but those that are `gone`; how many."""
         self.close(int(ids[0]) >> SHIFT)

@@ -11,9 +11,10 @@ The store owns every address that it hands to a kernel. Rows are never moved or 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,14 @@ class ChunkTable:
         if self.chunks.pop(chunk, None) is not None:
             self.addresses[chunk] = 0
 
+    def only(self, chunk: int) -> Self:
+        """A table with the same bytes of one chunk, if it is there: they stay when it is dropped here."""
+        other = copy.copy(self)
+        other.addresses, other.chunks = np.zeros(chunk + 1, np.int64), {}
+        if chunk in self.chunks:
+            other.put(chunk, self.chunks[chunk])
+        return other
+
     def reserve(self, chunk: int) -> None:
         """Room for the address of `chunk`; 0 until it is made."""
         if chunk >= self.addresses.shape[0]:
@@ -116,6 +125,10 @@ class _Column(ABC):
         """Give back the values of a chunk that nobody will read again."""
 
     @abstractmethod
+    def only(self, chunk: int) -> Self:
+        """The values of one chunk that are there now: a column to gather from on another thread, whatever happens to this."""
+
+    @abstractmethod
     def nbytes(self) -> int: ...
 
 
@@ -140,6 +153,12 @@ class _Validity:
             return None
         null: Mask = valid == 0
         return null
+
+    def only(self, chunk: int) -> _Validity:
+        """Those of one chunk."""
+        other = _Validity()
+        other.table = self.table.only(chunk)
+        return other
 
     def apply(self, equal: Mask, rows: Ids, array: pa.Array, places: Places) -> Mask:
         """`equal` of the values, with NULLs minded on both sides."""
@@ -202,6 +221,11 @@ class _Fixed(_Column):
     def drop(self, chunk: int) -> None:
         self._values.drop(chunk)
         self._validity.table.drop(chunk)
+
+    def only(self, chunk: int) -> Self:
+        other = copy.copy(self)
+        other._values, other._validity = self._values.only(chunk), self._validity.only(chunk)
+        return other
 
     def nbytes(self) -> int:
         return self._values.nbytes() + self._validity.table.nbytes()
@@ -276,6 +300,12 @@ class _Text(_Column):
         self._used.pop(chunk, None)
         self._validity.table.drop(chunk)
 
+    def only(self, chunk: int) -> Self:
+        other = copy.copy(self)
+        other._offsets, other._heap = self._offsets.only(chunk), self._heap.only(chunk)
+        other._validity = self._validity.only(chunk)
+        return other
+
     def nbytes(self) -> int:
         return self._offsets.nbytes() + sum(self._used.values()) + self._validity.table.nbytes()
 
@@ -335,6 +365,12 @@ class _Other(_Column):
         kept = [n for n, start in enumerate(self._starts) if start >> SHIFT != chunk]
         self._starts, self._arrays = [self._starts[n] for n in kept], [self._arrays[n] for n in kept]
 
+    def only(self, chunk: int) -> Self:
+        other = copy.copy(self)
+        kept = [n for n, start in enumerate(self._starts) if start >> SHIFT == chunk]
+        other._starts, other._arrays = [self._starts[n] for n in kept], [self._arrays[n] for n in kept]
+        return other
+
     def nbytes(self) -> int:
         return sum(a.nbytes for a in self._arrays)
 
@@ -388,6 +424,12 @@ class RowStore:
         """Give back the memory of a chunk whose rows nobody will read again."""
         for column in self._columns:
             column.drop(chunk)
+
+    def only(self, chunk: int) -> RowStore:
+        """The rows of one chunk that are there now: a store to gather from on another thread, whatever happens to this."""
+        other = copy.copy(self)
+        other._columns = [c.only(chunk) for c in self._columns]
+        return other
 
     def skip_to(self, chunk: int) -> None:
         """Go on at the first id of a later chunk; the ids in between are never stored."""

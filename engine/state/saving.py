@@ -15,20 +15,24 @@ Invariant: rows keep the ids that they were saved under, because later changes s
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from forebay.engine.batch import Weights
 from forebay.engine.errors import StateError
+from forebay.engine.state import Change, Frozen, whole
 from forebay.engine.state.cold import NONE, ColdRows
-from forebay.engine.state.rows import CHUNK, Ids
+from forebay.engine.state.rows import CHUNK, Ids, RowStore
 from forebay.engine.state.tiers import TieredRows
 from forebay.engine.state.view import ALWAYS
-from forebay.kernels.rows import SHIFT
+from forebay.kernels.rows import MASK, SHIFT
 
 _PART = b"part"
 _NOTE = b"note"
@@ -49,25 +53,25 @@ class Saving:
         """What is saved is void: the next changes have the rows whole."""
         self._void = True
 
-    def changes(self, full: bool) -> list[pa.RecordBatch]:
+    def changes(self, full: bool) -> list[Change]:
         """See `State.changes`."""
-        rows, whole = self._rows, full or self._void
-        since, dead = (1 if whole else self._saved_to), rows.take_killed()
-        batches = [_note(b"reset")] if self._void and not full else []
+        rows, anew = self._rows, full or self._void
+        since, dead = (1 if anew else self._saved_to), rows.take_killed()
+        batches: list[Change] = [_note(b"reset")] if self._void and not full else []
         if rows.dropped > ALWAYS:
             batches.append(_note(b"dropped", str(rows.dropped).encode()))
         dead = dead[dead < max(since, rows.hot.first)]
-        if dead.size and not whole:
+        if dead.size and not anew:
             batches.append(pa.RecordBatch.from_arrays([pa.array(dead)], schema=pa.schema([_ID], {_PART: b"dead"})))
         if rows.cold is not None and rows.hot.first > 1:  # also when all that was sealed is gone again
-            batches += self._cold(rows.cold, whole)
-        batches += [self._hot(ids) for ids in rows.hot.ids(since=since)]
+            batches += self._cold(rows.cold, anew)
+        batches += [_Hot.of(rows, ids) for ids in rows.hot.ids(since=since)]
         self._saved_to = rows.hot.next_id
         self._void = False
         return batches
 
-    def _cold(self, cold: ColdRows, whole: bool) -> list[pa.RecordBatch]:
-        """Which segments there are; with `whole` also which of their rows are dead. Weights other than 1, each time."""
+    def _cold(self, cold: ColdRows, anew: bool) -> list[pa.RecordBatch]:
+        """Which segments there are; with `anew` also which of their rows are dead. Weights other than 1, each time."""
         hot = self._rows.hot
         note = {
             "segments": list(cold.segments),
@@ -82,26 +86,19 @@ class Saving:
             places = np.flatnonzero(values)
             columns = [pa.array(places + (chunk << SHIFT)), pa.array(values[places] + 1)]
             batches.append(pa.RecordBatch.from_arrays(columns, schema=pa.schema([_ID, _WEIGHT], {_PART: b"weights"})))
-        if whole:
+        if anew:
             batches.append(cold.dead.save().replace_schema_metadata({_PART: b"gone"}))
         return batches
 
-    def _hot(self, ids: Ids) -> pa.RecordBatch:
-        rows = self._rows.hot.gather(ids)
-        schema = pa.schema([_ID, _WEIGHT, *rows.schema], {_PART: b"rows"})
-        return pa.RecordBatch.from_arrays(
-            [pa.array(ids), pa.array(self._rows.weights(ids)), *rows.columns], schema=schema
-        )
-
-    def load(self, batches: Iterable[pa.RecordBatch]) -> None:
+    def load(self, changes: Iterable[Change]) -> None:
         """See `State.load`."""
         rows, saved = self._rows, _Saved()
-        for batch in batches:
+        for batch in map(whole, changes):
             saved.take(batch)
         gone = np.concatenate([NONE, *saved.dead])
         sealed_to = saved.cold["sealed_to"] if saved.cold is not None else 1
-        for batch in saved.rows:
-            if batch.column(0)[0].as_py() >= sealed_to:
+        for batch in itertools.islice(map(whole, changes), saved.reset, None):  # rows are not kept until all is known
+            if batch.schema.metadata[_PART] == b"rows" and batch.column(0)[0].as_py() >= sealed_to:
                 ids, weights = batch.column(0).to_numpy(), batch.column(1).to_numpy()
                 values = pa.RecordBatch.from_arrays(batch.columns[2:], schema=rows.schema)
                 rows.live += rows.hot.restore(ids, values, weights, gone)
@@ -125,11 +122,42 @@ class Saving:
         rows.live, hot.null_keys = note["live"], note["null_keys"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Hot(Frozen):
+    """Hot rows of one chunk. They never change, so they are gathered when they are written, and a copy of all is not kept."""
+
+    store: RowStore
+    chunk: int
+    places: npt.NDArray[np.uint16]
+    weights: Weights | None
+    """None: all are 1."""
+
+    @classmethod
+    def of(cls, rows: TieredRows, ids: Ids) -> _Hot:
+        """Those with these ids."""
+        chunk, weights = int(ids[0]) >> SHIFT, rows.weights(ids)
+        places = (ids & MASK).astype(np.uint16)
+        return cls(rows.hot.only(chunk), chunk, places, None if (weights == 1).all() else weights)
+
+    def batch(self) -> pa.RecordBatch:
+        ids = (self.chunk << SHIFT) + self.places.astype(np.int64)
+        rows = self.store.gather(ids)
+        weights = np.ones(ids.size, np.int64) if self.weights is None else self.weights
+        schema = pa.schema([_ID, _WEIGHT, *rows.schema], {_PART: b"rows"})
+        return pa.RecordBatch.from_arrays([pa.array(ids), pa.array(weights), *rows.columns], schema=schema)
+
+    @property
+    def nbytes(self) -> int:
+        return self.places.nbytes + (0 if self.weights is None else self.weights.nbytes)
+
+
 @dataclass(slots=True)
 class _Saved:
-    """What the changes of several checkpoints add up to."""
+    """What the changes of several checkpoints add up to, but for the rows themselves."""
 
-    rows: list[pa.RecordBatch] = field(default_factory=list)
+    taken: int = 0
+    reset: int = 0
+    """Changes before this one are void."""
     dead: list[Ids] = field(default_factory=list)
     cold: dict[str, Any] | None = None
     gone: list[pa.RecordBatch] = field(default_factory=list)
@@ -139,19 +167,18 @@ class _Saved:
     def take(self, batch: pa.RecordBatch) -> None:
         """The next batch."""
         part, note = batch.schema.metadata[_PART], batch.schema.metadata.get(_NOTE)
+        self.taken += 1
         if part == b"reset":
-            self.rows, self.dead, self.cold, self.gone, self.weights = [], [], None, [], []
+            self.reset, self.dead, self.cold, self.gone, self.weights = self.taken, [], None, [], []
         elif part == b"dead":
             self.dead.append(batch.column(0).to_numpy())
-        elif part == b"rows":
-            self.rows.append(batch)
         elif part == b"dropped":
             self.dropped = int(note)
         elif part == b"cold":
             self.cold = json.loads(note)
         elif part == b"gone":
             self.gone.append(batch)
-        else:
+        elif part == b"weights":
             self.weights.append(batch)
 
 
