@@ -1,4 +1,5 @@
-"""How much memory there is: for the process, by its control groups and the machine, and for the system's cache of its files."""
+"""How many processors there are for the process, and how much memory: for it, by its control groups and the machine, and for
+the system's cache of its files."""
 
 from __future__ import annotations
 
@@ -10,6 +11,11 @@ from pathlib import Path
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _FREE = Path("/proc/meminfo")
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:

@@ -99,7 +99,6 @@ class Budget:
         self._beyond = 0
         """Bytes that the process has and no account, as of the last relief."""
         self._states: list[Tiered] = []
-        cold.meanwhile = self._ahead
         return_blocks_above(LARGE)
         self._beside = FIXED + max(0, resident().anonymous - ALONE)
 
@@ -143,7 +142,7 @@ class Budget:
         if not self._fails():
             self.moving.succeeded()
 
-    def _ahead(self) -> None:
+    def ahead(self) -> None:
         """Sealing and merging go on while an epoch waits for the disk."""
         for state in self._states:
             if not self._fails():

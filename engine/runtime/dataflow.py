@@ -11,7 +11,7 @@ backlogs hold the difference.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from forebay.engine.batch import Batch
@@ -43,6 +43,8 @@ class Dataflow:
         """Scans that follow others until jobs go over to them."""
         self.taps: list[Tap] = []
         """Those who look at what each node gets and gives."""
+        self.taken: Callable[[], None] = lambda: None
+        """Called in each epoch when its scans have taken what was fetched: they may be polled for the next one."""
 
     # -- jobs and relations -------------------------------------------------------------------------------------
 
@@ -130,25 +132,15 @@ class Dataflow:
         self.epoch += 1
         failed: dict[str, Exception] = {}
         parked = self.parking.nodes()
+        scans = [n for n in self.order if n.scan is not None]
+        for node in scans:
+            self._run(node, fetched, fed, now, failed)
+        self.taken()
         for node in self.order:
-            node.output = []
-            if id(node) in parked or (node.jobs and node.jobs <= failed.keys() and node.scan is None):
-                continue
-            started = time.perf_counter()
-            try:
-                self._step(node, fetched, fed, now)
-            except Exception as error:
-                if not node.jobs:
-                    for each in self.order:
-                        each.rollback()
-                    raise
-                failed.update(dict.fromkeys(node.jobs, error))
-            if self.taps:
-                self._show(node, fed, failed)
-            node.seconds += time.perf_counter() - started
-            if node.output:
-                node.rows_out += sum(b.num_rows for b in node.output)
-                node.version = self.epoch
+            if node.scan is None:
+                node.output = []
+                if id(node) not in parked and not (node.jobs and node.jobs <= failed.keys()):
+                    self._run(node, fetched, fed, now, failed)
         self.parking.retain(self.epoch, now, self.retain_bytes)
         self.parking.park(failed, self.epoch, now, self.retain_bytes)
         parked = self.parking.nodes()
@@ -157,6 +149,31 @@ class Dataflow:
                 node.commit()
                 node.output = []
         return failed
+
+    def _run(
+        self,
+        node: Node,
+        fetched: Mapping[str, Fetched | None],
+        fed: Mapping[str, list[Batch]],
+        now: int,
+        failed: dict[str, Exception],
+    ) -> None:
+        started = time.perf_counter()
+        node.output = []
+        try:
+            self._step(node, fetched, fed, now)
+        except Exception as error:
+            if not node.jobs:
+                for each in self.order:
+                    each.rollback()
+                raise
+            failed.update(dict.fromkeys(node.jobs, error))
+        if self.taps:
+            self._show(node, fed, failed)
+        node.seconds += time.perf_counter() - started
+        if node.output:
+            node.rows_out += sum(b.num_rows for b in node.output)
+            node.version = self.epoch
 
     def _show(self, node: Node, fed: Mapping[str, list[Batch]], failed: Mapping[str, Exception]) -> None:
         error = next((failed[job] for job in node.jobs if job in failed), None)

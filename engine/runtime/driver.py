@@ -2,7 +2,8 @@
 
 A *turn*, `step`, polls scans, runs an epoch on what they brought, builds for jobs that wait, takes a checkpoint if it is time,
 and retries what failed. It is synchronous: threads take one after the other, a simulator takes them by its own schedule.
-Polling happens outside the lock, so that waiting for input never makes a caller wait; all else is under it (`epochs`).
+Polling happens outside the lock, so that waiting for input never makes a caller wait; all else is under it (`epochs`). Threads
+poll ahead for the next turn: at once where there is a processor for it, else while the epoch waits for the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from forebay.engine import limits
 from forebay.engine.batch import Batch
 from forebay.engine.connector import Fetched
 from forebay.engine.errors import StateError
@@ -66,6 +68,11 @@ class Driver(Checkpointing):
         self.polling = Polling(clock, self.budget, options.batch, self._source_failed)
         self._waiting = Waiting(self, self.shop, self._attach)
         self._threads = Threads(self, self.step)
+        self._may_poll = False
+        """The turn's epoch has what was fetched, and nothing was polled since."""
+        self._in_turn = False
+        self.flow.taken = self._taken
+        self.cold.meanwhile = self._meanwhile
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -171,13 +178,13 @@ class Driver(Checkpointing):
             if self.budget.stuck:
                 self.budget.try_again(self.flow)
             merged = self.flow.limit_catch_ups()
-            scans = [n for n in self.flow.scans() if not n.waits and not _ended(n) and not self._held_back(n)]
-            for node in scans:
-                assert node.scan is not None
-                node.scan.begin()
+            scans = self._readable()
         fetched = self.polling.poll(scans, self.options, self._hurried)
         with self.lock:
-            worked = self._epoch(fetched, merged) | self._waiting.step()
+            self._in_turn = self._threads.running and any(fetched.values())
+            worked = self._epoch(fetched, merged)
+            self._in_turn = self._may_poll = False
+            worked |= self._waiting.step()
             self._retry_failed()
             self._finish_jobs()
             if self._checkpoint_due():
@@ -185,6 +192,29 @@ class Driver(Checkpointing):
             if worked:
                 self.changed.notify_all()
         return worked
+
+    def _readable(self) -> list[Node]:
+        """The scans to poll."""
+        return [n for n in self.flow.scans() if not n.waits and not _ended(n) and not self._held_back(n)]
+
+    def _taken(self) -> None:
+        """With a processor to spare the next rows are read and decoded while these are processed."""
+        self._may_poll = self._in_turn
+        if limits.cores() > 1:
+            self._poll_ahead()
+
+    def _meanwhile(self) -> None:
+        """While an epoch waits for the disk."""
+        self._poll_ahead()
+        self.budget.ahead()
+
+    def _poll_ahead(self) -> None:
+        """Begin to poll for the next epoch, unless where to stop depends on this one."""
+        if not self._may_poll or self._hurried():
+            return
+        self._may_poll = False
+        if not self.flow.followers and all(n.catching_up is None for n in self.flow.order):
+            self.polling.begin(self._readable(), self.options, self._hurried)
 
     def _held_back(self, node: Node) -> bool:
         """Whether all jobs that read a scan wait for their sinks, or all for memory. One that has room keeps a scan going."""
@@ -325,6 +355,7 @@ class Driver(Checkpointing):
             except StateError as error:
                 log.warning("ends without a last checkpoint; what came since the one before is read again: %s", error)
         self._threads.stop(timeout)
+        self.polling.close()
         with self.boundary() as flow:
             self.shop.close()
             for node in flow.order:

@@ -3,13 +3,15 @@
 A source that cannot be read is left alone for a while, twice as long each time. When that does not help, or cannot, it has
 *failed*.
 
-Polling happens outside the driver's lock, so that waiting for input never makes a caller wait.
+Polling happens outside the driver's lock, so that waiting for input never makes a caller wait. It may begin in the middle of an
+epoch, in a thread of its own, once the epoch has taken what the last poll brought.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -22,6 +24,7 @@ from forebay.engine.runtime.node import Node
 from forebay.engine.runtime.options import DriverOptions
 
 log = logging.getLogger("forebay")
+Polled = dict[str, Fetched | None]
 
 
 class Polling:
@@ -35,11 +38,34 @@ class Polling:
         self._failed = failed
         self._failures: dict[str, int] = {}
         self._after: dict[str, float] = {}
+        self._reader: ThreadPoolExecutor | None = None
+        self._coming: Future[Polled] | None = None
 
-    def poll(
-        self, scans: Sequence[Node], options: DriverOptions, hurried: Callable[[], bool]
-    ) -> dict[str, Fetched | None]:
-        """Poll every scan at least once; wait for more rows while there are few, and nobody is `hurried`. By node id."""
+    def begin(self, scans: Sequence[Node], options: DriverOptions, hurried: Callable[[], bool]) -> None:
+        """Begin the next `poll` in another thread."""
+        self._reader = self._reader or ThreadPoolExecutor(1, "forebay-reader")
+        self._coming = self._reader.submit(self._poll, scans, options, hurried)
+
+    def poll(self, scans: Sequence[Node], options: DriverOptions, hurried: Callable[[], bool]) -> Polled:
+        """Poll every scan at least once; wait for more rows while there are few, and nobody is `hurried`. By node id.
+
+        What was begun is enough if it brought anything.
+        """
+        coming, self._coming = self._coming, None
+        came = coming.result() if coming is not None else {}
+        return came if any(came.values()) else self._poll(scans, options, hurried)
+
+    def close(self) -> None:
+        """Nobody will poll again; what was begun is not wanted."""
+        self._coming = None
+        if self._reader is not None:
+            self._reader.shutdown()
+            self._reader = None
+
+    def _poll(self, scans: Sequence[Node], options: DriverOptions, hurried: Callable[[], bool]) -> Polled:
+        for node in scans:
+            assert node.scan is not None
+            node.scan.begin()
         fetched: dict[str, list[Fetched]] = {}
         polled: set[str] = set()
         waiting = ahead(scans)

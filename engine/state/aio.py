@@ -103,7 +103,7 @@ class Aio:
         batch = self._batches[number]
         while batch.left:
             self._send()
-            self._collect()
+            self._collect(batch.left)
         del self._batches[number]
         return batch.results
 
@@ -133,12 +133,12 @@ class Aio:
                 continue
             batch.sent, self._flying = batch.sent + done, self._flying + done
 
-    def _collect(self) -> None:
-        """Wait for one read, and take all that have come."""
+    def _collect(self, wanted: int) -> None:
+        """Wait for so many reads, or all that are under way, and take what has come."""
         if not self._flying:
             return
         where = self._events.ctypes.data_as(ctypes.c_void_p)
-        count = _LIBC.syscall(_EVENTS, self._context, 1, self._flying, where, None)
+        count = _LIBC.syscall(_EVENTS, self._context, min(wanted, self._flying), self._flying, where, None)
         if count < 0:
             if (error := ctypes.get_errno()) == 4:  # EINTR
                 return

@@ -31,7 +31,7 @@ Hashes = npt.NDArray[np.uint64]
 BLOCK = 4096
 """Bytes that a block of ordinary rows has: what a read from the page cache costs grows with it."""
 MOST_ROWS = 1024
-FILTER_BITS = 16
+FILTER_BITS = 24
 FORMAT = 2
 """1 had no checksums in its blocks and does not tell where they lie; it is read as before."""
 _SAMPLED = 16
