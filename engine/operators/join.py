@@ -49,6 +49,7 @@ from forebay.engine.operators.pieces import Pieces
 from forebay.engine.operators.side import Side, at, valid_keys
 from forebay.engine.state import State
 from forebay.engine.state.arrangement import NOTHING, PAIRS, Arrangement, View
+from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import Ids
 from forebay.engine.state.times import time_of
 
@@ -199,15 +200,22 @@ class JoinOperator(Operator):
         if side.delta is None or side.shown is None:
             return
         weights = side.shown.weights
-        for places, ids, rows in self._paired(side.delta.rows, side.shown.rows, side, other, view):
+        for places, ids, rows in self._paired(side.delta.rows, side.shown.rows, side, other, view, side.hashes):
             held = other.rows.weights_at(ids)
             yield Batch(rows, _times(None if weights is None else weights[places], held))
 
     def _paired(
-        self, stored: pa.RecordBatch, shown: pa.RecordBatch, side: Side, other: Side, view: View
+        self,
+        stored: pa.RecordBatch,
+        shown: pa.RecordBatch,
+        side: Side,
+        other: Side,
+        view: View,
+        hashes: Hashes | None = None,
     ) -> Iterator[tuple[Places, Ids, pa.RecordBatch]]:
         """(row number, id of the match, joined row) where keys are equal, the lens sees the match, and the residual holds."""
-        for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=self._spec.null_equals_null):
+        nulls = self._spec.null_equals_null
+        for places, ids in other.rows.probe(stored, side.keys, view, nulls_match=nulls, hashes=hashes):
             theirs, keep = other.shown_at(ids)
             if keep is not None and not keep.all():
                 kept = np.flatnonzero(keep)
@@ -240,7 +248,7 @@ class JoinOperator(Operator):
             yield from self._marked_existence(side, other, self._marks[side.is_left])
             return
         if side.delta is not None and side.shown is not None:
-            yield side.shown, self._exists(side.delta.rows, side, other, other.new)
+            yield side.shown, self._exists(side.delta.rows, side, other, other.new, side.hashes)
         for ids, now in self._turned(side, other):
             shown, keep = side.shown_at(ids)
             batch = Batch(shown, side.rows.weights_at(ids))
@@ -290,9 +298,10 @@ class JoinOperator(Operator):
         """Does a match take more than equal keys?"""
         return self._spec.residual is not None or (other.lens is not None and other.lens.filters)
 
-    def _exists(self, rows: pa.RecordBatch, side: Side, other: Side, view: View) -> Mask:
+    def _exists(self, rows: pa.RecordBatch, side: Side, other: Side, view: View, hashes: Hashes | None = None) -> Mask:
         """Whether each stored row of `side` has a visible match in the other arrangement."""
-        found = other.rows.exists(rows, side.keys, view, nulls_match=self._spec.null_equals_null)
+        nulls = self._spec.null_equals_null
+        found = other.rows.exists(rows, side.keys, view, nulls_match=nulls, hashes=hashes)
         if not self._tests_pairs(other) or not found.any():
             return found
         candidates = np.flatnonzero(found)

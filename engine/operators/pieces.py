@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from forebay.engine.batch import Batch
 from forebay.engine.operators.side import Side
 from forebay.engine.state.coldstore import Loading
+from forebay.engine.state.index import Hashes
+from forebay.engine.state.rows import Ids
 
 TOGETHER = 900
 """Cold rows that the changes of one piece find, about: the blocks of two pieces stay in memory."""
@@ -67,6 +70,8 @@ class _Divided:
         self._side = side
         self._other = other.rows, other.new
         self._loading: Loading | None = None
+        self._coming: Hashes | None = None
+        """Of the piece that is prepared."""
         if side.delta is None or side.shown is None:
             self._bounds = np.zeros(count + 1, np.int64)
             return
@@ -75,26 +80,48 @@ class _Divided:
         order = np.argsort(piece, kind="stable")
         self._hashes = hashes[order]
         self._bounds = np.searchsorted(piece[order], np.arange(count + 1))
-        self._delta, self._shown = side.delta.take(order), side.shown.take(order)
+        self._delta = side.delta.take(order)
+        self._shown = _in_order(side.shown, side.delta, self._delta, order)
 
     def prepare(self, number: int) -> None:
         """Begin to read what a piece will look at on the other side."""
         begin, end = self._bounds[number : number + 2].tolist()
         rows, view = self._other
-        self._loading = rows.prepare(self._hashes[begin:end], view) if end > begin else None
+        if end > begin:
+            self._coming = self._hashes[begin:end]
+            self._loading = rows.prepare(self._coming, view)
 
     def take(self, number: int) -> Side:
         """The side with the changes of a piece."""
         self._other[0].prepared(self._loading)
-        self._loading = None
+        hashes, self._coming, self._loading = self._coming, None, None
         begin, end = self._bounds[number : number + 2].tolist()
         if begin == end:
             return replace(self._side, delta=None, shown=None)
-        return replace(self._side, delta=_part(self._delta, begin, end), shown=_part(self._shown, begin, end))
+        delta, shown = (_part(b, begin, end) for b in (self._delta, self._shown))
+        return replace(self._side, delta=delta, shown=shown, hashes=hashes)
 
     def leave(self) -> None:
         """No more pieces are wanted."""
         self._other[0].unprepared(self._loading)
+
+
+def _in_order(batch: Batch, other: Batch, ordered: Batch, order: Ids) -> Batch:
+    """Rows in an order. What are columns of the `other`, too, are there `ordered` already."""
+    done = {_place(c): n for n, c in enumerate(other.rows.columns)}
+    columns = [
+        ordered.rows.column(done[_place(c)]) if _place(c) in done else c.take(pa.array(order))
+        for c in batch.rows.columns
+    ]
+    weights = None if batch.weights is None else batch.weights[order]
+    return Batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema), weights)
+
+
+def _place(column: pa.Array) -> tuple[object, ...]:
+    """Where its values lie: equal for two arrays that are one."""
+    if pa.types.is_nested(column.type):
+        return (id(column),)
+    return column.type, column.offset, *(b.address if b is not None else 0 for b in column.buffers())
 
 
 def _part(batch: Batch, begin: int, end: int) -> Batch:

@@ -13,6 +13,7 @@ from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.operators.lens import Lens
 from forebay.engine.operators.matched import Matched
 from forebay.engine.state.arrangement import Arrangement, View
+from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import Ids
 
 Mask = npt.NDArray[np.bool_]
@@ -34,6 +35,8 @@ class Side:
     new: View
     is_left: bool
     epoch: int
+    hashes: Hashes | None = None
+    """Of the keys of the changed rows, if they are known."""
 
     def show(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Mask | None]:
         """Rows through the lens, and which of them it sees (None: all)."""
@@ -70,7 +73,7 @@ class Side:
         if valid.all():
             return self
         places = np.flatnonzero(valid)
-        return replace(self, delta=self.delta.take(places), shown=self.shown.take(places))
+        return replace(self, delta=self.delta.take(places), shown=self.shown.take(places), hashes=None)
 
     def were_marked(self, rows: pa.RecordBatch, marks: Matched, since: int) -> Mask:
         """Which rows that may have been there before had a mark. Looking for their keys costs less than hashing whole rows."""

@@ -118,7 +118,8 @@ class CheckpointStore:
             before = [] if full else self._chains.get(key, [])
             chains[key] = [*before, data.add(changes)] if changes or full else before
         kill_point("checkpoint.state.before")
-        data.close()
+        data.flush()
+        self.files.sync(data.path)
         kill_point("checkpoint.state.after")
         manifest = {
             "format": FORMAT,
@@ -252,9 +253,9 @@ class _StateFile:
     """Changes of states in one file, one IPC stream each, for their schemas may differ. Little of it is ever in memory."""
 
     def __init__(self, files: Files, path: Path) -> None:
+        self.path = path
         self.size = 0
         self._files = files
-        self._path = path
         self._buffer = bytearray()
         files.remove(path)  # of a checkpoint of this number that came to nothing
 
@@ -271,17 +272,13 @@ class _StateFile:
             self.size += data.size
             self._buffer += data
             if len(self._buffer) > PIECE:
-                self._flush()
-        return Piece(self._path.name, start, self.size - start, crc)
+                self.flush()
+        return Piece(self.path.name, start, self.size - start, crc)
 
-    def _flush(self) -> None:
-        self._files.append(self._path, bytes(self._buffer), sync=False)
+    def flush(self) -> None:
+        """Write the rest."""
+        self._files.append(self.path, bytes(self._buffer), sync=False)
         self._buffer = bytearray()
-
-    def close(self) -> None:
-        """Write the rest, synced."""
-        self._flush()
-        self._files.sync(self._path)
 
 
 class _Chain:

@@ -217,11 +217,17 @@ class Arrangement(Tiered):
     # -- reading by key -----------------------------------------------------------------------------------------
 
     def probe(
-        self, keys: pa.RecordBatch, columns: Sequence[int], view: View, *, nulls_match: bool = False
+        self,
+        keys: pa.RecordBatch,
+        columns: Sequence[int],
+        view: View,
+        *,
+        nulls_match: bool = False,
+        hashes: Hashes | None = None,
     ) -> Iterator[tuple[npt.NDArray[np.int32], Ids]]:
         """(index into `keys`, row id) of every visible row whose key equals `columns` of keys[i], in bounded pieces.
 
-        A NULL in a key matches nothing, or with `nulls_match` another NULL.
+        A NULL in a key matches nothing, or with `nulls_match` another NULL. `hashes`: what `hash_keys` said of the keys.
         """
         if not self._rows:
             return
@@ -230,8 +236,8 @@ class Arrangement(Tiered):
             valid = _valid(keys, columns)
             if valid is not None:
                 places = np.flatnonzero(valid).astype(np.int32)
-                usable = take(keys, places)
-        hashes = hash_rows(usable, columns)
+                usable, hashes = take(keys, places), None
+        hashes = hash_rows(usable, columns) if hashes is None else hashes
         for index, ids in self._rows.pairs(hashes, view):
             if self._must_verify(usable, columns):
                 same = self._rows.same(ids, self.key, usable, columns, index)
@@ -240,7 +246,7 @@ class Arrangement(Tiered):
                 yield (index if places is None else places[index]), ids
 
     def hash_keys(self, keys: pa.RecordBatch, columns: Sequence[int]) -> Hashes:
-        """What `exists` takes as `hashes`, for callers that ask about the same keys several times."""
+        """What `probe` and `exists` take as `hashes`, for callers that ask about the same keys several times."""
         return hash_rows(keys, columns)
 
     @property
@@ -288,9 +294,9 @@ class Arrangement(Tiered):
                 one = keys.slice(place, 1)
                 found[place] = any(True for _ in self.probe(one, columns, view, nulls_match=nulls_match))
         if self._rows.cold and np.count_nonzero(ids) < keys.num_rows:
-            missing = np.flatnonzero(ids == 0)
-            for places, handles, _ in self._rows.cold_pairs(hashes[missing], view):
-                places = missing[places].astype(np.int32)
+            missing = None if self._rows.cold.is_prepared(hashes) else np.flatnonzero(ids == 0)
+            for places, handles, _ in self._rows.cold_pairs(hashes if missing is None else hashes[missing], view):
+                places = places if missing is None else missing[places].astype(np.int32)
                 if self._must_verify(keys, columns):
                     places = places[self._rows.same(handles, self.key, keys, columns, places)]
                 found[places] = True

@@ -12,9 +12,10 @@ them when half have, so that what nobody sees is never more than what somebody d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,8 @@ from forebay.kernels.rows import SHIFT
 COLD = 1 << 62
 _SEGMENT = 40
 _ROW = (1 << _SEGMENT) - 1
+_PREPARED = 2
+"""Arrays of hashes for which it is remembered what was found: of this piece of an epoch and the next."""
 FAN = 12
 """Segments of one size that are merged into one."""
 DEAR = 8
@@ -104,6 +107,7 @@ class ColdRows:
         """Live rows that have expired and are physically gone, since the last `take_dropped`."""
         self.segments: dict[int, Segment] = {}
         self.dead = Deaths()
+        self._prepared: deque[_Prepared] = deque(maxlen=_PREPARED)
         self._merge: _Merge | None = None
         self.merges = 0
         self.sealed_bytes = 0
@@ -261,9 +265,15 @@ class ColdRows:
     def prepare(self, hashes: Hashes, since: int = -NEVER) -> Loading | None:
         """Begin to bring into memory what `find` will read, as much as stays there; `store.finish` ends it."""
         segments = self._since(since)
-        _, slots, blocks = self._candidates(segments, hashes)
+        found = self._candidates(segments, hashes)
+        self._prepared.append(_Prepared(hashes, [s.number for s in segments], found))
+        _, slots, blocks = found
         pieces = self._pieces(segments, slots, blocks)
         return self.store.begin(pieces[0][2]) if pieces else None
+
+    def is_prepared(self, hashes: Hashes) -> bool:
+        """Whether this very array was prepared lately: to look for all of it costs nothing then."""
+        return any(p.hashes is hashes for p in self._prepared)
 
     def _since(self, since: int) -> list[Segment]:
         """Segments with a row as young as that."""
@@ -271,6 +281,9 @@ class ColdRows:
 
     def _candidates(self, segments: Sequence[Segment], hashes: Hashes) -> tuple[Ids, Ids, Ids]:
         """(index of the hash, place of the segment, block) of all that the filters let through; the last two ascend."""
+        for known in self._prepared:
+            if known.hashes is hashes and known.segments == [s.number for s in segments]:
+                return known.found
         found = [s.candidates(hashes) for s in segments]
         which, block = (np.concatenate([NONE, *parts]) for parts in zip(*found)) if found else (NONE, NONE)
         return which, np.repeat(np.arange(len(segments)), [f[0].shape[0] for f in found]), block
@@ -387,6 +400,14 @@ class ColdRows:
     @staticmethod
     def _base(segment: Segment) -> int:
         return COLD + (segment.number << _SEGMENT)
+
+
+class _Prepared(NamedTuple):
+    """What the filters of some segments let through of some hashes."""
+
+    hashes: Hashes
+    segments: Sequence[int]
+    found: tuple[Ids, Ids, Ids]
 
 
 def _ascend(handles: Ids) -> bool:
