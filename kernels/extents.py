@@ -4,8 +4,9 @@ An entry of a table file that holds one value per RocksDB block, without compres
 
     0, 20, varint32 size, key[12], RocksDB's 8 bytes of the key, value[size], RocksDB's 13 bytes after it
 
-(RocksDB wiki, *Rocksdb BlockBasedTable Format*; the 13 are the restart array and the trailer). A value of ours ends with a
-checksum of all before it: four lanes of 64-bit multiplications whose halves are xored, as in wyhash (Wang Yi 2019).
+(RocksDB wiki, *Rocksdb BlockBasedTable Format*; the 13 are the restart array and the trailer). A value of ours is some `WORDS`,
+as many as there is room for, a checksum of them, and zeros. The checksum has four lanes of 64-bit multiplications whose halves
+are xored, as in wyhash (Wang Yi 2019).
 Addresses are raw (`kernels.memory`): only `engine.state.extents` and `engine.state.segment` may call these kernels.
 """
 
@@ -47,12 +48,18 @@ def _sum(at, size):
     return fold_multiply(a ^ c, b ^ d ^ np.uint64(size))
 
 
+@inline
+def _summed(size):
+    """How many bytes of a value the checksum is of; it follows them."""
+    return (size - CHECK) // WORDS * WORDS
+
+
 @kernel(void(i64_in, i64_in, i64_in))
 def put_sums(values, used, sizes):
     """Finish the values at addresses values[i], of sizes[i] bytes: zeros from used[i] on, and the checksum."""
     for i in range(values.shape[0]):
-        end = sizes[i] - CHECK
-        for k in range(used[i], end):
+        end = _summed(sizes[i])
+        for k in range(used[i], sizes[i]):
             store_u8(values[i] + k, np.int64(0))
         store_u64(values[i] + end, _sum(values[i], end))
 
@@ -118,8 +125,7 @@ def settle(base, at, ends, segments, blocks, target, out):
                 and np.uint64(load_u32(p + 8)) == blocks[i]
                 and size + (p - entry - 2) <= room
                 and size >= CHECK
-                and (size - CHECK) % WORDS == 0
-                and _sum(value, size - CHECK) == load_u64(value + size - CHECK)
+                and _sum(value, _summed(size)) == load_u64(value + _summed(size))
             ):
                 copy_bytes(target, value, size)
                 out[i] = target

@@ -1,6 +1,7 @@
 """One segment of cold rows: encoding rows into blocks, finding hashes in it, and what its footer holds.
 
-Rows lie in the order of their hashes, `block_rows` to a block, each with its row id as the first column. Values keep the bytes
+Rows lie in the order of their hashes, `block_rows` to a block, each with its row id as the first column. A block of ordinary rows
+takes one page of its file, a few take two: a disk gives pages, and twice as many of them as it gives pairs. Values keep the bytes
 they have in the hot tier; nested ones are pickled. The footer is JSON (counts, and of rows with a time the oldest, the middle and
 the newest), then the fences, then the filter.
 """
@@ -8,6 +9,7 @@ the newest), then the fences, then the filter.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Sequence
 
@@ -24,13 +26,17 @@ from forebay.engine.state.times import NEVER, time_of
 from forebay.kernels import cold as kernels
 from forebay.kernels import extents as sums
 from forebay.kernels.cold import ENTRY, HEAD, LANES, SLACK
-from forebay.kernels.extents import CHECK, PAGE, WORDS
+from forebay.kernels.extents import AFTER, BEFORE, CHECK, PAGE, WORDS
 from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
-BLOCK = 4096
-"""Bytes that a block of ordinary rows has: what a read from the page cache costs grows with it."""
 MOST_ROWS = 1024
+_FEWEST_ROWS = 8
+"""Blocks of fewer rows do not take whole pages: too much of those would be empty."""
+_LIKE_THESE = 4096
+"""Rows of a segment that tell how large all are."""
+_DEVIATIONS = 2
+"""Of the bytes of a page's rows from their mean, for which there is room."""
 FILTER_BITS = 24
 FORMAT = 2
 """1 had no checksums in its blocks and does not tell where they lie; it is read as before."""
@@ -147,7 +153,7 @@ class Builder:
     def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         """Append rows whose hashes ascend, and are not below those of earlier pieces."""
         if not self._block_rows and rows.num_rows:
-            self._block_rows = min(max(BLOCK // (rows.nbytes // rows.num_rows + 16), 1), MOST_ROWS)
+            self._block_rows = self._rows_of_a_page(rows)
         if self._rest is not None and self._rest[0].num_rows:
             missing = self._block_rows - self._rest[0].num_rows
             rest = pa.concat_batches([self._rest[0], rows.slice(0, missing)])
@@ -222,6 +228,17 @@ class Builder:
         self._rows += rows.num_rows
         self._bytes += int(ends[-1])
 
+    def _rows_of_a_page(self, rows: pa.RecordBatch) -> int:
+        """How many rows like these a block has that is to be read as one page of its file."""
+        rows = rows.slice(0, _LIKE_THESE)
+        texts = [_as_text(c) for c, width in zip(rows.columns, self._widths[1:]) if not width]
+        lengths = sum((np.diff(arrays.text(t)[0].astype(np.int64)) for t in texts), np.zeros(rows.num_rows, np.int64))
+        each = 8 + sum(w or 4 for w in self._widths) + sum(bool(c.null_count) for c in rows.columns) + lengths.mean()
+        room = PAGE - BEFORE - AFTER - CHECK - WORDS - HEAD - (ENTRY + 4) * len(self._widths)
+        spread = _DEVIATIONS * float(lengths.std())
+        root = (math.sqrt(spread**2 + 4 * each * max(room, 0)) - spread) / (2 * each)  # each n + spread √n = room
+        return min(max(int(root**2), 1), MOST_ROWS)
+
     def _encode(
         self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids, first: Ids, counts: Ids
     ) -> tuple[npt.NDArray[np.uint8], Ids]:
@@ -239,6 +256,8 @@ class Builder:
                 head[:, 3 + 2 * number] = at
                 at = at + counts
         used, at = at, -(-at // WORDS) * WORDS + CHECK
+        if self._block_rows >= _FEWEST_ROWS:
+            at = whole_pages(at)
         ends = np.cumsum(at)
         data = np.empty(int(ends[-1]) + SLACK, np.uint8)
         begin = data.ctypes.data + ends - at
@@ -258,6 +277,12 @@ class Builder:
                 kernels.put_fixed(valid.ctypes.data, first, counts, begin + head[:, 3 + 2 * number], 1)
         sums.put_sums(begin, used, at)
         return data, ends
+
+
+def whole_pages(sizes: Ids) -> Ids:
+    """Sizes of values, at least these, whose entries in a table file take whole pages: each then is read as one."""
+    pages = -(-(sizes + BEFORE + AFTER + 3) // PAGE) * PAGE - BEFORE - AFTER
+    return pages - np.where(pages - 2 < 1 << 14, 2, 3)
 
 
 def _lengths(text: pa.Array, first: Ids, counts: Ids) -> Ids:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from forebay.engine.state import aio
 from forebay.engine.state.aio import Aio, buffer
 from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.extents import Addresses, BlockReader, Extents
+from forebay.engine.state.segment import Builder
 from forebay.kernels import extents as kernels
 from forebay.kernels.extents import CHECK, PAGE, WORDS
 
@@ -180,3 +182,23 @@ def test_extents_follow_the_layout_of_entries(sizes: list[int], data: st.DataObj
     files, begins, stops = found.of_blocks(np.arange(len(sizes)))
     assert begins.tolist() == starts and stops.tolist() == ends
     assert files.tolist() == [sum(n >= f for f in firsts) - 1 for n in range(len(sizes))]
+
+
+@pytest.mark.parametrize("width", [0, 40, 300])
+def test_a_block_of_ordinary_rows_is_one_page_of_its_file(store: ColdStore, width: int) -> None:
+    rng, count = np.random.default_rng(width), 20_000
+    texts = ["x" * n for n in rng.integers(width // 2, width + width // 2 + 1, count)]
+    schema = pa.schema([("k", pa.int64()), ("t", pa.string()), ("d", pa.decimal128(12, 2))])
+    rows = pa.record_batch([np.arange(count), texts, pa.nulls(count, schema.field(2).type)], schema=schema)
+    builder = Builder(schema, store, count)
+    hashes = np.sort(rng.integers(0, 1 << 63, count).astype(np.uint64))
+    for begin in range(0, count, 7_000):
+        builder.add(
+            rows.slice(begin, 7_000), hashes[begin : begin + 7_000], np.arange(begin, min(begin + 7_000, count))
+        )
+    extents = builder.finish().places.extents
+    assert extents is not None
+    _, starts, ends = extents.of_blocks(np.arange(extents.starts.shape[0]))
+    assert not (starts % PAGE).any() and not (ends % PAGE).any()
+    assert ((ends - starts) == PAGE).mean() > 0.9
+    assert 4 * (count * (48 + width)) > 3 * (ends - starts).sum()  # little of it is empty
