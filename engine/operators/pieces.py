@@ -8,6 +8,7 @@ last epoch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -52,10 +53,10 @@ class Pieces:
         rights.prepare(0)
         try:
             for number in range(count):
-                piece = lefts.take(number), rights.take(number)
                 if number + 1 < count:
                     lefts.prepare(number + 1)
                     rights.prepare(number + 1)
+                piece = lefts.take(number), rights.take(number)
                 if any(side.delta is not None for side in piece):
                     yield piece
         finally:
@@ -69,9 +70,8 @@ class _Divided:
     def __init__(self, side: Side, other: Side, count: int) -> None:
         self._side = side
         self._other = other.rows, other.new
-        self._loading: Loading | None = None
-        self._coming: Hashes | None = None
-        """Of the piece that is prepared."""
+        self._coming: deque[tuple[Hashes | None, Loading | None]] = deque()
+        """The pieces that are prepared."""
         if side.delta is None or side.shown is None:
             self._bounds = np.zeros(count + 1, np.int64)
             return
@@ -87,14 +87,13 @@ class _Divided:
         """Begin to read what a piece will look at on the other side."""
         begin, end = self._bounds[number : number + 2].tolist()
         rows, view = self._other
-        if end > begin:
-            self._coming = self._hashes[begin:end]
-            self._loading = rows.prepare(self._coming, view)
+        hashes = self._hashes[begin:end] if end > begin else None
+        self._coming.append((hashes, rows.prepare(hashes, view) if hashes is not None else None))
 
     def take(self, number: int) -> Side:
-        """The side with the changes of a piece."""
-        self._other[0].prepared(self._loading)
-        hashes, self._coming, self._loading = self._coming, None, None
+        """The side with the changes of the piece that was prepared first."""
+        self._other[0].prepared(self._coming[0][1])
+        hashes, _ = self._coming.popleft()
         begin, end = self._bounds[number : number + 2].tolist()
         if begin == end:
             return replace(self._side, delta=None, shown=None)
@@ -103,7 +102,8 @@ class _Divided:
 
     def leave(self) -> None:
         """No more pieces are wanted."""
-        self._other[0].unprepared(self._loading)
+        for _, loading in self._coming:
+            self._other[0].unprepared(loading)
 
 
 def _in_order(batch: Batch, other: Batch, ordered: Batch, order: Ids) -> Batch:

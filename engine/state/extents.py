@@ -31,6 +31,8 @@ Blocks = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 _SAMPLE = 4
 """Blocks of a segment of which is asked whether the page cache has them: then all are taken from there, in the call that asks."""
+_TOLD = 16
+"""Times that the answer is believed."""
 _SPARE = 10 << 20
 """Bytes of a buffer that is kept for the next reads, at most."""
 _AT_ONCE = 128 << 10
@@ -138,6 +140,8 @@ class BlockReader:
         self._aio: Aio | None = None
         self._off = not hasattr(os, "O_DIRECT")
         self._files: dict[int, list[_File]] = {}
+        self._told: dict[int, tuple[bool, int]] = {}
+        """By segment whether the page cache has it, and how many more times that is believed."""
         self._spare: Bytes | None = None
         """A buffer that no read is under way to."""
 
@@ -149,8 +153,7 @@ class BlockReader:
             if opened is None or places.extents is None:
                 return None
             files, starts, ends = places.extents.of_blocks(blocks)
-            some = slice(None, None, -(-blocks.shape[0] // _SAMPLE))
-            cached = all(opened[f].has(s) for f, s in zip(files[some].tolist(), starts[some].tolist()))
+            cached = self._are_cached(places.segment, opened, files, starts)
             parts.append((np.array([f.cached if cached else f.direct for f in opened])[files], starts, ends))
         if not parts:
             return None
@@ -165,6 +168,15 @@ class BlockReader:
         number = self._aio.begin(read_files[:count], offsets[:count], sizes[:count], to[:count], data)
         keys = (numbers.byteswap(), blocks.byteswap().astype(np.uint64))
         return Asked(number, data, at, ends - starts, read, to, count, keys)
+
+    def _are_cached(self, segment: int, opened: Sequence[_File], files: Blocks, starts: Blocks) -> bool:
+        """Whether the page cache seems to have a segment's entries; the system is asked now and then."""
+        told, left = self._told.get(segment, (False, 0))
+        if not left:
+            some = slice(None, None, -(-files.shape[0] // _SAMPLE))
+            told = all(opened[f].has(s) for f, s in zip(files[some].tolist(), starts[some].tolist()))
+        self._told[segment] = told, (left or _TOLD) - 1
+        return told
 
     def _buffer(self, size: int) -> Bytes:
         """So many bytes: of the last buffer, whose pages are there, if they are enough."""
@@ -193,6 +205,7 @@ class BlockReader:
 
     def forget(self, segment: int) -> None:
         """The segment will not be read again."""
+        self._told.pop(segment, None)
         for file in self._files.pop(segment, ()):
             file.close()
 
