@@ -1,16 +1,18 @@
 """Checkpoints of a large state: `python -m bench.checkpoint --orders N --budget 1GB [--changed 0.01] --json FILE`.
 
-The join of `bench.month`, durable. When all N orders are in, a checkpoint is taken; then a share of the orders, at random and so
-mostly cold, is updated, and another is taken. What the second wrote is told by the kernel (`write_bytes` of the process): rows,
-sealing and merges since the first, to the end of `--settle` seconds after it. One process, pinned to one core.
+The join of `bench.month`, durable. When all N orders are in, a checkpoint is taken; then, `--intervals` times, a share of the
+orders, at random and so mostly cold, is updated, and another is taken. What an interval wrote is told by the kernel
+(`write_bytes` of the process): rows, sealing and merges since the last one, to the end of `--settle` seconds after it. State is
+sealed, and chains of changes begin anew, by the hundred MB, so intervals differ, and the mean counts. One process, pinned to one
+core.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from bench import measure
@@ -33,21 +36,29 @@ _PIECE = 20_000
 
 @dataclass(frozen=True)
 class LaterMonth(Month):
-    """A month whose orders are updated once more when the gate opens; it does not end."""
+    """A month some of whose orders are updated once more in each of some intervals; it does not end."""
 
     changed: int = 0
-    gate: threading.Event = field(default_factory=threading.Event)
+    """Orders that an interval updates; others than those before it."""
+    intervals: int = 1
+    begun: list[int] = field(default_factory=list)
+    """The intervals that have begun."""
 
     @property
     def pieces(self) -> int:
-        """Epochs that the updates come in."""
+        """Epochs that an interval's updates come in."""
         return -(-self.changed // _PIECE)
 
-    def last_update(self, piece: int) -> Batch:
-        """Some orders of all but the last days get a new status."""
+    @functools.cached_property
+    def updated_late(self) -> npt.NDArray[np.int32]:
+        """All orders that intervals update, of all but the last days: [interval, order]."""
         rng = np.random.default_rng(self.seed)
-        ids = rng.choice(self.orders * 9 // 10, self.changed, replace=False)
-        ids = ids[piece * _PIECE : (piece + 1) * _PIECE]
+        ids = rng.choice(self.orders * 9 // 10, self.changed * self.intervals, replace=False)
+        return ids.astype(np.int32).reshape(self.intervals, -1)
+
+    def last_update(self, interval: int, piece: int) -> Batch:
+        """Some orders get a new status."""
+        ids = self.updated_late[interval, piece * _PIECE : (piece + 1) * _PIECE].astype(np.int64)
         done = self._chosen("updated", ids, UPDATED)
         old = pa.concat_batches([self.order_rows(ids[done], True), self.order_rows(ids[~done], False)])
         new = old.set_column(5, "status", pa.array(["late"] * old.num_rows))
@@ -56,18 +67,18 @@ class LaterMonth(Month):
 
 
 class LaterReader(MonthReader):
-    """A window per poll, then, when the gate is open, the updates of orders in pieces."""
+    """A window per poll, then, of intervals that have begun, the updates of orders in pieces."""
 
     def poll(self, max_rows: int, timeout: float) -> Fetched | None:
         month = self._source.month
         assert isinstance(month, LaterMonth)
         if self._at < month.windows:
             return super().poll(max_rows, timeout)
-        piece = self._at - month.windows
-        if self._source.table == "refunds" or not month.gate.is_set() or piece == month.pieces:
+        interval, piece = divmod(self._at - month.windows, month.pieces)
+        if self._source.table == "refunds" or interval == len(month.begun):
             return None
         self._at += 1
-        batch = month.last_update(piece)
+        batch = month.last_update(interval, piece)
         return Fetched(batch, None, records=batch.num_rows // 2)
 
     def finished(self) -> bool:
@@ -94,7 +105,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    month = LaterMonth(args.orders, args.seed, changed=int(args.orders * args.changed))
+    changed = int(args.orders * args.changed)
+    month = LaterMonth(args.orders, args.seed, changed=changed, intervals=args.intervals)
     registry = default_registry()
 
     def source(spec: TableSpec) -> Source:
@@ -127,22 +139,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         state = sum(s.nbytes() for s in states) + driver.cold.disk_bytes()
         con.execute("SET 'execution.checkpointing.interval' = '1 h'")  # none between the two that are measured
         con.checkpoint(args.timeout)
-        before, started = written(), time.perf_counter()
-        month.gate.set()
-        read(month.windows + month.pieces)
-        changing = time.perf_counter() - started
-        started = time.perf_counter()
-        con.checkpoint(args.timeout)
-        taken = time.perf_counter() - started
-        time.sleep(args.settle)
+        changing, taken, sent = [], [], []
+        for interval in range(args.intervals):
+            before, started = written(), time.perf_counter()
+            month.begun.append(interval)
+            read(month.windows + (interval + 1) * month.pieces)
+            changing.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            con.checkpoint(args.timeout)
+            taken.append(time.perf_counter() - started)
+            time.sleep(args.settle)
+            sent.append((written() - before) / 2**20)
         result.more.update(
             state_mb=state / 2**20,
             changed_rows=month.changed,
             changed_mb=state * args.changed / 2**20,
-            changing_seconds=changing,
-            checkpoint_seconds=taken,
-            written_mb=(written() - before) / 2**20,
-            written_share=(written() - before) / state,
+            changing_seconds=float(np.mean(changing)),
+            checkpoint_seconds=float(np.mean(taken)),
+            longest_checkpoint_seconds=max(taken),
+            written_mb=float(np.mean(sent)),
+            written_mb_each=[round(mb) for mb in sent],
+            written_share=float(np.mean(sent)) * 2**20 / state,
         )
     return result.entry() | {"case": f"{args.orders / 1e6:g} M orders, {args.budget}, {args.changed:.0%} updated"}
 
@@ -153,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--orders", type=int, default=10_000_000)
     made.add_argument("--budget", default="1GB", help="memory budget")
     made.add_argument("--changed", type=float, default=0.01, help="share of the orders that is updated in between")
+    made.add_argument("--intervals", type=int, default=5, help="checkpoints that are measured")
     made.add_argument("--settle", type=float, default=5.0, help="seconds for merges after the checkpoint")
     made.add_argument("--directory", help="where the warehouse's files go")
     return measure.cases(made)

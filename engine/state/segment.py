@@ -31,7 +31,7 @@ from forebay.kernels.rows import SHIFT
 
 Hashes = npt.NDArray[np.uint64]
 MOST_ROWS = 1024
-_FEWEST_ROWS = 8
+_FEWEST_ROWS = 4
 """Blocks of fewer rows do not take whole pages: too much of those would be empty."""
 _LIKE_THESE = 4096
 """Rows of a segment that tell how large all are."""
