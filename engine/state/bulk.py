@@ -247,24 +247,26 @@ class BulkBuild:
             return
         whole = pa.concat_batches(slices)
         hashes = _hashes(whole)
-        order = np.argsort(hashes, kind="stable" if self._replaces else "quicksort")
+        order = np.argsort(hashes)
         if self._replaces:
             order = order[self._newest(whole, hashes[order], order)]
         yield hashes[order], take(_without_hash(whole), order)
 
     def _newest(self, rows: pa.RecordBatch, hashes: Hashes, order: Places) -> npt.NDArray[np.bool_]:
-        """Which of the rows, at `order`, stay: of several rows of one key, which have come in this order, the newest."""
+        """Which of the rows, at `order`, stay: of several rows of one key the newest. They have come in the order of `rows`."""
         keep = np.ones(hashes.shape[0], bool)
         same = np.flatnonzero(hashes[1:] == hashes[:-1])
         if not same.shape[0]:
             return keep
-        several = np.unique(np.concatenate([same, same + 1]))
+        alike = np.zeros(hashes.shape[0], bool)
+        alike[same] = alike[same + 1] = True
+        several = np.flatnonzero(alike)
         places = order[several]
         group, _ = group_rows(take(rows.select([1 + k for k in self.arrangement.key]), places))
-        age = np.arange(several.shape[0])
+        age = places
         if self._version is not None:
             versions = take(rows.select([1 + self._version]), places).column(0)
-            age = np.lexsort((age, rank_of(versions))).argsort()
+            age = np.lexsort((places, rank_of(versions))).argsort()
         best = np.zeros(several.shape[0], np.int64) - 1
         np.maximum.at(best, group, age)
         keep[several] = age == best[group]
