@@ -10,7 +10,6 @@ core.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from bench import measure
@@ -32,6 +30,8 @@ from forebay.planner.options import size
 
 COLUMNS = ("case", "rows", "seconds", "state_mb", "changed_mb", "written_mb", "written_share", "checkpoint_seconds")
 _PIECE = 20_000
+_PRIME = 2**31 - 1
+"""Its multiples are all over the orders."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class LaterMonth(Month):
 
     changed: int = 0
     """Orders that an interval updates; others than those before it."""
-    intervals: int = 1
     begun: list[int] = field(default_factory=list)
     """The intervals that have begun."""
 
@@ -49,16 +48,11 @@ class LaterMonth(Month):
         """Epochs that an interval's updates come in."""
         return -(-self.changed // _PIECE)
 
-    @functools.cached_property
-    def updated_late(self) -> npt.NDArray[np.int32]:
-        """All orders that intervals update, of all but the last days: [interval, order]."""
-        rng = np.random.default_rng(self.seed)
-        ids = rng.choice(self.orders * 9 // 10, self.changed * self.intervals, replace=False)
-        return ids.astype(np.int32).reshape(self.intervals, -1)
-
     def last_update(self, interval: int, piece: int) -> Batch:
-        """Some orders get a new status."""
-        ids = self.updated_late[interval, piece * _PIECE : (piece + 1) * _PIECE].astype(np.int64)
+        """Some orders of all but the last days get a new status, none twice."""
+        begin = interval * self.changed
+        numbers = np.arange(begin + piece * _PIECE, begin + min((piece + 1) * _PIECE, self.changed))
+        ids = numbers * _PRIME % (self.orders * 9 // 10)
         done = self._chosen("updated", ids, UPDATED)
         old = pa.concat_batches([self.order_rows(ids[done], True), self.order_rows(ids[~done], False)])
         new = old.set_column(5, "status", pa.array(["late"] * old.num_rows))
@@ -106,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connectors import default_registry
 
     changed = int(args.orders * args.changed)
-    month = LaterMonth(args.orders, args.seed, changed=changed, intervals=args.intervals)
+    month = LaterMonth(args.orders, args.seed, changed=changed)
     registry = default_registry()
 
     def source(spec: TableSpec) -> Source:
