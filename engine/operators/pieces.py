@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from forebay.engine.batch import Batch
+from forebay.engine.batch import Batch, take
 from forebay.engine.operators.side import Side
 from forebay.engine.state.coldstore import Loading
 from forebay.engine.state.index import Hashes
@@ -108,19 +108,19 @@ class _Divided:
 
 def _in_order(batch: Batch, other: Batch, ordered: Batch, order: Ids) -> Batch:
     """Rows in an order. What are columns of the `other`, too, are there `ordered` already."""
-    done = {_place(c): n for n, c in enumerate(other.rows.columns)}
-    columns = [
-        ordered.rows.column(done[_place(c)]) if _place(c) in done else c.take(pa.array(order))
-        for c in batch.rows.columns
-    ]
+    done: dict[object, int] = {place: n for n, c in enumerate(other.rows.columns) if (place := _place(c)) is not None}
+    at = [done.get(_place(c)) for c in batch.rows.columns]
+    rest = [n for n, place in enumerate(at) if place is None]
+    taken = iter(take(batch.rows.select(rest), order).columns if rest else ())
+    columns = [next(taken) if place is None else ordered.rows.column(place) for place in at]
     weights = None if batch.weights is None else batch.weights[order]
     return Batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema), weights)
 
 
-def _place(column: pa.Array) -> tuple[object, ...]:
-    """Where its values lie: equal for two arrays that are one."""
-    if pa.types.is_nested(column.type):
-        return (id(column),)
+def _place(column: pa.Array) -> tuple[object, ...] | None:
+    """Where its values lie: equal for two arrays that are one. None: not in its own buffers alone."""
+    if pa.types.is_nested(column.type) or pa.types.is_dictionary(column.type):
+        return None
     return column.type, column.offset, *(b.address if b is not None else 0 for b in column.buffers())
 
 

@@ -11,7 +11,7 @@ import pytest
 from forebay.engine.batch import Batch
 from forebay.engine.operators.base import Turn
 from forebay.engine.operators.join import ArrangeOperator, JoinOperator, JoinSpec
-from forebay.engine.operators.pieces import Pieces
+from forebay.engine.operators.pieces import Pieces, _in_order
 from forebay.engine.operators.side import Side
 from forebay.engine.state.arrangement import Arrangement
 from forebay.engine.state.coldstore import ColdStore
@@ -78,3 +78,28 @@ def test_a_block_is_read_once(store: ColdStore) -> None:
     assert reads[1] == 1
     assert all(blocks / 2 < n <= blocks + 100 for n in reads[2:]), f"{reads} of {blocks}"
     join.close()
+
+
+def test_columns_that_are_one_are_put_in_order_once_and_others_by_themselves() -> None:
+    n = 1000
+    order = np.random.default_rng(3).permutation(n)
+    columns = {
+        "a": pa.array(range(n)),
+        "list": pa.array([[i] for i in range(n)]),
+        "other": pa.array([[-i] for i in range(n)]),
+        "coded": pa.array([f"{i % 7}" for i in range(n)]).dictionary_encode(),
+        "text": pa.array([f"t{i}" for i in range(n)]),
+    }
+    rows = pa.RecordBatch.from_pydict(columns)
+    stored, weights = Batch(rows, np.arange(1, n + 1)), np.arange(n, 0, -1)
+    made = pa.array([i / 2 for i in range(n)])
+    shown = pa.RecordBatch.from_arrays(
+        [rows.column(4), made, rows.column(2), rows.column(1), rows.column(3), rows.column(0)], names=list("tmolca")
+    )
+    ordered = stored.take(order)
+    found = _in_order(Batch(shown, weights), stored, ordered, order)
+    assert found.rows.equals(shown.take(pa.array(order)))
+    assert found.weights is not None and (found.weights == weights[order]).all()
+    assert found.rows.column(0).buffers()[1].address == ordered.rows.column(4).buffers()[1].address
+    only = _in_order(Batch(shown.select(["t", "a"])), stored, ordered, order)
+    assert only.rows.equals(shown.select(["t", "a"]).take(pa.array(order))) and only.weights is None
