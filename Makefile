@@ -29,7 +29,7 @@ figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.nexmark --source kafka --publish --queries q0,q3,q4,q9,q18,q20 --events 3000000 --json bench/results/nexmark-kafka.json
 	$(BIN)/python -m bench.orders --orders 2000000 --json bench/results/orders.json
 	$(BIN)/python -m bench.month_join --orders 50000000 --budget 1GB --variant plain,kafka,late-updates,cold-refunds --json bench/results/month_join.json
-	$(BIN)/python -m bench.checkpoint --orders 80000000 --budget 1GB --json bench/results/checkpoint.json
+	$(BIN)/python -m bench.checkpoint --orders 66000000 --budget 1GB --intervals 3 --json bench/results/checkpoint.json
 	$(BIN)/python -m bench.bootstrap --orders 50000000 --budget 1GB --json bench/results/bootstrap.json
 	$(BIN)/python -m bench.sharing --orders 1000000 --json bench/results/sharing.json
 	$(BIN)/python -m bench.alter --orders 1000000 --json bench/results/alter.json

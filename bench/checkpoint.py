@@ -99,8 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from forebay.connection import Connection
     from forebay.connectors import default_registry
 
-    changed = int(args.orders * args.changed)
-    month = LaterMonth(args.orders, args.seed, changed=changed)
+    month = LaterMonth(args.orders, args.seed, changed=int(args.orders * args.changed))
     registry = default_registry()
 
     def source(spec: TableSpec) -> Source:
@@ -131,7 +130,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result = measure.measure("", args.orders, load)
         states = [s for n in driver.flow.order for s in n.states().values()]
         state = sum(s.nbytes() for s in states) + driver.cold.disk_bytes()
-        con.execute("SET 'execution.checkpointing.interval' = '1 h'")  # none between the two that are measured
+        con.execute("SET 'execution.checkpointing.interval' = '1 h'")  # none but those that are measured
         con.checkpoint(args.timeout)
         changing, taken, sent = [], [], []
         for interval in range(args.intervals):

@@ -69,8 +69,7 @@ class Driver(Checkpointing):
         self._waiting = Waiting(self, self.shop, self._attach)
         self._threads = Threads(self, self.step)
         self._may_poll = False
-        """The turn's epoch has what was fetched, and nothing was polled since."""
-        self._in_turn = False
+        """Threads take a turn, its epoch has what was fetched, and nothing was polled since."""
         self.flow.taken = self._taken
         self.cold.meanwhile = self._meanwhile
 
@@ -181,9 +180,9 @@ class Driver(Checkpointing):
             scans = self._readable()
         fetched = self.polling.poll(scans, self.options, self._hurried)
         with self.lock:
-            self._in_turn = self._threads.running and any(fetched.values())
+            self._may_poll = self._threads.running and any(fetched.values())
             worked = self._epoch(fetched, merged)
-            self._in_turn = self._may_poll = False
+            self._may_poll = False
             worked |= self._waiting.step()
             self._retry_failed()
             self._finish_jobs()
@@ -199,7 +198,6 @@ class Driver(Checkpointing):
 
     def _taken(self) -> None:
         """With a processor to spare the next rows are read and decoded while these are processed."""
-        self._may_poll = self._in_turn
         if limits.cores() > 1:
             self._poll_ahead()
 

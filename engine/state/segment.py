@@ -257,7 +257,7 @@ class Builder:
                 at = at + counts
         used, at = at, -(-at // WORDS) * WORDS + CHECK
         if self._block_rows >= _FEWEST_ROWS:
-            at = whole_pages(at)
+            at = _whole_pages(at)
         ends = np.cumsum(at)
         data = np.empty(int(ends[-1]) + SLACK, np.uint8)
         begin = data.ctypes.data + ends - at
@@ -279,7 +279,7 @@ class Builder:
         return data, ends
 
 
-def whole_pages(sizes: Ids) -> Ids:
+def _whole_pages(sizes: Ids) -> Ids:
     """Sizes of values, at least these, whose entries in a table file take whole pages: each then is read as one."""
     pages = -(-(sizes + BEFORE + AFTER + 3) // PAGE) * PAGE - BEFORE - AFTER
     return pages - np.where(pages - 2 < 1 << 14, 2, 3)

@@ -97,29 +97,19 @@ def all_is_there(con: Connection) -> None:
 VIEW = "CREATE MATERIALIZED VIEW sums AS SELECT COUNT(*) AS c, SUM(n) AS s FROM numbers"
 
 
-def test_a_processor_to_spare_reads_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    con, looks = opened(monkeypatch, 2, 30)
+@pytest.mark.parametrize(
+    ("cores", "disk", "ahead"),
+    [(2, False, True), (1, True, True), (1, False, False)],
+    ids=["a processor to spare", "one, and the disk is waited for", "one, and nothing is waited for"],
+)
+def test_the_next_is_read_in_an_epoch(monkeypatch: pytest.MonkeyPatch, cores: int, disk: bool, ahead: bool) -> None:
+    con, looks = opened(monkeypatch, cores, 30 if ahead else 0.5)
     with con:
+        if disk:
+            looks.meanwhile = con.warehouse.driver.cold.meanwhile
         con.execute(VIEW)
         all_is_there(con)
-        assert looks.came
-
-
-def test_with_one_processor_the_next_is_read_while_the_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    con, looks = opened(monkeypatch, 1, 30)
-    with con:
-        looks.meanwhile = con.warehouse.driver.cold.meanwhile
-        con.execute(VIEW)
-        all_is_there(con)
-        assert looks.came
-
-
-def test_with_one_processor_nothing_is_read_in_an_epoch_that_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    con, looks = opened(monkeypatch, 1, 0.5)
-    with con:
-        con.execute(VIEW)
-        all_is_there(con)
-        assert looks.came is False
+        assert looks.came is ahead
 
 
 def test_a_job_that_comes_while_the_next_is_being_read_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,7 @@ def test_memory_goes_to_other_groups(store: ColdStore, monkeypatch: pytest.Monke
         assert table.nbytes() - table.idle_bytes() < busy / 3
         assert table.on_disk is not None
         sizes.append(table.nbytes() - table.on_disk.nbytes())
+        assert table.on_disk.nbytes() < 5 * (number + 1) * 10_000
     assert sizes[-1] < sizes[0] * 1.3
     assert table.rows() == 80_000
 
