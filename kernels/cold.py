@@ -42,8 +42,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SALT = np.array(
     [0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31], np.uint32
 )
-u32_in = types.Array(uint32, 1, "C", readonly=True)
 u32_out = types.Array(uint32, 1, "C")
+tables_in = types.Array(int64, 2, "C", readonly=True)
 
 
 # --- filters and fences ----------------------------------------------------------------------------------------------
@@ -71,55 +71,59 @@ def filter_add(hashes, words):
             words[at + lane] |= _bit(x, lane)
 
 
-@kernel(int64(u64_in, u32_in, i64_out))
-def filter_test(hashes, words, out):
-    """out[:m] = the indexes of hashes that may be there; returns m. `out` has room for all."""
-    count = words.shape[0] // LANES
-    base = np.int64(words.ctypes.data)
+@inline
+def _may_have(words, count, x):
+    """Whether the filter at address `words` lets hash x through."""
+    at = words + _lane(x, count) * 4
+    missing = np.uint32(0)
+    for lane in range(LANES):
+        missing |= ~np.uint32(load_u32(at + lane * 4)) & _bit(x, lane)
+    return missing == np.uint32(0)
+
+
+@inline
+def _fence(fences, blocks, x):
+    """The first of so many blocks, whose fences are at an address, that may have hash x."""
+    b = np.int64(((x >> _HALF) * np.uint64(blocks)) >> _HALF)
+    while b > 0 and load_u64(fences + b * 8) >= x:
+        b -= 1
+    while b + 1 < blocks and load_u64(fences + (b + 1) * 8) < x:
+        b += 1
+    return b
+
+
+@kernel(int64(u64_in, tables_in, i64_out, i64_out, i64_out, i64_out))
+def candidates(hashes, segments, passed, which, slot, block):
+    """Where each hash may be found: hashes[which[i]] in block block[i] of segment slot[i], slots ascending.
+
+    `segments` is int64[S, 4]: {address of the filter, its blocks of 8 words, address of the fences, blocks}. passed[s] = hashes
+    that the filter of s lets through. Returns how many places there are; those beyond the room that the outputs have are only
+    counted.
+    """
     n = hashes.shape[0]
-    m = 0
-    for i in range(n):
-        if i + _AHEAD < n:
-            prefetch(base + _lane(hashes[i + _AHEAD], count) * 4)
-        x = hashes[i]
-        at = _lane(x, count)
-        missing = np.uint32(0)
-        for lane in range(LANES):
-            missing |= ~words[at + lane] & _bit(x, lane)
-        out[m] = i
-        m += 1 if missing == np.uint32(0) else 0
-    return m
-
-
-@kernel(int64(u64_in, i64_in, u64_in, i64_out, i64_out))
-def fence_find(hashes, picked, fences, first, last):
-    """For each picked hash the blocks first[i]..last[i] that may hold it; returns how many blocks that is in all."""
-    blocks = fences.shape[0]
-    total = 0
-    for i in range(picked.shape[0]):
-        x = hashes[picked[i]]
-        b = np.int64(((x >> _HALF) * np.uint64(blocks)) >> _HALF)
-        while b > 0 and fences[b] >= x:
-            b -= 1
-        while b + 1 < blocks and fences[b + 1] < x:
-            b += 1
-        first[i] = b
-        while b + 1 < blocks and fences[b + 1] == x:
-            b += 1
-        last[i] = b
-        total += b - first[i] + 1
-    return total
-
-
-@kernel(void(i64_in, i64_in, i64_in, i64_out, i64_out))
-def fence_expand(picked, first, last, which, block):
-    """The (hash index, block) pairs of `fence_find`."""
+    room = which.shape[0]
     w = 0
-    for i in range(picked.shape[0]):
-        for b in range(first[i], last[i] + 1):
-            which[w] = picked[i]
-            block[w] = b
-            w += 1
+    for s in range(segments.shape[0]):
+        words, count, fences, blocks = segments[s, 0], segments[s, 1], segments[s, 2], segments[s, 3]
+        passed[s] = 0
+        for i in range(n):
+            if i + _AHEAD < n:
+                prefetch(words + _lane(hashes[i + _AHEAD], count) * 4)
+            x = hashes[i]
+            if not _may_have(words, count, x):
+                continue
+            passed[s] += 1
+            b = _fence(fences, blocks, x)
+            while True:
+                if w < room:
+                    which[w] = i
+                    slot[w] = s
+                    block[w] = b
+                w += 1
+                b += 1
+                if b >= blocks or load_u64(fences + b * 8) != x:
+                    break
+    return w
 
 
 # --- searching blocks ------------------------------------------------------------------------------------------------

@@ -171,10 +171,15 @@ class ColdRows:
             self.merges += 1
         return True
 
+    @property
+    def may_step(self) -> bool:
+        """Whether a merge is under way whose next step is not its last."""
+        return self._merge is not None and not self._merge.ends
+
     def ahead(self, held: Ids) -> None:
-        """A step of merging, if one is under way and that is not its last: readers may be at work."""
-        if self._merge is not None and not self._merge.ends:
-            self._merge.step(held)
+        """Such a step, which does not disturb readers."""
+        assert self._merge is not None
+        self._merge.step(held)
 
     def _forget(self, segment: Segment) -> None:
         del self.segments[segment.number]
@@ -284,9 +289,20 @@ class ColdRows:
         for known in self._prepared:
             if known.hashes is hashes and known.segments == [s.number for s in segments]:
                 return known.found
-        found = [s.candidates(hashes) for s in segments]
-        which, block = (np.concatenate([NONE, *parts]) for parts in zip(*found)) if found else (NONE, NONE)
-        return which, np.repeat(np.arange(len(segments)), [f[0].shape[0] for f in found]), block
+        if not segments:
+            return NONE, NONE, NONE
+        tables, passed = np.array([s.table for s in segments]), np.empty(len(segments), np.int64)
+        room, count = -1, hashes.shape[0]
+        while count > room:  # keys of many rows are in many places
+            room = count
+            places = [np.empty(room, np.int64) for _ in range(3)]
+            count = kernels.candidates(hashes, tables, passed, *places)
+        for segment, through in zip(segments, passed.tolist()):
+            segment.asked += hashes.shape[0]
+            segment.passed += through
+        which, slots, blocks = (column[:count] for column in places)
+        order = np.argsort((slots << _SEGMENT) + blocks)
+        return which[order], slots[order], blocks[order]
 
     def _find(self, segments: Sequence[Segment], hashes: Hashes) -> Iterator[tuple[npt.NDArray[np.int32], Ids, Ids]]:
         """As `find`, in all of some segments: their blocks are asked for together."""

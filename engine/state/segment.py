@@ -87,6 +87,13 @@ class Segment:
                 extents = Extents(starts, head["firsts"], head["ends"])
         except (ValueError, KeyError) as error:
             raise StateError("cold state is damaged", detail=f"footer of segment {number}: {error}") from error
+        self.table = (
+            self.filter.ctypes.data,
+            self.filter.shape[0] // LANES,
+            self.fences.ctypes.data,
+            self.fences.shape[0],
+        )
+        """As `kernels.candidates` wants it."""
         self.dead = 0
         """Its rows that have died; its owner counts them."""
         self.damaged = False
@@ -103,21 +110,6 @@ class Segment:
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self.fences.nbytes + self.filter.nbytes + self.places.nbytes()
-
-    def candidates(self, hashes: Hashes) -> tuple[Ids, Ids]:
-        """(index of the hash, block that may hold rows with it), by hash, of all that the filter lets through."""
-        picked = np.empty(hashes.shape[0], np.int64)
-        picked = picked[: kernels.filter_test(hashes, self.filter, picked)]
-        self.asked += hashes.shape[0]
-        self.passed += picked.shape[0]
-        if not picked.shape[0]:
-            return picked, picked
-        picked = picked[np.argsort(hashes[picked])]
-        first, last = np.empty_like(picked), np.empty_like(picked)
-        total = kernels.fence_find(hashes, picked, self.fences, first, last)
-        which, block = np.empty(total, np.int64), np.empty(total, np.int64)
-        kernels.fence_expand(picked, first, last, which, block)
-        return which, block
 
     def blocks_between(self, low: int, high: int | None) -> Ids:
         """The blocks that may hold hashes from `low` to below `high` (None: to the end)."""

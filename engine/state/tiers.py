@@ -271,7 +271,7 @@ class TieredRows:
         """A step of sealing or merging in the middle of an epoch, if it ends neither: then no row goes anywhere."""
         if self._sealing is not None and not self._sealing.ends:
             self._sealing.step(self.hot.gather)
-        elif self.cold is not None:
+        elif self.cold is not None and self.cold.may_step:
             self.cold.ahead(self._held())
 
     def _held(self) -> Ids:
