@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("forebay")
 FORMAT = 2
-READ_ROWS = 1 << 16
+READ_ROWS = 1 << 17
+"""Rows that are spilled together: the more, the fewer the pieces that a range is put together from."""
 UNKNOWN_ROWS = 1 << 24
 """Rows expected of a history that cannot say how many it has."""
 _MANIFEST = "manifest.json"

@@ -34,7 +34,7 @@ RANGE_ROWS = 1 << 16
 MOST_RANGES = 1 << 10
 MOST_ROWS = 1 << 19
 """Rows sorted at a time where a range has many more than its share: a key that many rows have."""
-RUN_BATCHES = 32
+RUN_BATCHES = 16
 PARTS = 4
 """Segments made at most: fewer than would be merged."""
 GROUPS = 1 << 6
@@ -266,7 +266,7 @@ class BulkBuild:
         age = places
         if self._version is not None:
             versions = take(rows.select([1 + self._version]), places).column(0)
-            age = np.lexsort((places, rank_of(versions))).argsort()
+            age = rank_of(versions) * rows.num_rows + places
         best = np.zeros(several.shape[0], np.int64) - 1
         np.maximum.at(best, group, age)
         keep[several] = age == best[group]
