@@ -236,7 +236,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     per_day = np.diff(days.seen)
     if (days.seen > 0).all():  # rows are sealed every day or two: one day alone says little
         for day in (5, 28):
-            more[f"days_{day - 1}_to_{day + 1}_rows_per_s"] = round(result.rows / DAYS / per_day[day - 2 : day + 1].mean())
+            more[f"days_{day - 1}_to_{day + 1}_rows_per_s"] = round(
+                result.rows / DAYS / per_day[day - 2 : day + 1].mean()
+            )
     result.more.update(more)
     peer = {"peer": PEERS[args.case]} if args.case in PEERS else {}
     return (

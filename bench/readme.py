@@ -36,6 +36,8 @@ _HEADS = {
     "disk_mb": "on disk, MB",
     "changed_mb": "changed, MB",
     "written_mb": "written, MB",
+    "sink_mb": "of that for the sink, MB",
+    "written_percent": "the rest, % of the state",
     "checkpoint_seconds": "checkpoint, s",
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
