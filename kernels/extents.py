@@ -13,11 +13,21 @@ Addresses are raw (`kernels.memory`): only `engine.state.extents` and `engine.st
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, types, uint32, void
+from numba import int64, types, void
 
 from forebay.kernels.hash import i64_in, i64_out, u64_in
 from forebay.kernels.jit import inline, kernel
-from forebay.kernels.memory import copy_bytes, fold_multiply, load_u8, load_u32, load_u64, store_u8, store_u64
+from forebay.kernels.memory import (
+    copy_bytes,
+    fold_multiply,
+    load_i64,
+    load_u8,
+    load_u32,
+    load_u64,
+    store_i64,
+    store_u8,
+    store_u64,
+)
 
 PAGE = 4096
 KEY = 12
@@ -34,7 +44,7 @@ _MOST = 1 << 20
 _K0, _K1, _K2, _K3 = (
     np.uint64(k) for k in (0xA0761D6478BD642F, 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 0x589965CC75374CC3)
 )
-u32_in = types.Array(uint32, 1, "C", readonly=True)
+tables_in = types.Array(int64, 2, "C", readonly=True)
 
 
 @inline
@@ -62,6 +72,39 @@ def put_sums(values, used, sizes):
         for k in range(used[i], sizes[i]):
             store_u8(values[i] + k, np.int64(0))
         store_u64(values[i] + end, _sum(values[i], end))
+
+
+@kernel(void(i64_in, i64_in, i64_in, i64_out))
+def get_addresses(slots, blocks, tables, out):
+    """out[i] = entry blocks[i] of the int64[] at address tables[slots[i]]."""
+    for i in range(slots.shape[0]):
+        out[i] = load_i64(tables[slots[i]] + blocks[i] * 8)
+
+
+@kernel(void(i64_in, i64_in, i64_in, i64_in))
+def put_addresses(slots, blocks, tables, values):
+    """Entry blocks[i] of the int64[] at address tables[slots[i]] = values[i]."""
+    for i in range(slots.shape[0]):
+        store_i64(tables[slots[i]] + blocks[i] * 8, values[i])
+
+
+@kernel(void(i64_in, i64_in, tables_in, i64_in, i64_in, i64_out, i64_out, i64_out))
+def locate(slots, blocks, tables, firsts, ends, files, begins, stops):
+    """The entry of block blocks[i] of segment slots[i] lies in files[i], from begins[i] to stops[i].
+
+    `tables` is int64[S, 4]: {address of u32[], where each entry begins; blocks; first file; files}. firsts[f] is the first block
+    of file f, and ends[f] where the entry of its last one ends.
+    """
+    for i in range(slots.shape[0]):
+        starts, block = tables[slots[i], 0], blocks[i]
+        file = tables[slots[i], 2]
+        last = file + tables[slots[i], 3] - 1
+        while file < last and firsts[file + 1] <= block:
+            file += 1
+        after = firsts[file + 1] if file < last else tables[slots[i], 1]
+        files[i] = file
+        begins[i] = np.int64(load_u32(starts + 4 * block))
+        stops[i] = ends[file] if block + 1 == after else np.int64(load_u32(starts + 4 * (block + 1)))
 
 
 @kernel(int64(i64_in, i64_in, i64_in, i64_out, i64_out, i64_out, i64_out, i64_out, i64_out))

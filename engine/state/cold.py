@@ -25,7 +25,7 @@ from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
 from forebay.engine.state.coldstore import LOADED, ColdStore, Loading
-from forebay.engine.state.extents import Addresses, Asked, Bytes, Wanted
+from forebay.engine.state.extents import Asked, Bytes, Wanted
 from forebay.engine.state.rows import ChunkTable, Ids
 from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
 from forebay.engine.state.times import NEVER, Micros, time_of
@@ -330,33 +330,29 @@ class ColdRows:
             return
         loading = self.store.begin(pieces[0][2])
         try:
-            for number, (piece, groups, _) in enumerate(pieces):
+            for number, (piece, wanted, _) in enumerate(pieces):
                 now = loading
                 if number + 1 < len(pieces):
                     loading = self.store.begin(pieces[number + 1][2])
                 self.store.finish(now)
-                yield piece, np.concatenate([places.at[blocks[part]] for places, part in groups])
+                yield piece, wanted.at()
         finally:
             self.store.drop(loading.asked)  # if the reader did not want all
 
-    def _pieces(
-        self, segments: Sequence[Segment], slots: Ids, blocks: Ids
-    ) -> Sequence[tuple[slice, Sequence[tuple[Addresses, slice]], Wanted]]:
-        """Pieces of ascending (slots, blocks) that fit in memory together: which they are, those of each segment, and their
-        distinct blocks."""
+    def _pieces(self, segments: Sequence[Segment], slots: Ids, blocks: Ids) -> Sequence[tuple[slice, Wanted, Wanted]]:
+        """Pieces of ascending (slots, blocks) that fit in memory together: which they are, what they want, and that without what
+        is wanted twice."""
         if not blocks.shape[0]:
             return []
         fresh = np.r_[True, (blocks[1:] != blocks[:-1]) | (slots[1:] != slots[:-1])]
         size = np.array([s.block_bytes for s in segments])
         taken = np.cumsum(np.where(fresh, size[slots], 0))
         cuts = np.searchsorted(taken, np.arange(LOADED, int(taken[-1]), LOADED), "right")
+        whole = Wanted([s.places for s in segments], slots, blocks)
         pieces = []
         for begin, end in pairwise(np.unique(np.r_[0, cuts, blocks.shape[0]]).tolist()):
-            bounds = np.r_[begin, begin + 1 + np.flatnonzero(np.diff(slots[begin:end])), end].tolist()
-            groups = [(segments[slots[a]].places, slice(a, b)) for a, b in pairwise(bounds)]
-            distinct = np.r_[True, fresh[begin + 1 : end]]
-            wanted = [(p, blocks[part][distinct[part.start - begin : part.stop - begin]]) for p, part in groups]
-            pieces.append((slice(begin, end), groups, wanted))
+            wanted = whole.part(slice(begin, end))
+            pieces.append((slice(begin, end), wanted, wanted.part(np.r_[True, fresh[begin + 1 : end]])))
         return pieces
 
     def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
@@ -480,7 +476,7 @@ class _Merge:
                 self._asked[number] = self._ask(number)
         wanted, asked = self._asked[self._done]
         pieces, parts = self._owner.store.read(wanted, asked), []
-        for segment, (_, blocks) in zip(self.inputs, wanted):
+        for segment, (_, blocks) in zip(self.inputs, wanted.parts()):
             try:
                 parts.append(self._slice(segment, blocks, *next(pieces), held))
             except StateError:
@@ -507,7 +503,7 @@ class _Merge:
         return (number << 64) // self._slices, end
 
     def _ask(self, number: int) -> tuple[Wanted, Asked | None]:
-        wanted = [(s.places, s.blocks_between(*self._bounds(number))) for s in self.inputs]
+        wanted = Wanted.of([(s.places, s.blocks_between(*self._bounds(number))) for s in self.inputs])
         return wanted, self._owner.store.ask(wanted)
 
     def _slice(

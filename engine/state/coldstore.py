@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
@@ -150,12 +151,12 @@ class ColdStore:
 
     def begin(self, wanted: Wanted) -> Loading:
         """Begin to bring distinct blocks of some segments into memory."""
-        for places, blocks in wanted:
-            places.asked += blocks.shape[0]
-        absent = _absent(wanted)
-        for places, blocks in absent:
-            places.read += blocks.shape[0]
-            self.read_blocks += blocks.shape[0]
+        for places, count in zip(wanted.places, wanted.counts().tolist()):
+            places.asked += count
+        absent = wanted.absent()
+        for places, count in zip(wanted.places, absent.counts().tolist()):
+            places.read += count
+        self.read_blocks += len(absent)
         return self._sent(wanted, absent)
 
     def finish(self, loading: Loading) -> None:
@@ -163,16 +164,17 @@ class ColdStore:
         if loading.asked is not None and loading.asked.count > _FEW:
             self.meanwhile()
         self._arrive(loading)
-        if absent := _absent(loading.wanted):
+        if absent := loading.wanted.absent():
             self._arrive(self._sent(absent, absent))
-            if absent := _absent(absent):
+            if absent := absent.absent():
                 self._keep(absent, *self._got(absent))
-        if _absent(loading.wanted):  # some had to make room for others, but what came last never has to
+        if loading.wanted.absent():  # some had to make room for others, but what came last never has to
             self._keep(loading.wanted, *self._got(loading.wanted))
 
     def _sent(self, wanted: Wanted, absent: Wanted) -> Loading:
         """Ask for those that are absent, as far as it is known where they lie."""
-        direct = [part for part in absent if part[0].extents is not None]
+        known = np.array([p.extents is not None for p in absent.places], bool)
+        direct = absent if known.all() else absent.part(known[absent.slots])
         return Loading(wanted, direct, self._reader.ask(direct))
 
     def _arrive(self, loading: Loading) -> None:
@@ -180,27 +182,23 @@ class ColdStore:
             return
         data, at = self._reader.take(loading.asked)
         self._keep(loading.direct, data, at)
-        if not at.all():
-            for places, _ in _absent(loading.direct):
-                places.extents = None  # they lie elsewhere, or are damaged
+        for slot in np.unique(loading.direct.slots[at == 0]).tolist():
+            loading.direct.places[slot].extents = None  # they lie elsewhere, or are damaged
 
     def _got(self, wanted: Wanted) -> tuple[Bytes, Blocks]:
         """The bytes of blocks, and the address of each in them, from RocksDB."""
-        return _joined(self._get([key for places, blocks in wanted for key in _keys(places.segment, blocks)]))
+        return _joined(self._get([key for places, blocks in wanted.parts() for key in _keys(places.segment, blocks)]))
 
-    def _keep(self, parts: Wanted, data: Bytes, at: Blocks) -> None:
-        begin = 0
-        for places, blocks in parts:
-            places.at[blocks] = at[begin : begin + blocks.shape[0]]
-            begin += blocks.shape[0]
-        self._cached.append((data, parts))
+    def _keep(self, wanted: Wanted, data: Bytes, at: Blocks) -> None:
+        wanted.put(at)
+        self._cached.append((data, wanted))
         self._cached_bytes += data.nbytes
         while self._cached_bytes - self._cached[0][0].nbytes > self.cache:
             self._evict()
 
     def ask(self, wanted: Wanted) -> Asked | None:
         """Begin to read blocks, in a row of each segment, for `read`; None if there is no way to read ahead."""
-        return self._reader.ask([(places, blocks) for places, blocks in wanted if blocks.shape[0]])
+        return self._reader.ask(wanted)
 
     def read(self, wanted: Wanted, asked: Asked | None) -> Iterator[tuple[Bytes, Blocks]]:
         """Blocks in a row of each segment, which nobody keeps but the caller: the bytes, and the address of each block in them.
@@ -209,7 +207,7 @@ class ColdStore:
         """
         data, at = self._reader.take(asked) if asked is not None else (_NOTHING, np.zeros(0, np.int64))
         begin = 0
-        for places, blocks in wanted:
+        for places, blocks in wanted.parts():
             self.read_blocks += blocks.shape[0]
             came = at[begin : begin + blocks.shape[0]]
             begin += blocks.shape[0]
@@ -250,7 +248,7 @@ class ColdStore:
         """The segment will not be read again; `collect` may drop it."""
         self.live.discard(places.segment)
         self._reader.forget(places.segment)
-        kept = [(data, [part for part in parts if part[0] is not places]) for data, parts in self._cached]
+        kept = [(data, wanted.part(_of_others(wanted, places))) for data, wanted in self._cached]
         self._cached = deque(entry for entry in kept if entry[1])
         self._cached_bytes = sum(data.nbytes for data, _ in self._cached)
 
@@ -385,11 +383,10 @@ class ColdStore:
         )
 
     def _evict(self) -> None:
-        data, parts = self._cached.popleft()
-        begin, end = data.ctypes.data, data.ctypes.data + data.nbytes
-        for places, blocks in parts:
-            at = places.at[blocks]
-            places.at[blocks[(at >= begin) & (at < end)]] = 0
+        data, wanted = self._cached.popleft()
+        at = wanted.at()
+        gone = wanted.part((at >= data.ctypes.data) & (at < data.ctypes.data + data.nbytes))
+        gone.put(np.zeros(len(gone), np.int64))
         self._cached_bytes -= data.nbytes
 
 
@@ -397,9 +394,9 @@ def _nothing() -> None:
     """Waits."""
 
 
-def _absent(wanted: Wanted) -> list[tuple[Addresses, Blocks]]:
-    parts = [(places, blocks[places.at[blocks] == 0]) for places, blocks in wanted]
-    return [(places, blocks) for places, blocks in parts if blocks.shape[0]]
+def _of_others(wanted: Wanted, places: Addresses) -> npt.NDArray[np.bool_]:
+    others = np.array([p is not places for p in wanted.places], bool)
+    return others[wanted.slots]
 
 
 def _joined(found: Sequence[bytes]) -> tuple[Bytes, Blocks]:

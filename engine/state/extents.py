@@ -8,6 +8,7 @@ file is damaged or laid out by another version, is left to RocksDB, which can te
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import logging
 import mmap
@@ -38,6 +39,7 @@ _SPARE = 10 << 20
 _AT_ONCE = 128 << 10
 """Bytes that the system brings into the page cache in one call, wherever it runs: some read no more."""
 _LIBC = ctypes.CDLL(None)
+_NONE = np.zeros(0, np.int64)
 
 
 class Extents:
@@ -48,6 +50,7 @@ class Extents:
         self.starts = starts
         self.firsts = list(firsts)
         self.ends = list(ends)
+        self.address = starts.ctypes.data
 
     @classmethod
     def of(cls, sizes: Blocks, firsts: Sequence[int]) -> Extents:
@@ -61,15 +64,6 @@ class Extents:
         ends = after[np.r_[list(firsts[1:]), sizes.shape[0]].astype(np.int64) - 1] - base
         return cls(starts.astype(np.uint32), firsts, ends.tolist())
 
-    def of_blocks(self, blocks: Blocks) -> tuple[Blocks, Blocks, Blocks]:
-        """(number of the file, where the entry begins, where it ends) of each block."""
-        files = np.searchsorted(self.firsts, blocks, "right") - 1
-        starts = self.starts[blocks].astype(np.int64)
-        ends = self.starts[np.minimum(blocks + 1, self.starts.shape[0] - 1)].astype(np.int64)
-        last = blocks + 1 == np.array([*self.firsts[1:], self.starts.shape[0]])[files]
-        ends[last] = np.array(self.ends)[files[last]]
-        return files, starts, ends
-
     def nbytes(self) -> int:
         return self.starts.nbytes
 
@@ -81,6 +75,7 @@ class Addresses:
         self.segment = segment
         self.extents = extents
         self.at = np.zeros(blocks, np.int64)
+        self.address = self.at.ctypes.data
         self.asked = 0
         """Blocks that readers wanted; of these `read` had to come from the files."""
         self.read = 0
@@ -89,8 +84,70 @@ class Addresses:
         return self.at.nbytes + (self.extents.nbytes() if self.extents is not None else 0)
 
 
-Wanted = Sequence[tuple[Addresses, Blocks]]
-"""Ascending blocks of some segments."""
+class Wanted:
+    """Blocks of some segments, told apart by *slots*: block blocks[i] of places[slots[i]]. (slots, blocks) ascend."""
+
+    def __init__(self, places: Sequence[Addresses], slots: Blocks, blocks: Blocks) -> None:
+        self.places = places
+        self.slots = slots
+        self.blocks = blocks
+        self._tables = np.array([p.address for p in places], np.int64)
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Addresses, Blocks]]) -> Wanted:
+        """Ascending blocks of each of some segments."""
+        slots = np.repeat(np.arange(len(parts)), [blocks.shape[0] for _, blocks in parts])
+        return cls([p for p, _ in parts], slots, np.concatenate([_NONE, *(blocks for _, blocks in parts)]))
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def part(self, which: slice | npt.NDArray[np.bool_]) -> Wanted:
+        """Some of them."""
+        made = copy.copy(self)
+        made.slots, made.blocks = self.slots[which], self.blocks[which]
+        return made
+
+    def parts(self) -> list[tuple[Addresses, Blocks]]:
+        """The blocks of each segment, those without any included."""
+        ends = np.cumsum(self.counts())[:-1]
+        return list(zip(self.places, np.split(self.blocks, ends)))
+
+    def counts(self) -> Blocks:
+        """How many there are of each segment."""
+        return np.bincount(self.slots, minlength=len(self.places))
+
+    def at(self) -> Blocks:
+        """Their addresses in memory; 0 for those that are not there."""
+        found = np.empty_like(self.blocks)
+        kernels.get_addresses(self.slots, self.blocks, self._tables, found)
+        return found
+
+    def put(self, at: Blocks) -> None:
+        """They are at these addresses from now on."""
+        kernels.put_addresses(self.slots, self.blocks, self._tables, at)
+
+    def absent(self) -> Wanted:
+        """Those that are not in memory."""
+        return self.part(self.at() == 0)
+
+
+def locate(wanted: Wanted) -> tuple[Blocks, Blocks, Blocks]:
+    """(number of the file, where the entry begins, where it ends) of each block. The files of the segments that have any are
+    numbered one after the other."""
+    tables = np.zeros((len(wanted.places), 4), np.int64)
+    firsts: list[int] = []
+    ends: list[int] = []
+    for slot in np.flatnonzero(wanted.counts()).tolist():
+        extents = wanted.places[slot].extents
+        assert extents is not None
+        tables[slot] = extents.address, extents.starts.shape[0], len(firsts), len(extents.firsts)
+        firsts += extents.firsts
+        ends += extents.ends
+    found = tuple(np.empty_like(wanted.blocks) for _ in range(3))
+    kernels.locate(wanted.slots, wanted.blocks, tables, np.array(firsts, np.int64), np.array(ends, np.int64), *found)
+    files, begins, stops = found
+    return files, begins, stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,35 +204,36 @@ class BlockReader:
 
     def ask(self, wanted: Wanted) -> Asked | None:
         """Begin to read blocks; None if that is not possible, or there are none."""
-        parts = []
-        for places, blocks in wanted:
+        if not len(wanted):
+            return None
+        descriptors: list[int] = []
+        for slot in np.flatnonzero(wanted.counts()).tolist():
+            places = wanted.places[slot]
             opened = self._opened(places)
             if opened is None or places.extents is None:
                 return None
-            files, starts, ends = places.extents.of_blocks(blocks)
-            cached = self._are_cached(places.segment, opened, files, starts)
-            parts.append((np.array([f.cached if cached else f.direct for f in opened])[files], starts, ends))
-        if not parts:
-            return None
-        files, starts, ends = (np.concatenate(column) for column in zip(*parts))
-        n = files.shape[0]
+            cached = self._is_cached(places, opened, wanted)
+            descriptors += [f.cached if cached else f.direct for f, _ in zip(opened, places.extents.firsts)]
+        files, starts, ends = locate(wanted)
+        n = len(wanted)
         read_files, offsets, sizes, to, read, at = (np.empty(n, np.int64) for _ in range(6))
-        count = kernels.plan(files, starts, ends, read_files, offsets, sizes, to, read, at)
+        count = kernels.plan(np.array(descriptors)[files], starts, ends, read_files, offsets, sizes, to, read, at)
         data = self._buffer(int(to[count - 1] + sizes[count - 1]))
-        numbers = np.repeat([p.segment for p, _ in wanted], [b.shape[0] for _, b in wanted]).astype(np.uint64)
-        blocks = np.concatenate([b for _, b in wanted]).astype(np.uint32)
         assert self._aio is not None
         number = self._aio.begin(read_files[:count], offsets[:count], sizes[:count], to[:count], data)
-        keys = (numbers.byteswap(), blocks.byteswap().astype(np.uint64))
+        segments = np.array([p.segment for p in wanted.places], np.uint64)[wanted.slots]
+        keys = (segments.byteswap(), wanted.blocks.astype(np.uint32).byteswap().astype(np.uint64))
         return Asked(number, data, at, ends - starts, read, to, count, keys)
 
-    def _are_cached(self, segment: int, opened: Sequence[_File], files: Blocks, starts: Blocks) -> bool:
+    def _is_cached(self, places: Addresses, opened: Sequence[_File], wanted: Wanted) -> bool:
         """Whether the page cache seems to have a segment's entries; the system is asked now and then."""
-        told, left = self._told.get(segment, (False, 0))
+        told, left = self._told.get(places.segment, (False, 0))
         if not left:
-            some = slice(None, None, -(-files.shape[0] // _SAMPLE))
-            told = all(opened[f].has(s) for f, s in zip(files[some].tolist(), starts[some].tolist()))
-        self._told[segment] = told, (left or _TOLD) - 1
+            blocks = next(blocks for p, blocks in wanted.parts() if p is places)
+            some = Wanted.of([(places, blocks[:: -(-blocks.shape[0] // _SAMPLE)])])
+            files, starts, _ = locate(some)
+            told = all(opened[f].has(s) for f, s in zip(files.tolist(), starts.tolist()))
+        self._told[places.segment] = told, (left or _TOLD) - 1
         return told
 
     def _buffer(self, size: int) -> Bytes:

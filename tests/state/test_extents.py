@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from forebay.engine.state import aio
 from forebay.engine.state.aio import Aio, buffer
 from forebay.engine.state.coldstore import ColdStore
-from forebay.engine.state.extents import Addresses, BlockReader, Extents
+from forebay.engine.state.extents import Addresses, BlockReader, Extents, Wanted, locate
 from forebay.engine.state.segment import Builder
 from forebay.kernels import extents as kernels
 from forebay.kernels.extents import CHECK, PAGE, WORDS
@@ -57,7 +57,7 @@ def test_every_block_is_found_where_it_lies(store: ColdStore, monkeypatch: pytes
     reader = BlockReader(store._files_of)
     for step in (1, 2, 50):
         wanted = [(places, np.arange(0, len(values), step)) for places, values in parts]
-        asked = reader.ask(wanted)
+        asked = reader.ask(Wanted.of(wanted))
         assert asked is not None
         data, at = reader.take(asked)
         assert data.nbytes >= sum(v.shape[0] for _, values in parts for v in values[::step])
@@ -80,7 +80,7 @@ def test_what_is_damaged_or_another_block_is_not_believed(store: ColdStore) -> N
     moved.extents.starts[20] = moved.extents.starts[21]
     for segment, bad in ((places, [7, 9]), (moved, [7, 9, 19, 20])):
         reader = BlockReader(store._files_of)
-        asked = reader.ask([(segment, np.arange(60))])
+        asked = reader.ask(Wanted.of([(segment, np.arange(60))]))
         assert asked is not None
         _, at = reader.take(asked)
         found = np.flatnonzero(at == 0).tolist()
@@ -88,7 +88,7 @@ def test_what_is_damaged_or_another_block_is_not_believed(store: ColdStore) -> N
         reader.close()
     path.write_bytes(whole[: int(places.extents.starts[30])])  # cut short
     reader = BlockReader(store._files_of)
-    asked = reader.ask([(places, np.arange(25, 35))])
+    asked = reader.ask(Wanted.of([(places, np.arange(25, 35))]))
     assert asked is not None
     assert [bool(a) for a in reader.take(asked)[1]] == [True] * 5 + [False] * 5
     reader.close()
@@ -104,8 +104,8 @@ def test_a_file_system_without_direct_reads_leaves_them_to_rocksdb(
 
     monkeypatch.setattr(os, "open", refuse)
     reader = BlockReader(store._files_of)
-    assert reader.ask([(places, np.arange(60))]) is None
-    assert reader.ask([(places, np.arange(60))]) is None
+    assert reader.ask(Wanted.of([(places, np.arange(60))])) is None
+    assert reader.ask(Wanted.of([(places, np.arange(60))])) is None
     reader.close()
 
 
@@ -179,7 +179,7 @@ def test_extents_follow_the_layout_of_entries(sizes: list[int], data: st.DataObj
         begin = 0 if number in firsts else ends[-1]
         starts.append(begin)
         ends.append(begin + 2 + len(f"{size:b}") // 7 + bool(len(f"{size:b}") % 7) + 20 + size + 13)
-    files, begins, stops = found.of_blocks(np.arange(len(sizes)))
+    files, begins, stops = locate(Wanted.of([(Addresses(1, len(sizes), found), np.arange(len(sizes)))]))
     assert begins.tolist() == starts and stops.tolist() == ends
     assert files.tolist() == [sum(n >= f for f in firsts) - 1 for n in range(len(sizes))]
 
@@ -196,9 +196,8 @@ def test_a_block_of_ordinary_rows_is_one_page_of_its_file(store: ColdStore, widt
         builder.add(
             rows.slice(begin, 7_000), hashes[begin : begin + 7_000], np.arange(begin, min(begin + 7_000, count))
         )
-    extents = builder.finish().places.extents
-    assert extents is not None
-    _, starts, ends = extents.of_blocks(np.arange(extents.starts.shape[0]))
+    segment = builder.finish()
+    _, starts, ends = locate(Wanted.of([(segment.places, np.arange(segment.fences.shape[0]))]))
     assert not (starts % PAGE).any() and not (ends % PAGE).any()
     assert ((ends - starts) == PAGE).mean() > 0.9
     assert 4 * (count * (48 + width)) > 3 * (ends - starts).sum()  # little of it is empty
