@@ -3,7 +3,8 @@
 A join looks at the rows of the other side twice, for pairs and for existence. If an epoch's changes find more cold rows than
 stay in memory, their blocks would be read twice. What a join makes of one key depends on no other key, so it may take some keys
 after the others; the blocks of the next ones are on their way meanwhile. How many cold rows there will be is guessed from the
-last epoch.
+last epoch. Where they fit, there is one piece: dividing costs as much as a tenth of the join, and the engine has something else
+to do while blocks come.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from forebay.engine.state.coldstore import Loading
 from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import Ids
 
-TOGETHER = 900
-"""Cold rows that the changes of one piece find, about: the blocks of two pieces stay in memory."""
+FEW = 64
+"""Cold rows for which nothing has to be read ahead."""
 _LOOKS = 2
 """Times that a row is found, about."""
 _HALF = np.uint64(32)
@@ -39,11 +40,11 @@ class Pieces:
         """Both sides with the changes of some keys, until all were there."""
         changed = sum(side.delta.num_rows for side in (left, right) if side.delta is not None)
         before = left.rows.found_cold + right.rows.found_cold
-        count = int(self._share * changed) // TOGETHER + 1
-        if count == 1:
+        cold = int(self._share * changed)
+        if cold < FEW:
             yield left, right
         else:
-            yield from self._divided(left, right, count)
+            yield from self._divided(left, right, cold // max(left.rows.at_once, right.rows.at_once, 1) + 1)
         found = left.rows.found_cold + right.rows.found_cold - before
         self._share = found / _LOOKS / max(changed, 1)
 
@@ -76,6 +77,10 @@ class _Divided:
             self._bounds = np.zeros(count + 1, np.int64)
             return
         hashes = side.rows.hash_keys(side.delta.rows, side.keys)
+        if count == 1:
+            self._hashes, self._bounds = hashes, np.array([0, hashes.shape[0]])
+            self._delta, self._shown = side.delta, side.shown
+            return
         piece = ((hashes >> _HALF) * np.uint64(count) >> _HALF).astype(np.int64)
         order = np.argsort(piece, kind="stable")
         self._hashes = hashes[order]

@@ -254,6 +254,11 @@ class Arrangement(Tiered):
         """Cold rows that probes have found, since the process began."""
         return self._rows.found_cold
 
+    @property
+    def at_once(self) -> int:
+        """Cold rows, about, whose blocks stay in memory while a piece of changes looks at them and the next one's come."""
+        return self._rows.cold.at_once if self._rows.cold else 0
+
     def prepare(self, hashes: Hashes, view: View) -> Loading | None:
         """Begin to bring cold rows into memory that probes for these hashes will look at; None if there are none."""
         return self._rows.cold.prepare(hashes, view.since) if self._rows.cold else None

@@ -24,7 +24,7 @@ import pyarrow as pa
 from forebay.engine.errors import StateError
 from forebay.engine.files import declare, kill_point
 from forebay.engine.state.arrays import Mask
-from forebay.engine.state.coldstore import LOADED, ColdStore, Loading
+from forebay.engine.state.coldstore import ColdStore, Loading
 from forebay.engine.state.extents import Asked, Bytes, Wanted
 from forebay.engine.state.rows import ChunkTable, Ids
 from forebay.engine.state.segment import Builder, Hashes, Segment, gather_column, rows_batch
@@ -276,6 +276,12 @@ class ColdRows:
         pieces = self._pieces(segments, slots, blocks)
         return self.store.begin(pieces[0][2]) if pieces else None
 
+    @property
+    def at_once(self) -> int:
+        """Rows, about, of which no two are in one block, that a reader can have in memory together."""
+        size: int = max(s.block_bytes for s in self.segments.values())
+        return self.store.loaded * 7 // 8 // size
+
     def is_prepared(self, hashes: Hashes) -> bool:
         """Whether this very array was prepared lately: to look for all of it costs nothing then."""
         return any(p.hashes is hashes for p in self._prepared)
@@ -347,7 +353,8 @@ class ColdRows:
         fresh = np.r_[True, (blocks[1:] != blocks[:-1]) | (slots[1:] != slots[:-1])]
         size = np.array([s.block_bytes for s in segments])
         taken = np.cumsum(np.where(fresh, size[slots], 0))
-        cuts = np.searchsorted(taken, np.arange(LOADED, int(taken[-1]), LOADED), "right")
+        most = self.store.loaded
+        cuts = np.searchsorted(taken, np.arange(most, int(taken[-1]), most), "right")
         whole = Wanted([s.places for s in segments], slots, blocks)
         pieces = []
         for begin, end in pairwise(np.unique(np.r_[0, cuts, blocks.shape[0]]).tolist()):
@@ -358,7 +365,7 @@ class ColdRows:
     def scan(self, segments: Sequence[Segment] | None = None) -> Iterator[Ids]:
         """The handles of all rows (or of those of some segments), in pieces."""
         for segment in list(self.segments.values()) if segments is None else segments:
-            step = max(1, LOADED // segment.block_bytes)
+            step = max(1, self.store.loaded // segment.block_bytes)
             for at in range(0, segment.fences.shape[0], step):
                 blocks = np.arange(at, min(at + step, segment.fences.shape[0]))
                 yield segment.rows_of(blocks) + self._base(segment)

@@ -33,7 +33,7 @@ _FILE_BYTES = 256 << 20
 CACHE = 32 << 20
 """Bytes of blocks that are kept where memory allows it."""
 LOADED = 8 << 20
-"""Most bytes of memory that the blocks have which one step of a reader needs together, about."""
+"""Least bytes of memory for the blocks which one step of a reader needs together."""
 _FEW = 64
 """Blocks for which it is not worth doing something else while they come."""
 _NOTHING = np.zeros(0, np.uint8)
@@ -93,6 +93,12 @@ class ColdStore:
         """Damage has made RocksDB refuse all writes: `reopen`. From a full disk it recovers by itself, within 5 s of room."""
         self._unwieldy: set[int] = set()
         """Damaged segments that cannot be dropped."""
+
+    @property
+    def loaded(self) -> int:
+        """Most bytes of memory, about, for the blocks which one step of a reader needs together: those of two stay, for half of
+        it is given back when they have come."""
+        return max(LOADED, self.cache * 5 // 8)
 
     @property
     def where(self) -> str:

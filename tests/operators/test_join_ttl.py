@@ -245,7 +245,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 2)
     monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)
     monkeypatch.setattr("forebay.engine.state.coldstore._FEW", 0)
-    monkeypatch.setattr("forebay.engine.operators.pieces.TOGETHER", 1)
+    monkeypatch.setattr("forebay.engine.operators.pieces.FEW", 0)
+    monkeypatch.setattr("forebay.engine.state.arrangement.Arrangement.at_once", 1)
 
 
 def run(kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: bool = False, cold: bool = True) -> int:

@@ -36,7 +36,8 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Budget, "keep", seal_all)
     monkeypatch.setattr("forebay.engine.state.cold.FAN", 3)
     monkeypatch.setattr("forebay.engine.state.cold.DEAR", 0)
-    monkeypatch.setattr("forebay.engine.operators.pieces.TOGETHER", 2)
+    monkeypatch.setattr("forebay.engine.operators.pieces.FEW", 0)
+    monkeypatch.setattr("forebay.engine.state.arrangement.Arrangement.at_once", 2)
     monkeypatch.setattr("forebay.engine.state.groups.LEAST", 0)
 
 

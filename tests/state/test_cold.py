@@ -204,7 +204,7 @@ def test_blocks_are_read_where_they_lie_or_by_rocksdb(
 
 def test_blocks_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.coldstore.CACHE", 20_000)
-    monkeypatch.setattr("forebay.engine.state.cold.LOADED", 12_000)
+    monkeypatch.setattr("forebay.engine.state.coldstore.ColdStore.loaded", 12_000)
     store = ColdStore(None)
     cold = ColdRows(SCHEMA, store)
     rows = rows_of(range(2000))
