@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import int64, types, uint32, void
 
-from forebay.kernels.hash import i32_in, i64_in, i64_out, u8_out, u64_in, u64_out
+from forebay.kernels.hash import i32_in, i64_in, i64_out, tables_in, u8_out, u64_in, u64_out
 from forebay.kernels.jit import inline, kernel
 from forebay.kernels.memory import (
     copy_bytes,
@@ -43,7 +43,6 @@ _SALT = np.array(
     [0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31], np.uint32
 )
 u32_out = types.Array(uint32, 1, "C")
-tables_in = types.Array(int64, 2, "C", readonly=True)
 
 
 # --- filters and fences ----------------------------------------------------------------------------------------------

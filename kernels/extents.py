@@ -13,9 +13,9 @@ Addresses are raw (`kernels.memory`): only `engine.state.extents` and `engine.st
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, types, void
+from numba import int64, void
 
-from forebay.kernels.hash import i64_in, i64_out, u64_in
+from forebay.kernels.hash import i64_in, i64_out, tables_in, u64_in
 from forebay.kernels.jit import inline, kernel
 from forebay.kernels.memory import (
     copy_bytes,
@@ -44,7 +44,6 @@ _MOST = 1 << 20
 _K0, _K1, _K2, _K3 = (
     np.uint64(k) for k in (0xA0761D6478BD642F, 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3, 0x589965CC75374CC3)
 )
-tables_in = types.Array(int64, 2, "C", readonly=True)
 
 
 @inline

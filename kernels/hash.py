@@ -22,6 +22,7 @@ NULL_HASH = np.uint64(0x7FB5D329728EA185)
 
 u64_in = types.Array(uint64, 1, "C", readonly=True)
 i64_in = types.Array(int64, 1, "C", readonly=True)
+tables_in = types.Array(int64, 2, "C", readonly=True)
 i32_in = types.Array(int32, 1, "C", readonly=True)
 u8_in = types.Array(uint8, 1, "C", readonly=True)
 f64_in = types.Array(float64, 1, "C", readonly=True)

@@ -212,7 +212,7 @@ class BlockReader:
             opened = self._opened(places)
             if opened is None or places.extents is None:
                 return None
-            cached = self._is_cached(places, opened, wanted)
+            cached = self._is_cached(places, opened, wanted, slot)
             descriptors += [f.cached if cached else f.direct for f, _ in zip(opened, places.extents.firsts)]
         files, starts, ends = locate(wanted)
         n = len(wanted)
@@ -225,11 +225,11 @@ class BlockReader:
         keys = (segments.byteswap(), wanted.blocks.astype(np.uint32).byteswap().astype(np.uint64))
         return Asked(number, data, at, ends - starts, read, to, count, keys)
 
-    def _is_cached(self, places: Addresses, opened: Sequence[_File], wanted: Wanted) -> bool:
+    def _is_cached(self, places: Addresses, opened: Sequence[_File], wanted: Wanted, slot: int) -> bool:
         """Whether the page cache seems to have a segment's entries; the system is asked now and then."""
         told, left = self._told.get(places.segment, (False, 0))
         if not left:
-            blocks = next(blocks for p, blocks in wanted.parts() if p is places)
+            blocks = wanted.blocks[wanted.slots == slot]
             some = Wanted.of([(places, blocks[:: -(-blocks.shape[0] // _SAMPLE)])])
             files, starts, _ = locate(some)
             told = all(opened[f].has(s) for f, s in zip(files.tolist(), starts.tolist()))
