@@ -91,12 +91,19 @@ def _fence(fences, blocks, x):
     return b
 
 
-@kernel(int64(u64_in, tables_in, i64_out, i64_out, i64_out, i64_out))
-def candidates(hashes, segments, passed, which, slot, block):
+@inline
+def _within(keys, i, low, high):
+    """Whether hash i may be of a key between low and high; without keys any may be."""
+    return keys.shape[0] == 0 or low <= keys[i] <= high
+
+
+@kernel(int64(u64_in, i64_in, tables_in, i64_out, i64_out, i64_out, i64_out, i64_out))
+def candidates(hashes, keys, segments, asked, passed, which, slot, block):
     """Where each hash may be found: hashes[which[i]] in block block[i] of segment slot[i], slots ascending.
 
-    `segments` is int64[S, 4]: {address of the filter, its blocks of 8 words, address of the fences, blocks}. passed[s] = hashes
-    that the filter of s lets through. Returns how many places there are; those beyond the room that the outputs have are only
+    `keys`: what the hashes are of, or none. `segments` is int64[S, 6]: {address of the filter, its blocks of 8 words, address of
+    the fences, blocks, least key, greatest key}. asked[s] = hashes whose keys lie between these; passed[s] = those of them that
+    the filter of s lets through. Returns how many places there are; those beyond the room that the outputs have are only
     counted.
     """
     n = hashes.shape[0]
@@ -104,10 +111,15 @@ def candidates(hashes, segments, passed, which, slot, block):
     w = 0
     for s in range(segments.shape[0]):
         words, count, fences, blocks = segments[s, 0], segments[s, 1], segments[s, 2], segments[s, 3]
+        low, high = segments[s, 4], segments[s, 5]
+        asked[s] = 0
         passed[s] = 0
         for i in range(n):
-            if i + _AHEAD < n:
+            if i + _AHEAD < n and _within(keys, i + _AHEAD, low, high):
                 prefetch(words + _lane(hashes[i + _AHEAD], count) * 4)
+            if not _within(keys, i, low, high):
+                continue
+            asked[s] += 1
             x = hashes[i]
             if not _may_have(words, count, x):
                 continue

@@ -273,14 +273,18 @@ class JoinOperator(Operator):
         """Those whose key has got its first match in `other`, or lost its last one."""
         nulls = self._spec.null_equals_null
         keys, columns = _distinct_keys(changed, other.keys), range(len(other.keys))
-        hashes = other.rows.hash_keys(keys, columns)
+        hashes = other.hashes if keys.num_rows == changed.num_rows else None
+        if hashes is None:
+            hashes = other.rows.hash_keys(keys, columns)
         before, after = (
             other.rows.exists(keys, columns, v, nulls_match=nulls, hashes=hashes) for v in (other.old, other.new)
         )
         turned = np.flatnonzero(before != after)
         if not turned.size:
             return
-        for places, ids in side.rows.probe(at(keys, turned), columns, side.old, nulls_match=nulls):
+        if turned.size < keys.num_rows:
+            hashes = hashes[turned]
+        for places, ids in side.rows.probe(at(keys, turned), columns, side.old, nulls_match=nulls, hashes=hashes):
             yield ids, after[turned][places]
 
     def _turned_by_pairs(

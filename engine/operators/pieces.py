@@ -4,12 +4,11 @@ A join looks at the rows of the other side twice, for pairs and for existence. I
 stay in memory, their blocks would be read twice. What a join makes of one key depends on no other key, so it may take some keys
 after the others; the blocks of the next ones are on their way meanwhile. How many cold rows there will be is guessed from the
 last epoch. Where they fit, there is one piece: dividing costs as much as a tenth of the join, and the engine has something else
-to do while blocks come.
+to do while blocks come. A piece waits for its blocks when it first looks at a cold row.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,7 +17,6 @@ import pyarrow as pa
 
 from forebay.engine.batch import Batch, take
 from forebay.engine.operators.side import Side
-from forebay.engine.state.coldstore import Loading
 from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import Ids
 
@@ -61,8 +59,8 @@ class Pieces:
                 if any(side.delta is not None for side in piece):
                     yield piece
         finally:
-            lefts.leave()
-            rights.leave()
+            left.rows.unprepare()
+            right.rows.unprepare()
 
 
 class _Divided:
@@ -71,8 +69,8 @@ class _Divided:
     def __init__(self, side: Side, other: Side, count: int) -> None:
         self._side = side
         self._other = other.rows, other.new
-        self._coming: deque[tuple[Hashes | None, Loading | None]] = deque()
-        """The pieces that are prepared."""
+        self._coming: dict[int, Hashes] = {}
+        """By piece that is prepared the hashes of its keys."""
         if side.delta is None or side.shown is None:
             self._bounds = np.zeros(count + 1, np.int64)
             return
@@ -91,24 +89,19 @@ class _Divided:
     def prepare(self, number: int) -> None:
         """Begin to read what a piece will look at on the other side."""
         begin, end = self._bounds[number : number + 2].tolist()
-        rows, view = self._other
-        hashes = self._hashes[begin:end] if end > begin else None
-        self._coming.append((hashes, rows.prepare(hashes, view) if hashes is not None else None))
+        if begin < end:
+            rows, view = self._other
+            self._coming[number] = self._hashes[begin:end]
+            keys = self._delta.rows.slice(begin, end - begin)
+            rows.prepare(keys, self._side.keys, view, self._coming[number])
 
     def take(self, number: int) -> Side:
-        """The side with the changes of the piece that was prepared first."""
-        self._other[0].prepared(self._coming[0][1])
-        hashes, _ = self._coming.popleft()
+        """The side with the changes of a piece that is prepared."""
         begin, end = self._bounds[number : number + 2].tolist()
         if begin == end:
             return replace(self._side, delta=None, shown=None)
         delta, shown = (_part(b, begin, end) for b in (self._delta, self._shown))
-        return replace(self._side, delta=delta, shown=shown, hashes=hashes)
-
-    def leave(self) -> None:
-        """No more pieces are wanted."""
-        for _, loading in self._coming:
-            self._other[0].unprepared(loading)
+        return replace(self._side, delta=delta, shown=shown, hashes=self._coming.pop(number))
 
 
 def _in_order(batch: Batch, other: Batch, ordered: Batch, order: Ids) -> Batch:

@@ -32,10 +32,10 @@ import pyarrow as pa
 from forebay.engine.batch import Batch, Weights, take
 from forebay.engine.consolidate import consolidate
 from forebay.engine.errors import StateError
-from forebay.engine.state import Change, Tiered
+from forebay.engine.state import Change, Tiered, arrays
 from forebay.engine.state.arrays import Mask, hash_rows, is_fixed, is_null
 from forebay.engine.state.cold import NONE, ColdRows
-from forebay.engine.state.coldstore import ColdStore, Loading
+from forebay.engine.state.coldstore import ColdStore
 from forebay.engine.state.hot import PAIRS
 from forebay.engine.state.index import Hashes
 from forebay.engine.state.rows import CHUNK, Ids
@@ -259,19 +259,17 @@ class Arrangement(Tiered):
         """Cold rows, about, whose blocks stay in memory while a piece of changes looks at them and the next one's come."""
         return self._rows.cold.at_once if self._rows.cold else 0
 
-    def prepare(self, hashes: Hashes, view: View) -> Loading | None:
-        """Begin to bring cold rows into memory that probes for these hashes will look at; None if there are none."""
-        return self._rows.cold.prepare(hashes, view.since) if self._rows.cold else None
+    def prepare(self, keys: pa.RecordBatch, columns: Sequence[int], view: View, hashes: Hashes) -> None:
+        """Begin to bring cold rows into memory that probes for these keys with this very array of hashes will look at."""
+        if self._rows.cold:
+            alike = len(self.key) == 1 and self.schema.field(self.key[0]).type == keys.column(columns[0]).type
+            ordinals = arrays.ordinals(keys.column(columns[0])) if alike else None
+            self._rows.cold.prepare(hashes, view.since, NONE if ordinals is None else ordinals)
 
-    def prepared(self, loading: Loading | None) -> None:
-        """What `prepare` began is there, for a while."""
-        if loading is not None:
-            self.cold_rows().store.finish(loading)
-
-    def unprepared(self, loading: Loading | None) -> None:
-        """Nobody will want what `prepare` began."""
-        if loading is not None:
-            self.cold_rows().store.drop(loading.asked)
+    def unprepare(self) -> None:
+        """Nobody will want what was prepared."""
+        if self._rows.cold is not None:
+            self._rows.cold.unprepare()
 
     def exists(
         self,

@@ -84,6 +84,14 @@ def raw(array: pa.Array) -> npt.NDArray[Any]:
     return np.frombuffer(data, dtype, count=n, offset=array.offset * dtype.itemsize)
 
 
+def ordinals(array: pa.Array) -> npt.NDArray[np.int64] | None:
+    """The values of a column as integers in the order of its type; None if that has none, or there are NULLs."""
+    kind = array.type
+    if array.null_count or not (pa.types.is_signed_integer(kind) or (pa.types.is_temporal(kind) and is_fixed(kind))):
+        return None
+    return raw(array).astype(np.int64, copy=False)
+
+
 def pairs(array: pa.Array) -> UInt64s:
     """The value view of an `is_pair` column: uint64[n, 2], low word first."""
     n = len(array)

@@ -6,6 +6,9 @@ copies rows over many steps loses none of the deaths that happen meanwhile. Segm
 (as in Bigtable and Cassandra): `FAN` segments of about one size become one, in steps over slices of the hash space, when lookups
 in them have cost as much as that will (the rule of ski rental), or half of their rows are dead.
 
+Hashes say nothing of the order of keys, but keys that ascend with time (as numbers given in a row do) are in few segments: each
+knows the least and the greatest, and those that cannot have a key are not asked.
+
 Rows with a time expire: a segment goes when all its rows have (its newest is older than `expired`), and is written anew without
 them when half have, so that what nobody sees is never more than what somebody does.
 """
@@ -14,8 +17,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +39,8 @@ from forebay.kernels.rows import SHIFT
 COLD = 1 << 62
 _SEGMENT = 40
 _ROW = (1 << _SEGMENT) - 1
-_PREPARED = 2
-"""Arrays of hashes for which it is remembered what was found: of this piece of an epoch and the next."""
+_PREPARED = 4
+"""Arrays of hashes for which it is remembered what was found: both sides of this piece of an epoch and of the next."""
 FAN = 12
 """Segments of one size that are merged into one."""
 DEAR = 8
@@ -96,18 +100,19 @@ class Deaths:
 class ColdRows:
     """Segments of rows of one schema."""
 
-    def __init__(self, schema: pa.Schema, store: ColdStore, time: int | None = None) -> None:
-        """`time`: the column with the event time, if rows expire."""
+    def __init__(self, schema: pa.Schema, store: ColdStore, time: int | None = None, key: int | None = None) -> None:
+        """`time`: the column with the event time, if rows expire. `key`: the one that rows are found by, if it is one."""
         self.schema = schema
         self.store = store
         self.time = time
+        self.key = key
         self.expired = -NEVER
         """Rows older than this are gone for everybody; in µs."""
         self.dropped = 0
         """Live rows that have expired and are physically gone, since the last `take_dropped`."""
         self.segments: dict[int, Segment] = {}
         self.dead = Deaths()
-        self._prepared: deque[_Prepared] = deque(maxlen=_PREPARED)
+        self._prepared: deque[_Prepared] = deque()
         self._merge: _Merge | None = None
         self.merges = 0
         self.sealed_bytes = 0
@@ -138,7 +143,7 @@ class ColdRows:
 
     def builder(self, rows: int) -> Builder:
         """Begin a segment of at most so many rows; `add` it when it is finished."""
-        return Builder(self.schema, self.store, rows, self.time)
+        return Builder(self.schema, self.store, rows, self.time, self.key)
 
     def add(self, segment: Segment) -> None:
         """A segment that was built is part of these rows from now on."""
@@ -267,14 +272,28 @@ class ColdRows:
             for which, handles, ids in self._find([segment], hashes[places]):
                 yield places[which].astype(np.int32), handles, ids
 
-    def prepare(self, hashes: Hashes, since: int = -NEVER) -> Loading | None:
-        """Begin to bring into memory what `find` will read, as much as stays there; `store.finish` ends it."""
+    def prepare(self, hashes: Hashes, since: int = -NEVER, keys: Ids = NONE) -> None:
+        """Begin to bring into memory what `find` will read for this very array, as much as stays there: it waits for the rest.
+
+        `keys`: what the hashes are of, as `arrays.ordinals`, if that is known: segments of other keys are not looked at.
+        """
+        while len(self._prepared) >= _PREPARED:
+            self._unprepare(self._prepared.popleft())
         segments = self._since(since)
-        found = self._candidates(segments, hashes)
-        self._prepared.append(_Prepared(hashes, [s.number for s in segments], found))
+        found = self._candidates(segments, hashes, keys)
         _, slots, blocks = found
         pieces = self._pieces(segments, slots, blocks)
-        return self.store.begin(pieces[0][2]) if pieces else None
+        loading = self.store.begin(pieces[0][2]) if pieces else None
+        self._prepared.append(_Prepared(hashes, [s.number for s in segments], found, loading))
+
+    def unprepare(self) -> None:
+        """Nobody will look for what was prepared."""
+        while self._prepared:
+            self._unprepare(self._prepared.popleft())
+
+    def _unprepare(self, known: _Prepared) -> None:
+        if known.loading is not None:
+            self.store.drop(known.loading.asked)
 
     @property
     def at_once(self) -> int:
@@ -290,21 +309,24 @@ class ColdRows:
         """Segments with a row as young as that."""
         return [s for s in self.segments.values() if s.times is None or s.times[2] >= since]
 
-    def _candidates(self, segments: Sequence[Segment], hashes: Hashes) -> tuple[Ids, Ids, Ids]:
+    def _candidates(self, segments: Sequence[Segment], hashes: Hashes, keys: Ids = NONE) -> tuple[Ids, Ids, Ids]:
         """(index of the hash, place of the segment, block) of all that the filters let through; the last two ascend."""
         for known in self._prepared:
             if known.hashes is hashes and known.segments == [s.number for s in segments]:
+                loading, known.loading = known.loading, None
+                if loading is not None:
+                    self.store.finish(loading)
                 return known.found
         if not segments:
             return NONE, NONE, NONE
-        tables, passed = np.array([s.table for s in segments]), np.empty(len(segments), np.int64)
+        tables, asked, passed = np.array([s.table for s in segments]), *np.empty((2, len(segments)), np.int64)
         room, count = -1, hashes.shape[0]
         while count > room:  # keys of many rows are in many places
             room = count
             places = [np.empty(room, np.int64) for _ in range(3)]
-            count = kernels.candidates(hashes, tables, passed, *places)
-        for segment, through in zip(segments, passed.tolist()):
-            segment.asked += hashes.shape[0]
+            count = kernels.candidates(hashes, keys, tables, asked, passed, *places)
+        for segment, looked, through in zip(segments, asked.tolist(), passed.tolist()):
+            segment.asked += looked
             segment.passed += through
         which, slots, blocks = (column[:count] for column in places)
         order = np.argsort((slots << _SEGMENT) + blocks)
@@ -421,12 +443,15 @@ class ColdRows:
         return COLD + (segment.number << _SEGMENT)
 
 
-class _Prepared(NamedTuple):
+@dataclass(slots=True)
+class _Prepared:
     """What the filters of some segments let through of some hashes."""
 
     hashes: Hashes
     segments: Sequence[int]
     found: tuple[Ids, Ids, Ids]
+    loading: Loading | None
+    """Its blocks, until somebody has waited for them."""
 
 
 def _ascend(handles: Ids) -> bool:

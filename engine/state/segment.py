@@ -3,7 +3,7 @@
 Rows lie in the order of their hashes, `block_rows` to a block, each with its row id as the first column. A block of ordinary rows
 takes one page of its file, a few take two: a disk gives pages, and twice as many of them as it gives pairs. Values keep the bytes
 they have in the hot tier; nested ones are pickled. The footer is JSON (counts, and of rows with a time the oldest, the middle and
-the newest), then the fences, then the filter.
+the newest, of keys that have an order the least and the greatest), then the fences, then the filter.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _DEVIATIONS = 2
 FILTER_BITS = 24
 FORMAT = 2
 """1 had no checksums in its blocks and does not tell where they lie; it is read as before."""
+MIN, MAX = -(1 << 63), (1 << 63) - 1
 _SAMPLED = 16
 """Of so many rows one tells where the middle of the times is."""
 
@@ -78,6 +79,8 @@ class Segment:
             self.nbytes_on_disk: int = head["bytes"]
             self.times: tuple[int, int, int] | None = None if head.get("times") is None else tuple(head["times"])
             """Event times of its rows, in µs: the oldest, about the middle one, the newest; None: rows have no time."""
+            self.range: tuple[int, int] | None = None if head.get("range") is None else tuple(head["range"])
+            """The least and the greatest key; None: that is not known."""
             self.fences = np.frombuffer(footer, np.uint64, head["blocks"], 4 + size).copy()
             self.filter = np.frombuffer(footer, np.uint32, head["words"], 4 + size + self.fences.nbytes).copy()
             extents = None
@@ -92,6 +95,7 @@ class Segment:
             self.filter.shape[0] // LANES,
             self.fences.ctypes.data,
             self.fences.shape[0],
+            *(self.range or (MIN, MAX)),
         )
         """As `kernels.candidates` wants it."""
         self.dead = 0
@@ -126,8 +130,10 @@ class Segment:
 class Builder:
     """Encodes hash-sorted rows, given in any number of pieces, into the blocks of a new segment."""
 
-    def __init__(self, schema: pa.Schema, store: ColdStore, expected: int, time: int | None = None) -> None:
-        """`expected`: rows at most, for the size of the filter. `time`: the column with the event time."""
+    def __init__(
+        self, schema: pa.Schema, store: ColdStore, expected: int, time: int | None = None, key: int | None = None
+    ) -> None:
+        """`expected`: rows at most, for the size of the filter. `time`: the column with the event time; `key`: with the key."""
         self.number = store.new_segment()
         self._widths = [8, *(width_of(f.type) for f in schema)]
         self._writer = store.writer(self.number)
@@ -140,6 +146,8 @@ class Builder:
         self._time = time
         self._sample: list[Ids] = []
         self._oldest, self._newest = NEVER, -NEVER
+        self._key = key
+        self._least, self._greatest = MAX, MIN
         self._chunks: Ids = np.zeros(0, np.int64)
 
     def add(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
@@ -178,6 +186,7 @@ class Builder:
                 "blocks": fences.shape[0],
                 "words": self._filter.shape[0],
                 "times": self._times(),
+                "range": None if self._key is None else (self._least, self._greatest),
                 "firsts": extents.firsts,
                 "ends": extents.ends,
             }
@@ -204,6 +213,13 @@ class Builder:
         self._oldest, self._newest = min(self._oldest, int(times.min())), max(self._newest, int(times.max()))
         self._sample.append(times[::_SAMPLED])
 
+    def _note_keys(self, column: pa.Array) -> None:
+        keys = arrays.ordinals(column.drop_null())
+        if keys is None:
+            self._key = None
+        elif keys.size:
+            self._least, self._greatest = min(self._least, int(keys.min())), max(self._greatest, int(keys.max()))
+
     def _write(self, rows: pa.RecordBatch, hashes: Hashes, ids: Ids) -> None:
         if not rows.num_rows:
             return
@@ -211,6 +227,8 @@ class Builder:
         kernels.filter_add(hashes, self._filter)
         if self._time is not None:
             self._note_times(rows.column(self._time))
+        if self._key is not None:
+            self._note_keys(rows.column(self._key))
         first = np.arange(0, rows.num_rows, self._block_rows)
         counts = np.minimum(self._block_rows, rows.num_rows - first)
         data, ends = self._encode(rows, hashes, ids, first, counts)

@@ -45,6 +45,7 @@ class TieredRows:
         self.schema = schema
         self.time = time
         self.hot = HotRows(schema, key, identity)
+        self._key = key[0] if len(key) == 1 else None
         self.cold: ColdRows | None = None
         self.live = 0
         """Rows that have not died, in both tiers."""
@@ -221,7 +222,7 @@ class TieredRows:
     def use(self, store: ColdStore) -> None:
         """Rows may go to this store from now on."""
         if self.cold is None:
-            self.cold = ColdRows(self.schema, store, self.time)
+            self.cold = ColdRows(self.schema, store, self.time, self._key)
 
     def adopt(self, segments: Iterable[Segment], rows: int, null_keys: int) -> None:
         """Take over segments with rows of ids 1 to `rows`, built elsewhere; there must be none until then."""

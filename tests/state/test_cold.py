@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from forebay.engine.errors import StateError
+from forebay.engine.state import arrays
 from forebay.engine.state import cold as module
 from forebay.engine.state.arrays import hash_rows
 from forebay.engine.state.cold import COLD, ColdRows, Deaths
@@ -260,3 +261,44 @@ def test_segments_that_are_half_dead_are_merged(store: ColdStore, monkeypatch: p
     while cold.maintain():
         pass
     assert [(s.rows, s.dead) for s in cold.segments.values()] == [(2000, 0)]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int16(), pa.date32(), pa.timestamp("ms"), pa.string()])
+def test_segments_of_other_keys_are_not_looked_at(tmp_path: Path, kind: pa.DataType) -> None:
+    schema = pa.schema([("k", kind), ("v", pa.int64())])
+    cold = ColdRows(schema, ColdStore(tmp_path / "cold"), key=0)
+
+    def keys_of(numbers: range) -> pa.Array:
+        if kind == pa.string():
+            return pa.array([str(n) for n in numbers])
+        return (
+            pa.array(numbers, pa.int32()).cast(kind)
+            if kind == pa.date32()
+            else pa.array(numbers, pa.int64()).cast(kind)
+        )
+
+    parts = [range(-300, -100), range(-100, 100), range(100, 300)]
+    for number, part in enumerate(parts):
+        keys = pa.concat_arrays([keys_of(part), pa.nulls(number, kind)])
+        sealed(cold, pa.RecordBatch.from_arrays([keys, pa.array(range(len(keys)))], schema=schema), 1 + 1000 * number)
+
+    def told(cold: ColdRows, numbers: range) -> tuple[list[int], list[int]]:
+        """The ids found, and how many keys each segment was asked for."""
+        keys = keys_of(numbers)
+        hashes = hash_rows(pa.RecordBatch.from_arrays([keys], ["k"]), [0])
+        before = [s.asked for s in cold.segments.values()]
+        ordinals = arrays.ordinals(keys)
+        cold.prepare(hashes, keys=np.zeros(0, np.int64) if ordinals is None else ordinals)
+        ids = sorted(int(i) for _, _, found in cold.find(hashes) for i in found)
+        return ids, [s.asked - b for s, b in zip(cold.segments.values(), before)]
+
+    expected = [*range(101, 201), *range(1001, 1051)]
+    ordered = kind != pa.string()
+    assert told(cold, range(-200, -50)) == (expected, [100, 50, 0] if ordered else [150] * 3)
+    assert told(cold, range(1000, 1100)) == ([], [0, 0, 0] if ordered else [100] * 3)
+    again = ColdRows(schema, cold.store, key=0)
+    again.open(list(cold.segments))
+    assert told(again, range(-200, -50)) == (expected, [100, 50, 0] if ordered else [150] * 3)
+    null = hash_rows(pa.RecordBatch.from_arrays([pa.nulls(1, kind)], ["k"]), [0])
+    assert sorted(int(i) for _, _, ids in again.find(null) for i in ids) == [1201, 2201, 2202]
+    cold.store.close()
