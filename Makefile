@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/forebay demo
 
 test: $(READY) $(BROKER)
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -m "not faults" -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

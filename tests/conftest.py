@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one real Kafka broker per run."""
+"""Fixtures shared by all tests: one real Kafka broker per process that runs some."""
 
 from __future__ import annotations
 
