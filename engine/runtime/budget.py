@@ -46,9 +46,10 @@ RESERVE = 64 << 20
 """Bytes that an epoch and a step of sealing or merging may make and forget after a look; a third of a small budget, about."""
 PART = 0.5
 """Of a state's hot rows, sealed into one segment."""
-LARGE = 8 << 20
-"""Bytes of a block of memory from which it goes back to the system when it is freed. With malloc's own choice, up to 32 MB, it
-keeps as much as is used; 1 MB cost a quarter of the rate of keyed state."""
+LARGE = 8 << 20, 32 << 20
+"""Bytes of a block of memory from which it goes back to the system when it is freed, under small and under large budgets. What is
+kept instead (with 32 MB as much as is used) is written again without page faults: 1 MB cost a quarter of the rate of keyed
+state, and 8 MB a quarter of that of joins that keep all in memory."""
 _SLOW = 1 / 32
 """Of the rows of an epoch: if so few need groups that do not fit, fewer would not help."""
 _FAR = 3
@@ -75,8 +76,6 @@ class Budget:
 
     def __init__(self, cold: ColdStore) -> None:
         self.cold = cold
-        self.limit = machine_share()
-        """The budget in bytes."""
         self.holders: dict[str, Holder] = {}
         """What has memory beside the dataflow, by the name of its account."""
         self.used = 0
@@ -99,8 +98,20 @@ class Budget:
         self._beyond = 0
         """Bytes that the process has and no account, as of the last relief."""
         self._states: list[Tiered] = []
-        return_blocks_above(LARGE)
+        self._limit = 0
+        self.limit = machine_share()
         self._beside = FIXED + max(0, resident().anonymous - ALONE)
+
+    @property
+    def limit(self) -> int:
+        """The budget in bytes."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        least, most = LARGE
+        return_blocks_above(max(least, min(most, limit // 128)))
 
     @property
     def stuck(self) -> bool:
