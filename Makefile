@@ -40,7 +40,7 @@ figures: $(READY) $(BROKER)
 	$(BIN)/python -m bench.readme
 
 faults: $(READY) $(BROKER)
-	$(BIN)/python -m pytest -m faults --timeout 7200
+	$(BIN)/python -m pytest -m faults --timeout 7200 -n auto --maxprocesses 4 --dist worksteal
 
 repl: $(READY)
 	$(BIN)/forebay sql

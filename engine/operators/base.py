@@ -50,6 +50,8 @@ class Operator(ABC):
     """Whether `process` follows from the rows alone, so that it may be asked aside of the run."""
     holds_back = False
     """Whether what becomes of a row may come epochs later."""
+    passes_on = False
+    """Whether the output is the input, batch by batch."""
 
     @abstractmethod
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
@@ -58,6 +60,9 @@ class Operator(ABC):
         Batches of an input may be in any order and are not consolidated; empty lists are common. An exception leaves
         the states to the caller, which rolls them back.
         """
+
+    def foresee(self, number: int, batches: Sequence[Batch], epoch: int) -> None:  # noqa: B027 - most can do without
+        """What `process` will be given of an input in this epoch, if all goes well: time to ask for what it will need."""
 
     def states(self) -> Mapping[str, State]:
         """Every piece of state that this operator owns, by a name that is stable across versions."""

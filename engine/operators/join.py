@@ -73,6 +73,7 @@ class ArrangeOperator(Operator):
     def __init__(self, arrangement: Arrangement) -> None:
         self.schema = arrangement.schema
         self.arrangement = arrangement
+        self.passes_on = not arrangement.stamped
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         batches = [self._stamped(b, turn.now) for b in inputs[0]] if self.arrangement.stamped else inputs[0]
@@ -137,10 +138,25 @@ class JoinOperator(Operator):
         self._readers = [(rows, rows.reader()) for rows in (left, right)]
         self._marks: dict[bool, Matched] = {}
         self._pieces = Pieces()
+        self._foreseen: dict[bool, tuple[list[Batch], Side]] = {}
+        """Of the left side (True) and the right: what it will be given, and what the side will be but for its views."""
         self._both = pa.schema([*self._left_schema, *self._right_schema])
         if spec.residual is None and spec.kind in _PAIRING:
             self._both = spec.schema
         self._keep_marks()
+
+    def foresee(self, number: int, batches: Sequence[Batch], epoch: int) -> None:
+        """Ask for the cold rows that these changes will look at, where they will be looked at in one piece."""
+        mine, other = (self.sides, self.sides[::-1])[number]
+        self._foreseen.pop(number == 0, None)
+        if self.horizon or self._marks or not self._pieces.whole or other.is_prepared:
+            return
+        keys = (self._spec.left_keys, self._spec.right_keys)[number]
+        side = self._side(mine, keys, batches, Turn(epoch, 0, ()), number == 0)
+        if side.delta is not None:
+            hashes = mine.hash_keys(side.delta.rows, keys)
+            self._foreseen[number == 0] = [b for b in batches if b.num_rows], replace(side, hashes=hashes)
+            other.prepare(side.delta.rows, keys, other.old(epoch), hashes)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         if self.horizon:
@@ -175,11 +191,16 @@ class JoinOperator(Operator):
             out += [self._marked(b, exists) for b, exists in self._existence(left, right)]
         return [_with_schema(b, self.schema) for b in out if b.num_rows]
 
-    def _side(self, rows: Arrangement, keys: tuple[int, ...], delta: list[Batch], turn: Turn, is_left: bool) -> Side:
+    def _side(
+        self, rows: Arrangement, keys: tuple[int, ...], delta: Sequence[Batch], turn: Turn, is_left: bool
+    ) -> Side:
         since = self.horizon.bounds[0 if is_left else 1]
         old = NOTHING if turn.initial else rows.old(turn.epoch, since)
         lens = self._spec.left_lens if is_left else self._spec.right_lens
         delta = [b for b in delta if b.num_rows]
+        foreseen, side = self._foreseen.pop(is_left, ((), None))
+        if side is not None and len(foreseen) == len(delta) and all(a is b for a, b in zip(foreseen, delta)):
+            return replace(side, old=old, new=rows.new(turn.epoch, since), epoch=turn.epoch)
         changed = concat(delta) if delta else None
         if changed is not None and since > ALWAYS:
             changed = self._visible(changed, rows, since)

@@ -33,16 +33,24 @@ class Pieces:
     def __init__(self) -> None:
         self._share = 0.0
         """Cold rows that were found in the last epoch, per changed row."""
+        self.whole = False
+        """Whether the last changes looked for cold rows in one piece."""
 
     def __call__(self, left: Side, right: Side) -> Iterator[tuple[Side, Side]]:
         """Both sides with the changes of some keys, until all were there."""
         changed = sum(side.delta.num_rows for side in (left, right) if side.delta is not None)
         before = left.rows.found_cold + right.rows.found_cold
         cold = int(self._share * changed)
-        if cold < FEW:
-            yield left, right
-        else:
-            yield from self._divided(left, right, cold // max(left.rows.at_once, right.rows.at_once, 1) + 1)
+        count = cold // max(left.rows.at_once, right.rows.at_once, 1) + 1
+        self.whole = cold >= FEW and count == 1
+        try:
+            if cold < FEW:
+                yield left, right
+            else:
+                yield from self._divided(left, right, count)
+        finally:
+            left.rows.unprepare()
+            right.rows.unprepare()
         found = left.rows.found_cold + right.rows.found_cold - before
         self._share = found / _LOOKS / max(changed, 1)
 
@@ -50,17 +58,13 @@ class Pieces:
         lefts, rights = _Divided(left, right, count), _Divided(right, left, count)
         lefts.prepare(0)
         rights.prepare(0)
-        try:
-            for number in range(count):
-                if number + 1 < count:
-                    lefts.prepare(number + 1)
-                    rights.prepare(number + 1)
-                piece = lefts.take(number), rights.take(number)
-                if any(side.delta is not None for side in piece):
-                    yield piece
-        finally:
-            left.rows.unprepare()
-            right.rows.unprepare()
+        for number in range(count):
+            if number + 1 < count:
+                lefts.prepare(number + 1)
+                rights.prepare(number + 1)
+            piece = lefts.take(number), rights.take(number)
+            if any(side.delta is not None for side in piece):
+                yield piece
 
 
 class _Divided:
@@ -74,7 +78,7 @@ class _Divided:
         if side.delta is None or side.shown is None:
             self._bounds = np.zeros(count + 1, np.int64)
             return
-        hashes = side.rows.hash_keys(side.delta.rows, side.keys)
+        hashes = side.rows.hash_keys(side.delta.rows, side.keys) if side.hashes is None else side.hashes
         if count == 1:
             self._hashes, self._bounds = hashes, np.array([0, hashes.shape[0]])
             self._delta, self._shown = side.delta, side.shown
@@ -91,7 +95,8 @@ class _Divided:
         begin, end = self._bounds[number : number + 2].tolist()
         if begin < end:
             rows, view = self._other
-            self._coming[number] = self._hashes[begin:end]
+            whole = end - begin == self._hashes.shape[0]
+            self._coming[number] = self._hashes if whole else self._hashes[begin:end]
             keys = self._delta.rows.slice(begin, end - begin)
             rows.prepare(keys, self._side.keys, view, self._coming[number])
 
@@ -99,7 +104,7 @@ class _Divided:
         """The side with the changes of a piece that is prepared."""
         begin, end = self._bounds[number : number + 2].tolist()
         if begin == end:
-            return replace(self._side, delta=None, shown=None)
+            return replace(self._side, delta=None, shown=None, hashes=None)
         delta, shown = (_part(b, begin, end) for b in (self._delta, self._shown))
         return replace(self._side, delta=delta, shown=shown, hashes=self._coming.pop(number))
 

@@ -137,6 +137,11 @@ class Dataflow:
             self._run(node, fetched, fed, now, failed)
         self.taken()
         for node in self.order:
+            if node.operator is not None and id(node) not in parked:
+                for number, each in enumerate(node.inputs):
+                    if coming := each.coming():
+                        node.operator.foresee(number, coming, self.epoch)
+        for node in self.order:
             if node.scan is None:
                 node.output = []
                 if id(node) not in parked and not (node.jobs and node.jobs <= failed.keys()):

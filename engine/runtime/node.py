@@ -67,6 +67,12 @@ class Node:
     def states(self) -> Mapping[str, State]:
         return self.operator.states() if self.operator is not None else {}
 
+    def coming(self) -> list[Batch]:
+        """What the output will be when only the scans have run; nothing where that is not known."""
+        if self.scan is not None:
+            return self.output
+        return self.inputs[0].coming() if self.operator is not None and self.operator.passes_on and self.inputs else []
+
     def contents(self) -> Iterator[Batch] | None:
         """All rows that the node's past deltas add up to, or None when nothing holds them."""
         read = getattr(self.operator, "contents", None)

@@ -266,6 +266,11 @@ class Arrangement(Tiered):
             ordinals = arrays.ordinals(keys.column(columns[0])) if alike else None
             self._rows.cold.prepare(hashes, view.since, NONE if ordinals is None else ordinals)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether somebody has begun that, and not ended it."""
+        return self._rows.cold is not None and self._rows.cold.is_prepared()
+
     def unprepare(self) -> None:
         """Nobody will want what was prepared."""
         if self._rows.cold is not None:

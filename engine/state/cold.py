@@ -277,6 +277,8 @@ class ColdRows:
 
         `keys`: what the hashes are of, as `arrays.ordinals`, if that is known: segments of other keys are not looked at.
         """
+        if self.is_prepared(hashes):
+            return
         while len(self._prepared) >= _PREPARED:
             self._unprepare(self._prepared.popleft())
         segments = self._since(since)
@@ -301,9 +303,9 @@ class ColdRows:
         size: int = max(s.block_bytes for s in self.segments.values())
         return self.store.loaded * 7 // 8 // size
 
-    def is_prepared(self, hashes: Hashes) -> bool:
-        """Whether this very array was prepared lately: to look for all of it costs nothing then."""
-        return any(p.hashes is hashes for p in self._prepared)
+    def is_prepared(self, hashes: Hashes | None = None) -> bool:
+        """Whether this very array (or any) was prepared: to look for all of it costs nothing then."""
+        return any(hashes is None or p.hashes is hashes for p in self._prepared)
 
     def _since(self, since: int) -> list[Segment]:
         """Segments with a row as young as that."""

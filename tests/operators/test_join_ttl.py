@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -181,6 +182,7 @@ class Engine:
             lives=(lives[0], lives[1]),
         )
         self.chains: dict[str, list[pa.RecordBatch]] = {}
+        self.foresaw = 0
         self.make()
 
     def make(self) -> None:
@@ -195,7 +197,12 @@ class Engine:
         return {**inputs, **self.join.states()}
 
     def epoch(self, changes: list[list[tuple[Row, int]]], turn: Turn) -> Counter[Row]:
-        deltas = [side.process([batches(c)], turn) for side, c in zip(self.inputs, changes)]
+        given = [batches(c) for c in changes]
+        for number, side in enumerate(self.inputs):
+            if side.passes_on and given[number]:
+                self.join.foresee(number, given[number], turn.epoch)
+                self.foresaw += bool(self.join._foreseen)
+        deltas = [side.process([each], turn) for side, each in zip(self.inputs, given)]
         out = self.join.process(deltas, turn)
         assert all(b.rows.schema.equals(self.join.schema) for b in out)
         return net(out)
@@ -249,8 +256,10 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.engine.state.arrangement.Arrangement.at_once", 1)
 
 
-def run(kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: bool = False, cold: bool = True) -> int:
-    """One random history; the number of rows that had expired when they came."""
+def run(
+    kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: bool = False, cold: bool = True
+) -> Engine:
+    """One random history; the engine at its end."""
     rng = random.Random(seed)
     arrival = (rng.random() < 0.3, rng.random() < 0.3)
     sides = [Side(ttl, came, rng.random() < 0.4, rng) for ttl, came in zip(ttls, arrival)]
@@ -277,10 +286,10 @@ def run(kind: str, seed: int, ttls: tuple[int | None, int | None], *, residual: 
         if rng.random() < 0.1:
             engine.restart()
     store.close()
-    return engine.join.metrics["late_rows"]
+    return engine
 
 
-TTLS = ((20 * SECOND, 5 * SECOND), (None, 10 * SECOND), (10 * SECOND, None))
+TTLS = ((20 * SECOND, 5 * SECOND), (None, 10 * SECOND), (10 * SECOND, None), (None, None))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,8 +298,14 @@ def test_equals_its_twin(kind: str) -> None:
         run(kind, 3 * KINDS.index(kind) + number, ttls, residual=number == 2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_foreseen_is_asked_for_early(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.engine.state.arrangement.Arrangement.at_once", 1000)
+    assert sum(run(kind, seed, (None, None), residual=seed == 3).foresaw for seed in range(4)) > 5
+
+
 def test_rows_that_come_late_are_counted() -> None:
-    assert sum(run("inner", seed, TTLS[0]) for seed in range(3))
+    assert sum(run("inner", seed, TTLS[0]).join.metrics["late_rows"] for seed in range(3))
 
 
 @pytest.mark.faults
@@ -298,4 +313,6 @@ def test_rows_that_come_late_are_counted() -> None:
 def test_equals_its_twin_at_length(kind: str) -> None:
     for seed in range(100, 130):
         for ttls in TTLS:
-            run(kind, seed, ttls, residual=seed % 4 == 3)
+            at_once = 1 if seed % 2 else 1000
+            with mock.patch.object(Arrangement, "at_once", at_once):
+                run(kind, seed, ttls, residual=seed % 4 == 3)

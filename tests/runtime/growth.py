@@ -48,7 +48,7 @@ def measure(kind: str, rows: int) -> tuple[int, int]:
     )
     key = ", PRIMARY KEY (k) NOT ENFORCED" if changelog == "upsert" else ""
     with Connection(":memory:", registry=registry) as con:
-        con.execute("SET 'memory.budget' = '8GB'")
+        con.execute("SET 'memory.budget' = '1GB'")
         for table in "tu":
             con.execute(
                 f"CREATE TABLE {table} (k BIGINT, v BIGINT, name STRING{key}) WITH ('connector' = 'rows', 'kind' = '')"

@@ -25,6 +25,7 @@ import forebay
 from forebay.connectors.topiclog.frames import PLAIN, read_rows
 from forebay.connectors.topiclog.store import open_store
 from forebay.engine.files import KILL_POINTS, set_kill_hook
+from forebay.engine.operators import pieces
 from forebay.engine.runtime import bootstrap
 from forebay.engine.runtime.budget import Budget
 from forebay.engine.runtime.driver import Driver
@@ -142,6 +143,7 @@ class Simulation:
             mock.patch.object(cold, "FAN", 2),
             mock.patch.object(cold, "DEAR", 0),
             mock.patch.object(groups, "LEAST", 0),
+            mock.patch.object(pieces, "FEW", 0),
             mock.patch.object(bulk, "RUN_BATCHES", 2),
             mock.patch.object(bulk, "RANGE_ROWS", 8),
             mock.patch.object(bootstrap, "READ_ROWS", 7),
