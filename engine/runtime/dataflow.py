@@ -10,6 +10,7 @@ backlogs hold the difference.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -25,6 +26,8 @@ from forebay.engine.runtime.node import Node, Tap
 from forebay.engine.runtime.parking import Parking
 from forebay.engine.runtime.plan import JobPlan
 from forebay.engine.state.coldstore import ColdStore
+
+log = logging.getLogger(__name__)
 
 
 class Dataflow:
@@ -138,9 +141,7 @@ class Dataflow:
         self.taken()
         for node in self.order:
             if node.operator is not None and id(node) not in parked:
-                for number, each in enumerate(node.inputs):
-                    if coming := each.coming():
-                        node.operator.foresee(number, coming, self.epoch)
+                self._foresee(node, node.operator)
         for node in self.order:
             if node.scan is None:
                 node.output = []
@@ -154,6 +155,15 @@ class Dataflow:
                 node.commit()
                 node.output = []
         return failed
+
+    def _foresee(self, node: Node, operator: Operator) -> None:
+        """Tell an operator what it will be given, as far as it comes straight from the scans."""
+        for number, each in enumerate(node.inputs):
+            if coming := each.coming():
+                try:
+                    operator.foresee(number, coming, self.epoch)
+                except Exception as error:  # noqa: BLE001 - `process` meets it again, and there it is the job's
+                    log.debug("%s foresees an error: %s", node.label, error)
 
     def _run(
         self,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from forebay.engine.batch import Batch
 from forebay.engine.files import Clock
+from forebay.engine.operators.base import Operator
 from forebay.engine.runtime.driver import Driver
 from forebay.engine.runtime.job import Status
 from forebay.engine.runtime.options import DriverOptions
@@ -94,6 +96,22 @@ def test_a_failing_job_leaves_the_others_exact_and_resumes_exactly() -> None:
     numbers.available = 100
     drain(d)
     assert bad.rows == good.rows == expected_sums(100)
+
+
+def test_an_error_that_is_foreseen_is_met_by_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    foreseen = []
+
+    def foresee(self: Operator, number: int, batches: list[Batch], epoch: int) -> None:
+        foreseen.append(sum(b.num_rows for b in batches))
+        raise ValueError("division by zero")
+
+    monkeypatch.setattr(Operator, "foresee", foresee)
+    d, out = driver(batch=10), Collected()
+    d.attach("a", JobPlan((output(total(scan(Numbers(30))), out),)))
+    drain(d)
+    assert d.jobs["a"].status is Status.FINISHED
+    assert out.rows == expected_sums(30)
+    assert sum(foreseen) == 60
 
 
 def test_a_job_that_keeps_failing_stays_failed_and_can_be_mended() -> None:
