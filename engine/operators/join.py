@@ -148,7 +148,9 @@ class JoinOperator(Operator):
     def foresee(self, number: int, batches: Sequence[Batch], epoch: int) -> None:
         """Ask for the cold rows that these changes will look at, where they will be looked at in one piece."""
         mine, other = (self.sides, self.sides[::-1])[number]
-        self._foreseen.pop(number == 0, None)
+        _, unused = self._foreseen.pop(number == 0, (None, None))
+        if unused is not None and unused.hashes is not None:
+            other.unprepare(unused.hashes)
         if self.horizon or self._marks or not self._pieces.whole or other.is_prepared:
             return
         keys = (self._spec.left_keys, self._spec.right_keys)[number]

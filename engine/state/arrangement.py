@@ -271,10 +271,10 @@ class Arrangement(Tiered):
         """Whether somebody has begun that, and not ended it."""
         return self._rows.cold is not None and self._rows.cold.is_prepared()
 
-    def unprepare(self) -> None:
-        """Nobody will want what was prepared."""
+    def unprepare(self, hashes: Hashes) -> None:
+        """Nobody will want what was prepared for this array."""
         if self._rows.cold is not None:
-            self._rows.cold.unprepare()
+            self._rows.cold.unprepare(hashes)
 
     def exists(
         self,
