@@ -147,24 +147,21 @@ class JoinOperator(Operator):
 
     def foresee(self, number: int, batches: Sequence[Batch], epoch: int) -> None:
         """Ask for the cold rows that these changes will look at, where they will be looked at in one piece."""
-        mine, other = (self.sides, self.sides[::-1])[number]
-        _, unused = self._foreseen.pop(number == 0, (None, None))
-        if unused is not None and unused.hashes is not None:
-            other.unprepare(unused.hashes)
+        is_left = number == 0
+        other = self._right if is_left else self._left
         if self.horizon or self._marks or not self._pieces.whole or other.is_prepared:
             return
-        keys = (self._spec.left_keys, self._spec.right_keys)[number]
-        side = self._side(mine, keys, batches, Turn(epoch, 0, ()), number == 0)
+        side = self._side(batches, Turn(epoch, 0, ()), is_left)
         if side.delta is not None:
-            hashes = mine.hash_keys(side.delta.rows, keys)
-            self._foreseen[number == 0] = [b for b in batches if b.num_rows], replace(side, hashes=hashes)
-            other.prepare(side.delta.rows, keys, other.old(epoch), hashes)
+            hashes = side.rows.hash_keys(side.delta.rows, side.keys)
+            self._foreseen[is_left] = [b for b in batches if b.num_rows], replace(side, hashes=hashes)
+            other.prepare(side.delta.rows, side.keys, other.old(epoch), hashes)
 
     def process(self, inputs: Sequence[list[Batch]], turn: Turn) -> list[Batch]:
         if self.horizon:
             self._advance(turn)
-        left = self._side(self._left, self._spec.left_keys, inputs[0], turn, True)
-        right = self._side(self._right, self._spec.right_keys, inputs[1], turn, False)
+        left = self._side(inputs[0], turn, True)
+        right = self._side(inputs[1], turn, False)
         if left.delta is None and right.delta is None:
             return []
         if self._spec.null_aware or self._marks:
@@ -193,9 +190,8 @@ class JoinOperator(Operator):
             out += [self._marked(b, exists) for b, exists in self._existence(left, right)]
         return [_with_schema(b, self.schema) for b in out if b.num_rows]
 
-    def _side(
-        self, rows: Arrangement, keys: tuple[int, ...], delta: Sequence[Batch], turn: Turn, is_left: bool
-    ) -> Side:
+    def _side(self, delta: Sequence[Batch], turn: Turn, is_left: bool) -> Side:
+        rows, keys = (self._left, self._spec.left_keys) if is_left else (self._right, self._spec.right_keys)
         since = self.horizon.bounds[0 if is_left else 1]
         old = NOTHING if turn.initial else rows.old(turn.epoch, since)
         lens = self._spec.left_lens if is_left else self._spec.right_lens
@@ -414,8 +410,8 @@ class JoinOperator(Operator):
     def _mark_matched(self, is_left: bool, epoch: int) -> None:
         """Mark all rows of a side that have a match at the end of the epoch: from now on matches can expire."""
         turn = Turn(epoch, 0, (None, None))
-        left = self._side(self._left, self._spec.left_keys, [], turn, True)
-        right = self._side(self._right, self._spec.right_keys, [], turn, False)
+        left = self._side([], turn, True)
+        right = self._side([], turn, False)
         side, other = (left, right) if is_left else (right, left)
         for ids in side.rows.visible(side.new):
             rows = side.rows.rows_at(ids)

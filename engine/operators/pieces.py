@@ -43,15 +43,10 @@ class Pieces:
         cold = int(self._share * changed)
         count = cold // max(left.rows.at_once, right.rows.at_once, 1) + 1
         self.whole = cold >= FEW and count == 1
-        try:
-            if cold < FEW:
-                yield left, right
-            else:
-                yield from self._divided(left, right, count)
-        finally:
-            for side, other in ((left, right), (right, left)):
-                if side.hashes is not None:  # it was foreseen
-                    other.rows.unprepare(side.hashes)
+        if cold < FEW:
+            yield left, right
+        else:
+            yield from self._divided(left, right, count)
         found = left.rows.found_cold + right.rows.found_cold - before
         self._share = found / _LOOKS / max(changed, 1)
 
@@ -59,17 +54,13 @@ class Pieces:
         lefts, rights = _Divided(left, right, count), _Divided(right, left, count)
         lefts.prepare(0)
         rights.prepare(0)
-        try:
-            for number in range(count):
-                if number + 1 < count:
-                    lefts.prepare(number + 1)
-                    rights.prepare(number + 1)
-                piece = lefts.take(number), rights.take(number)
-                if any(side.delta is not None for side in piece):
-                    yield piece
-        finally:
-            lefts.leave()
-            rights.leave()
+        for number in range(count):
+            if number + 1 < count:
+                lefts.prepare(number + 1)
+                rights.prepare(number + 1)
+            piece = lefts.take(number), rights.take(number)
+            if any(side.delta is not None for side in piece):
+                yield piece
 
 
 class _Divided:
@@ -79,7 +70,7 @@ class _Divided:
         self._side = side
         self._other = other.rows, other.new
         self._coming: dict[int, Hashes] = {}
-        """By piece that was prepared the hashes of its keys."""
+        """By piece that is prepared the hashes of its keys."""
         if side.delta is None or side.shown is None:
             self._bounds = np.zeros(count + 1, np.int64)
             return
@@ -111,12 +102,7 @@ class _Divided:
         if begin == end:
             return replace(self._side, delta=None, shown=None, hashes=None)
         delta, shown = (_part(b, begin, end) for b in (self._delta, self._shown))
-        return replace(self._side, delta=delta, shown=shown, hashes=self._coming[number])
-
-    def leave(self) -> None:
-        """No more pieces are wanted."""
-        for hashes in self._coming.values():
-            self._other[0].unprepare(hashes)
+        return replace(self._side, delta=delta, shown=shown, hashes=self._coming.pop(number))
 
 
 def _in_order(batch: Batch, other: Batch, ordered: Batch, order: Ids) -> Batch:

@@ -260,7 +260,7 @@ class Arrangement(Tiered):
         return self._rows.cold.at_once if self._rows.cold else 0
 
     def prepare(self, keys: pa.RecordBatch, columns: Sequence[int], view: View, hashes: Hashes) -> None:
-        """Begin to bring cold rows into memory that probes for these keys with this very array of hashes will look at."""
+        """Begin to bring cold rows into memory for probes, in the open epoch, for these keys with this very array of hashes."""
         if self._rows.cold:
             alike = len(self.key) == 1 and self.schema.field(self.key[0]).type == keys.column(columns[0]).type
             ordinals = arrays.ordinals(keys.column(columns[0])) if alike else None
@@ -268,13 +268,8 @@ class Arrangement(Tiered):
 
     @property
     def is_prepared(self) -> bool:
-        """Whether somebody has begun that, and not ended it."""
+        """Whether somebody has begun that in the open epoch."""
         return self._rows.cold is not None and self._rows.cold.is_prepared()
-
-    def unprepare(self, hashes: Hashes) -> None:
-        """Nobody will want what was prepared for this array."""
-        if self._rows.cold is not None:
-            self._rows.cold.unprepare(hashes)
 
     def exists(
         self,
@@ -399,6 +394,7 @@ class Arrangement(Tiered):
 
     def commit(self) -> None:
         """Close the epoch: rows that no reader can see any more leave their chains."""
+        self._rows.unprepare()
         if not self._firsts:
             return
         oldest, rows = min(self._held, default=FOREVER), self._rows
@@ -411,6 +407,7 @@ class Arrangement(Tiered):
 
     def rollback(self) -> None:
         """Undo the open epoch."""
+        self._rows.unprepare()
         if not self._firsts or self._firsts[-1][0] <= self._closed:
             return
         self._rows.rollback(*self._firsts.pop())

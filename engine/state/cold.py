@@ -288,11 +288,10 @@ class ColdRows:
         loading = self.store.begin(pieces[0][2]) if pieces else None
         self._prepared.append(_Prepared(hashes, [s.number for s in segments], found, loading))
 
-    def unprepare(self, hashes: Hashes) -> None:
-        """Nobody will look for this array any more."""
-        for known in [p for p in self._prepared if p.hashes is hashes]:
-            self._prepared.remove(known)
-            self._unprepare(known)
+    def unprepare(self) -> None:
+        """The epoch is over: nobody will look for what was prepared in it."""
+        while self._prepared:
+            self._unprepare(self._prepared.popleft())
 
     def _unprepare(self, known: _Prepared) -> None:
         if known.loading is not None:
@@ -446,7 +445,7 @@ class ColdRows:
         return COLD + (segment.number << _SEGMENT)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class _Prepared:
     """What the filters of some segments let through of some hashes."""
 

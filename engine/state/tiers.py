@@ -224,6 +224,11 @@ class TieredRows:
         if self.cold is None:
             self.cold = ColdRows(self.schema, store, self.time, self._key)
 
+    def unprepare(self) -> None:
+        """The epoch is over: nobody will look for the cold rows that were asked for in it."""
+        if self.cold is not None:
+            self.cold.unprepare()
+
     def adopt(self, segments: Iterable[Segment], rows: int, null_keys: int) -> None:
         """Take over segments with rows of ids 1 to `rows`, built elsewhere; there must be none until then."""
         assert self.cold is not None and self.hot.next_id == 1
