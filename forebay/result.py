@@ -140,8 +140,8 @@ class ChangeStream:
         self._queue.put(ConnectorError(message, hint="stream it again: its first changes are the whole result"))
 
     def end(self, error: BaseException | None = None) -> None:
-        """Called by the dataflow when the query is over."""
-        self._queue.put(error)
+        """Called by the dataflow when the query is over. Once the stream is closed, an error is only that it was."""
+        self._queue.put(error if self._open else None)
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """Changelog batches as they come; ends with the query, or after `timeout` seconds without a change."""
